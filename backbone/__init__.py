@@ -1,0 +1,7 @@
+"""MobileNetV3 networks whose values inside the blocks can be tapped. Knows no task."""
+
+from backbone.errors import InputError
+from backbone.network import Classifier, Feature, Network, classifier, create, names
+from backbone.weights import load_weights
+
+__all__ = ["Classifier", "Feature", "InputError", "Network", "classifier", "create", "load_weights", "names"]

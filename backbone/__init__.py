@@ -2,6 +2,16 @@
 
 from backbone.errors import InputError
 from backbone.network import Classifier, Feature, Network, classifier, create, names
-from backbone.weights import load_weights
+from backbone.weights import load_weights, read_weights
 
-__all__ = ["Classifier", "Feature", "InputError", "Network", "classifier", "create", "load_weights", "names"]
+__all__ = [
+    "Classifier",
+    "Feature",
+    "InputError",
+    "Network",
+    "classifier",
+    "create",
+    "load_weights",
+    "names",
+    "read_weights",
+]

@@ -11,6 +11,7 @@ from backbone.errors import InputError
 
 MAX_PIXELS = 100_000_000
 """Headers that claim more are refused before anything is decoded: a 100 KB PNG can expand to 5 GB."""
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns at first; `_open` checks every file
 
 END_OF_FILE = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """A file that was cut short lacks this; OpenCV would fill the rest of a JPEG with grey and say nothing."""
@@ -75,7 +76,7 @@ def _open(path: str | Path, file: str | Path | io.BytesIO) -> Image.Image:
         start = file.getvalue()[:12] if isinstance(file, io.BytesIO) else b""
         what = f"begins with {start!r}" if start else "is empty or of an unknown format"
         raise InputError(f"{path}: not a picture ({what}); replace the file") from error
-    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     height, width = _size(header)
     if height * width > MAX_PIXELS:

@@ -1,0 +1,29 @@
+# make demo, make test, make lint: each builds .venv first where it is missing or pyproject.toml has changed.
+PYTHON ?= python3
+DEMO ?=
+TESTS ?=
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+demo: .venv/installed
+	$(BIN)/python -m tools.demo $(DEMO)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# albumentations brings opencv-python-headless, whose cv2/ takes the place of opencv-python's, the one with windows:
+# so opencv-python is installed once more, last.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv: about 5 GB, two minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fast-eval]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps 'opencv-python>=4.11'
+	touch .venv/installed
+
+clean:
+	rm -rf .venv demo .pytest_cache .ruff_cache

@@ -1,0 +1,37 @@
+"""What every predictor does to a model and a picture before the forward pass."""
+
+import copy
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from backbone.blocks import ConvNormAct
+
+
+def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy in evaluation mode, norms folded into their convolutions, channels last."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if isinstance(module, ConvNormAct):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    return model.to(device, memory_format=torch.channels_last).requires_grad_(False)
+
+
+def normalised(
+    frame_bgr: np.ndarray,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    device: torch.device,
+) -> Tensor:
+    """A picture uint8 BGR [H, W, 3] as input [1, 3, H, W]: RGB, (value / 255 - mean) / std, channels last."""
+    if frame_bgr.ndim != 3 or frame_bgr.shape[2] != 3 or frame_bgr.dtype != np.uint8:
+        raise ValueError(f"a picture must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255
+    table = ((levels - np.float32(mean)) / np.float32(std)).reshape(256, 1, 3)
+    values = cv2.LUT(cv2.cvtColor(frame_bgr, cv2.COLOR_BGR2RGB), table)  # float32 [H, W, 3]
+    return torch.from_numpy(values).to(device).permute(2, 0, 1)[None]

@@ -1,0 +1,203 @@
+"""COCO-style detection data: annotations checked and kept as arrays, samples, and padded batches."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from backbone.errors import InputError
+from backbone.images import read_image
+from det.annotations import read_annotations
+from det.matching import Targets
+from det.transforms import Transform
+
+# Every batch is padded to one of these numbers of boxes, so that a compiled training step meets few shapes.
+BUCKETS = (8, 32, 64, 128, 256, 512, 1024)
+MIN_BOX_SIDE = 1.0
+ABSENT = -1
+"""Stands in `category_ids` for a class that the annotation file does not have."""
+
+
+class Sample(NamedTuple):
+    """One picture with its boxes."""
+
+    image: Tensor  # [3, H, W] uint8 RGB
+    boxes: Tensor  # [n, 4] float32, xyxy in pixels of `image`
+    labels: Tensor  # [n] int64, contiguous object classes from 0
+    image_id: int
+    original_size_hw: tuple[int, int]  # of the picture on disk
+
+
+class Batch(NamedTuple):
+    """N samples of the same size."""
+
+    images: Tensor  # [N, 3, H, W] uint8 RGB
+    targets: Targets  # padded to a common number of boxes
+    image_ids: Tensor  # [N] int64
+    original_sizes_hw: Tensor  # [N, 2] int64
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples; their boxes are padded to the next of `BUCKETS` (or to a multiple of the last)."""
+    most = max(len(sample.labels) for sample in samples)
+    padded = next((size for size in BUCKETS if size >= most), -(-most // BUCKETS[-1]) * BUCKETS[-1])
+    boxes = torch.zeros(len(samples), padded, 4)
+    labels = torch.zeros(len(samples), padded, dtype=torch.int64)
+    valid = torch.zeros(len(samples), padded, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        count = len(sample.labels)
+        boxes[row, :count] = sample.boxes
+        labels[row, :count] = sample.labels
+        valid[row, :count] = True
+    return Batch(
+        images=torch.stack([sample.image for sample in samples]),
+        targets=Targets(boxes, labels, valid),
+        image_ids=torch.tensor([sample.image_id for sample in samples]),
+        original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples]),
+    )
+
+
+class CocoDetection(Dataset):
+    """Pictures and boxes of one split; pictures without boxes are kept as negatives, crowds are left out.
+
+    Arguments:
+        root: folder of the data set.
+        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures.
+        annotations, images: another annotation file, another folder of pictures.
+        transform: from `det.train_transform` or `det.eval_transform`; None leaves pictures as they are on disk.
+        categories: class names in the order of the labels, as used in training; the file may lack some of them (their
+            `category_ids` entry is -1) but have no others. By default the file's own, in the order of their ids.
+        seed: with epoch and index the only source of a sample's randomness.
+
+    Attributes:
+        annotation_file: the json, for evaluation.
+        classes: names by label. category_ids: the file's ids by label. image_ids: by index.
+        dropped: how many annotations were left out, by reason: crowd, non-finite, outside, degenerate (under 1 pixel
+            wide or high after clipping to the picture).
+
+    An item is asked for by index (epoch 0) or by (epoch, index), and is a `Sample`.
+
+    Raises InputError naming file and field for anything missing, malformed or inconsistent, at construction; for a
+    picture that cannot be read or is not of the size the annotations say, when it is asked for.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train2017",
+        *,
+        annotations: str | Path | None = None,
+        images: str | Path | None = None,
+        transform: Transform | None = None,
+        categories: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.annotation_file = Path(annotations or Path(root) / "annotations" / f"instances_{split}.json")
+        self.folder = Path(images or Path(root) / split)
+        self.transform = transform
+        self.seed = seed
+        name = str(self.annotation_file)
+        content = read_annotations(self.annotation_file)
+
+        self.classes, self.category_ids = _classes(content["categories"], categories, name)
+        self.image_ids = [row["id"] for row in content["images"]]
+        self.files = np.array([row["file_name"] for row in content["images"]])
+        self.sizes_hw = np.array([(row["height"], row["width"]) for row in content["images"]], np.int64)
+        _check_files([row["file_name"] for row in content["images"]], self.folder, name)
+
+        rows = content["annotations"]
+        index_of = {image_id: index for index, image_id in enumerate(self.image_ids)}
+        label_of = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        self._keep(
+            owners=np.array([index_of[row["image_id"]] for row in rows], np.int64),
+            labels=np.array([label_of[row["category_id"]] for row in rows], np.int64),
+            boxes_xywh=np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4),
+            crowd=np.array([row.get("iscrowd", 0) for row in rows], bool),
+        )
+
+    def _keep(self, owners: np.ndarray, labels: np.ndarray, boxes_xywh: np.ndarray, crowd: np.ndarray) -> None:
+        """Clean the boxes and store them picture by picture, `first` to `first` of the next."""
+        boxes = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+        limits = np.tile(self.sizes_hw[owners][:, ::-1], 2)
+        finite = np.isfinite(boxes).all(axis=1)
+        clipped = np.where(finite[:, None], boxes, 0).clip(0, limits)
+        outside = (boxes[:, :2] >= limits[:, :2]).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+        outside &= (boxes_xywh[:, 2:] > 0).all(axis=1)
+        thin = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) < MIN_BOX_SIDE
+        self.dropped = {}
+        keep = np.ones(len(boxes), bool)
+        for reason, bad in (("crowd", crowd), ("non-finite", ~finite), ("outside", outside), ("degenerate", thin)):
+            self.dropped[reason] = int((keep & bad).sum())
+            keep &= ~bad
+        order = np.argsort(owners[keep], kind="stable")
+        self.boxes = clipped[keep][order].astype(np.float32)
+        self.labels = labels[keep][order]
+        self.first = np.searchsorted(owners[keep][order], np.arange(len(self.image_ids) + 1))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = (0, key) if isinstance(key, int) else key
+        path = self.folder / str(self.files[index])
+        image = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+        height, width = (int(side) for side in self.sizes_hw[index])
+        if image.shape[:2] != (height, width):
+            found_height, found_width = image.shape[:2]
+            turned = " (turned by its EXIF tag?)" if (found_height, found_width) == (width, height) else ""
+            raise InputError(
+                f"{path}: the picture is {found_width}x{found_height}{turned} but {self.annotation_file} says "
+                f"{width}x{height}; correct the annotations or the picture"
+            )
+        mine = slice(self.first[index], self.first[index + 1])
+        boxes, labels = self.boxes[mine], self.labels[mine]
+        if self.transform is not None:
+            seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+            image, boxes, labels = self.transform(image, boxes, labels, seed)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # The arrays of the data set must not be shared with what a caller may change.
+        return Sample(
+            pixels, torch.tensor(boxes), torch.tensor(labels), self.image_ids[index], original_size_hw=(height, width)
+        )
+
+
+def _classes(rows: list[dict], imposed: Sequence[str] | None, name: str) -> tuple[list[str], list[int]]:
+    """Names and ids by label: in the order of the ids, or as imposed."""
+    names = {row["id"]: row["name"] for row in rows}
+    if imposed is None:
+        return [names[category_id] for category_id in sorted(names)], sorted(names)
+    id_of = {class_name: category_id for category_id, class_name in names.items()}
+    if len(id_of) < len(names):
+        raise InputError(f"{name}: two categories have the same name, so they cannot be matched to the model's classes")
+    foreign = [class_name for class_name in id_of if class_name not in imposed]
+    if foreign:
+        raise InputError(
+            f"{name}: categories {', '.join(foreign[:3])} are not among the model's {len(imposed)} classes "
+            f"({', '.join(imposed[:3])}, ...); use the annotations the model was trained for"
+        )
+    return list(imposed), [id_of.get(class_name, ABSENT) for class_name in imposed]
+
+
+def _check_files(files: list[str], folder: Path, name: str) -> None:
+    """Every picture must exist, below the folder, links followed."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of pictures; check data.root and the split")
+    real_folder = os.path.realpath(folder)
+    missing = []
+    for number, file in enumerate(files):
+        bad = "\0" in file or "\\" in file or "://" in file or PurePosixPath(file).is_absolute() or not file
+        real = "" if bad else os.path.realpath(os.path.join(real_folder, file))
+        if not real.startswith(real_folder + os.sep):
+            raise InputError(f"{name}: images[{number}].file_name {file!r:.80} must be a path inside {folder}")
+        if not os.path.isfile(real):
+            missing.append(file)
+    if missing:
+        raise InputError(
+            f"{folder}: {len(missing)} of {len(files)} pictures that {name} lists are missing: {', '.join(missing[:3])}"
+        )

@@ -1,0 +1,38 @@
+"""Matching: which ground-truth box each anchor answers for, a whole batch at once."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+
+class Targets(NamedTuple):
+    """Ground truth of a batch, padded to the same number G >= 1 of boxes per picture."""
+
+    boxes: Tensor  # [N, G, 4] float32, xyxy in pixels of the network input; anything finite where not valid
+    labels: Tensor  # [N, G] int64, contiguous object classes from 0
+    valid: Tensor  # [N, G] bool, False for padding
+
+
+def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tensor:
+    """Give every anchor the index of its ground-truth box in 0..G-1, or -1 for background: int64 `[N, A]`.
+
+    An anchor takes the box it overlaps most if the IoU reaches the threshold. Besides, every box gets the anchor that
+    overlaps it most, whatever their IoU; of boxes that want the same anchor the last wins, as in torchvision on a CPU.
+
+    Everything has a fixed shape and stays on the device: no loop over pictures, no synchronisation, one graph.
+    """
+    batch, num_boxes = targets.valid.shape
+    iou = box_iou(targets.boxes.reshape(-1, 4), anchors).reshape(batch, num_boxes, -1)
+    iou = torch.where(targets.valid[..., None], iou, -1.0)
+    best_iou, best_box = iou.max(dim=1)
+    matched = torch.where(best_iou >= iou_threshold, best_box, -1)
+
+    best_anchor = iou.argmax(dim=2)
+    box_index = torch.arange(num_boxes, device=iou.device).expand(batch, -1)
+    # The maximum over indices makes "the last wins" hold on every device; a plain scatter leaves the order open.
+    forced = torch.full_like(matched, -1).scatter_reduce(
+        1, best_anchor, torch.where(targets.valid, box_index, -1), reduce="amax"
+    )
+    return torch.where(forced >= 0, forced, matched)

@@ -1,0 +1,160 @@
+"""COCO's twelve detection figures and the AP of each class, by pycocotools."""
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from backbone.errors import InputError
+from det.annotations import check_annotations, read_annotations
+from det.coco import ABSENT
+from det.postprocess import Detections
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""In the order of pycocotools: mean AP, at IoU 0.5 and 0.75, of small, medium and large; recall at 1, 10, 100 boxes."""
+
+# pycocotools considers this many detections of a class in a picture; the self-check avoids pictures with more objects.
+MAX_DETECTIONS = 100
+SELF_CHECK_PICTURES = 100
+
+
+def load_ground_truth(source: str | Path | dict) -> COCO:
+    """Index the content or the file of COCO annotations for `evaluate`; fills in what pycocotools needs and some lack.
+
+    Raises InputError as `det.annotations.read_annotations`, and for a box that is not finite.
+    """
+    if isinstance(source, dict):
+        content, name = source, "ground truth"
+        check_annotations(content, name)
+    else:
+        content, name = read_annotations(source), str(source)
+    annotations = []
+    for number, row in enumerate(content["annotations"]):
+        if not all(map(math.isfinite, row["bbox"])):
+            raise InputError(f"{name}: annotations[{number}].bbox is not finite; remove the annotation")
+        annotations.append({"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} | row)
+    coco = COCO()
+    coco.dataset = {"info": {}} | content | {"annotations": annotations}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def to_results(detections: Iterable[Detections], image_ids: Iterable[int], category_ids: Sequence[int]) -> list[dict]:
+    """Detections of some pictures in COCO's results format: real category ids, boxes xywh in original pixels.
+
+    A class that the annotations do not have (id -1 in `category_ids`, see `CocoDetection`) cannot be judged and is
+    left out.
+    """
+    results = []
+    for found, image_id in zip(detections, image_ids, strict=True):
+        boxes = found.boxes.cpu().double()
+        boxes_xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+        for box, score, label in zip(boxes_xywh, found.scores.tolist(), found.labels.tolist(), strict=True):
+            if category_ids[label] != ABSENT:
+                row = {"image_id": int(image_id), "category_id": category_ids[label], "bbox": box, "score": score}
+                results.append(row)
+    return results
+
+
+def evaluate(
+    ground_truth: COCO | str | Path | dict, results: list[dict], image_ids: Iterable[int] | None = None
+) -> dict[str, float]:
+    """COCO's figures (`FIGURES`) and "AP/<class>" for each class, all 0 to 1, or -1 where there is nothing to find.
+
+    Arguments:
+        ground_truth: from `load_ground_truth`, or what that takes.
+        results: detections in COCO's results format; not changed.
+        image_ids: judge these pictures only; all of the ground truth by default.
+
+    Detections that are not finite are left out and an empty list scores 0, both with a warning.
+    Raises InputError for an image or category id that the ground truth does not have.
+    """
+    truth = ground_truth if isinstance(ground_truth, COCO) else load_ground_truth(ground_truth)
+    chosen = sorted(truth.imgs if image_ids is None else {int(image_id) for image_id in image_ids})
+    for what, known, asked in (
+        ("image_id", truth.imgs, chosen),
+        ("image_id", truth.imgs, {row["image_id"] for row in results}),
+        ("category_id", truth.cats, {row["category_id"] for row in results}),
+    ):
+        foreign = [value for value in asked if value not in known]
+        if foreign:
+            raise InputError(
+                f"detections: {what} {', '.join(map(str, foreign[:3]))} is not in the ground truth; are the real ids "
+                "written, of the same annotation file?"
+            )
+    finite = [row for row in results if all(map(math.isfinite, (*row["bbox"], row["score"])))]
+    if len(finite) < len(results):
+        warnings.warn(f"{len(results) - len(finite)} detections are not finite and were left out", stacklevel=2)
+    if not finite:
+        warnings.warn("there are no detections: every figure is 0", stacklevel=2)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = COCOeval(truth, _results_index(truth, finite), "bbox")
+        judge.params.imgIds = chosen
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    figures = {name: float(value) for name, value in zip(FIGURES, judge.stats, strict=True)}
+    # precision is [IoU, recall, class, area, maximal detections]: all areas, 100 detections.
+    for position, category_id in enumerate(judge.params.catIds):
+        precision = judge.eval["precision"][:, :, position, 0, -1]
+        known = precision[precision > -1]
+        figures[f"AP/{truth.cats[category_id]['name']}"] = float(known.mean()) if known.size else -1.0
+    return figures
+
+
+def _results_index(truth: COCO, results: list[dict]) -> COCO:
+    """What `loadRes` makes of results, also of none, without changing them."""
+    index = COCO()
+    index.dataset = {
+        "images": truth.dataset["images"],
+        "categories": truth.dataset["categories"],
+        "annotations": [
+            row | {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+            for number, row in enumerate(results, start=1)
+        ],
+    }
+    index.createIndex()
+    return index
+
+
+def self_check(ground_truth: COCO | str | Path | dict, category_ids: Sequence[int]) -> None:
+    """Send some of the ground truth through `to_results` and `evaluate` as if detected: AP must be 1.
+
+    That fails when category ids, image ids or box formats are mixed up, which otherwise only looks like a bad model.
+    `category_ids` are those of the data set, by label. Raises InputError with the AP found.
+    """
+    truth = ground_truth if isinstance(ground_truth, COCO) else load_ground_truth(ground_truth)
+    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
+    detections, image_ids = [], []
+    for image_id in sorted(truth.imgs):
+        rows = [row for row in truth.imgToAnns[image_id] if not row["iscrowd"]]
+        boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+        # A box without area overlaps nothing, itself neither.
+        if not rows or len(rows) > MAX_DETECTIONS or boxes[:, 2:].min() <= 0:
+            continue
+        foreign = [row["category_id"] for row in rows if row["category_id"] not in label_of]
+        if foreign:
+            raise InputError(f"self-check: category_id {foreign[0]} is not one of the data set's classes")
+        boxes_xyxy = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
+        labels = torch.tensor([label_of[row["category_id"]] for row in rows])
+        detections.append(Detections(boxes_xyxy, torch.ones(len(rows)), labels))
+        image_ids.append(image_id)
+        if len(image_ids) == SELF_CHECK_PICTURES:
+            break
+    if not image_ids:
+        return
+    found = evaluate(truth, to_results(detections, image_ids, category_ids), image_ids)["AP"]
+    if found < 0.999:
+        raise InputError(
+            f"self-check: the ground truth given as detections has AP {found:.4f} instead of 1; "
+            "category ids or box formats are mixed up"
+        )

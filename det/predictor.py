@@ -1,0 +1,114 @@
+"""From a frame to boxes in its own pixels, and drawing them."""
+
+import colorsys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbone.errors import InputError
+from backbone.inference import for_inference, normalised
+from det.model import RawDetections, SSDLite
+from det.postprocess import PostProcess
+from det.transforms import resize
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+class Result(NamedTuple):
+    """Objects found in one frame, best first."""
+
+    boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of the frame
+    scores: np.ndarray  # [n] float32, 0 to 1
+    labels: np.ndarray  # [n] int64, indices into classes
+    classes: list[str]
+
+    def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0) -> np.ndarray:
+        """A copy of the uint8 BGR frame `[H, W, 3]` with every box of at least that score, its class and score."""
+        canvas = frame_bgr.copy()
+        colors = class_colors(len(self.classes))
+        # Sizes that read the same on a thumbnail and on a 4K frame.
+        thickness = max(1, round(min(canvas.shape[:2]) / 300))
+        font_scale = max(0.4, min(canvas.shape[:2]) / 1000)
+        shown = np.flatnonzero(self.scores >= score_threshold)
+        for index in shown[::-1]:  # best last, on top
+            left, top, right, bottom = (round(float(value)) for value in self.boxes[index])
+            blue, green, red = color = colors[self.labels[index]]
+            text = f"{self.classes[self.labels[index]]} {self.scores[index]:.2f}"
+            (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
+            cv2.rectangle(canvas, (left, top), (right, bottom), color, thickness)
+            text_bottom = max(top, text_height + baseline)
+            plate = (left, text_bottom - text_height - baseline), (left + text_width, text_bottom)
+            cv2.rectangle(canvas, *plate, color, cv2.FILLED)
+            ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else (255, 255, 255)
+            origin = (left, text_bottom - baseline)
+            cv2.putText(canvas, text, origin, FONT, font_scale, ink, max(1, thickness // 2), cv2.LINE_AA)
+        return canvas
+
+
+class Predictor:
+    """A detector ready for use: takes frames, gives `Result`s.
+
+    Arguments:
+        model: is copied, its norms folded into the convolutions, and evaluated at its own `image_size_hw`.
+        classes: name of every object class, by label.
+        kind: "softmax" or "sigmoid", as `PostProcess`.
+        mean, std: of the RGB values scaled to 0..1, as in training.
+        score_threshold: detections score above this.
+        nms_iou: of two boxes of a class that overlap more than this, the lower-scored goes.
+        device: where the network runs.
+
+    Attributes: `task`, `classes`, and `network`, normalised images to `RawDetections`.
+    Raises InputError if the number of classes is not the model's.
+    """
+
+    task = "detection"
+
+    def __init__(
+        self,
+        model: SSDLite,
+        classes: Sequence[str],
+        *,
+        kind: str = "softmax",
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        score_threshold: float = 0.3,
+        nms_iou: float = 0.55,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if len(classes) != model.num_objects:
+            raise InputError(f"there are {len(classes)} class names for a model of {model.num_objects} object classes")
+        self.classes = list(classes)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.device = torch.device(device)
+        self.image_size_hw = model.image_size_hw
+        self.network = for_inference(model, self.device)
+        self.anchors = self.network.anchors
+        self.postprocess = PostProcess(kind, model.background, score_threshold=score_threshold, nms_iou=nms_iou)
+
+    @torch.inference_mode()
+    def __call__(self, frame_bgr: np.ndarray) -> Result:
+        """Find the objects of a uint8 BGR frame `[H, W, 3]` of any size."""
+        return self.finish(self.network(self.prepare(frame_bgr)), frame_bgr.shape[:2])
+
+    def prepare(self, frame_bgr: np.ndarray) -> Tensor:
+        """The network input of a frame: normalised float32 `[1, 3, H, W]`, channels last, on the device."""
+        image = resize(frame_bgr, self.image_size_hw)
+        return normalised(image, mean=self.mean, std=self.std, device=self.device)
+
+    def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> Result:
+        """The result for a frame of (height, width), from raw output for its one input."""
+        (found,) = self.postprocess(raw, self.anchors, self.image_size_hw, [frame_hw])
+        return Result(found.boxes.cpu().numpy(), found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.classes)
+
+
+def class_colors(count: int) -> list[tuple[int, int, int]]:
+    """A BGR colour for each class: hues a golden angle apart, so that neighbours in the list differ most."""
+    colors = []
+    for index in range(count):
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.75, 0.95)
+        colors.append((round(blue * 255), round(green * 255), round(red * 255)))
+    return colors

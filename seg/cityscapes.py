@@ -1,0 +1,188 @@
+"""Cityscapes: its classes, and its folders as a data set of pictures and train ids."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from backbone.errors import InputError
+from backbone.images import image_size, read_image, read_label
+
+IGNORE = 255
+
+
+class CityscapesClass(NamedTuple):
+    """One row of the official label table."""
+
+    name: str
+    label_id: int
+    train_id: int  # 0..18, or 255 for what is not evaluated
+    category: str
+    color: tuple[int, int, int]  # RGB
+
+
+CLASSES = (
+    # name, label_id, train_id, category, color
+    CityscapesClass("unlabeled", 0, 255, "void", (0, 0, 0)),
+    CityscapesClass("ego vehicle", 1, 255, "void", (0, 0, 0)),
+    CityscapesClass("rectification border", 2, 255, "void", (0, 0, 0)),
+    CityscapesClass("out of roi", 3, 255, "void", (0, 0, 0)),
+    CityscapesClass("static", 4, 255, "void", (0, 0, 0)),
+    CityscapesClass("dynamic", 5, 255, "void", (111, 74, 0)),
+    CityscapesClass("ground", 6, 255, "void", (81, 0, 81)),
+    CityscapesClass("road", 7, 0, "flat", (128, 64, 128)),
+    CityscapesClass("sidewalk", 8, 1, "flat", (244, 35, 232)),
+    CityscapesClass("parking", 9, 255, "flat", (250, 170, 160)),
+    CityscapesClass("rail track", 10, 255, "flat", (230, 150, 140)),
+    CityscapesClass("building", 11, 2, "construction", (70, 70, 70)),
+    CityscapesClass("wall", 12, 3, "construction", (102, 102, 156)),
+    CityscapesClass("fence", 13, 4, "construction", (190, 153, 153)),
+    CityscapesClass("guard rail", 14, 255, "construction", (180, 165, 180)),
+    CityscapesClass("bridge", 15, 255, "construction", (150, 100, 100)),
+    CityscapesClass("tunnel", 16, 255, "construction", (150, 120, 90)),
+    CityscapesClass("pole", 17, 5, "object", (153, 153, 153)),
+    CityscapesClass("polegroup", 18, 255, "object", (153, 153, 153)),
+    CityscapesClass("traffic light", 19, 6, "object", (250, 170, 30)),
+    CityscapesClass("traffic sign", 20, 7, "object", (220, 220, 0)),
+    CityscapesClass("vegetation", 21, 8, "nature", (107, 142, 35)),
+    CityscapesClass("terrain", 22, 9, "nature", (152, 251, 152)),
+    CityscapesClass("sky", 23, 10, "sky", (70, 130, 180)),
+    CityscapesClass("person", 24, 11, "human", (220, 20, 60)),
+    CityscapesClass("rider", 25, 12, "human", (255, 0, 0)),
+    CityscapesClass("car", 26, 13, "vehicle", (0, 0, 142)),
+    CityscapesClass("truck", 27, 14, "vehicle", (0, 0, 70)),
+    CityscapesClass("bus", 28, 15, "vehicle", (0, 60, 100)),
+    CityscapesClass("caravan", 29, 255, "vehicle", (0, 0, 90)),
+    CityscapesClass("trailer", 30, 255, "vehicle", (0, 0, 110)),
+    CityscapesClass("train", 31, 16, "vehicle", (0, 80, 100)),
+    CityscapesClass("motorcycle", 32, 17, "vehicle", (0, 0, 230)),
+    CityscapesClass("bicycle", 33, 18, "vehicle", (119, 11, 32)),
+)
+
+TRAIN_CLASSES = tuple(sorted((row for row in CLASSES if row.train_id != IGNORE), key=lambda row: row.train_id))
+NAMES = [row.name for row in TRAIN_CLASSES]
+"""The 19 evaluated classes, in the order of their train ids."""
+COLORS = [row.color for row in TRAIN_CLASSES]
+"""Their colours, RGB."""
+
+INVALID = 254
+"""What the tables below give for values that no Cityscapes file may hold."""
+
+
+def _table(pairs: list[tuple[int, int]]) -> np.ndarray:
+    table = np.full(256, INVALID, np.uint8)
+    for value, mapped in pairs:
+        table[value] = mapped
+    return table
+
+
+TRAIN_ID_OF_LABEL_ID = _table([(row.label_id, row.train_id) for row in CLASSES])
+TRAIN_ID_OF_TRAIN_ID = _table([(i, i) for i in range(len(NAMES))] + [(IGNORE, IGNORE)])
+LABEL_ID_OF_TRAIN_ID = _table([(row.train_id, row.label_id) for row in TRAIN_CLASSES] + [(IGNORE, 0)])
+"""uint8 [256]; index it with a map to translate the map."""
+
+LABEL_FILES = {"_gtFine_labelIds.png": TRAIN_ID_OF_LABEL_ID, "_gtFine_labelTrainIds.png": TRAIN_ID_OF_TRAIN_ID}
+"""The label files that are understood, the preferred one first, with the table for their values."""
+
+
+class SegSample(NamedTuple):
+    """One picture with its labels; a batch of them has a leading dimension N."""
+
+    image: Tensor  # uint8 RGB [3, H, W]
+    labels: Tensor  # uint8 [H, W], train ids, 255 does not count
+    index: int  # in the data set's order of pictures
+
+
+class Cityscapes(Dataset):
+    """`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.{png,jpg}` with `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
+
+    Where labelIds are missing, labelTrainIds are read. All pairs and their sizes are checked when the set is made.
+    An index is a number, or a pair (epoch, number): `transform(image_bgr, labels, seed)` gets a seed made of
+    (seed, epoch, number) alone, so that augmentation repeats for any number of workers.
+
+    Raises:
+        InputError: a folder is missing or empty, a picture has no label, or their sizes differ.
+    """
+
+    names = NAMES
+    colors = COLORS
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] | None = None,
+        *,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.root, self.split, self.transform, self.seed = Path(root), split, transform, seed
+        self.pictures = find_pictures(self.root, split)[:limit]
+        self.labels = [_label_file(self.root, split, picture) for picture in self.pictures]
+        for picture, label in zip(self.pictures, self.labels, strict=True):
+            sizes = image_size(picture), image_size(label)
+            if sizes[0] != sizes[1]:
+                (h, w), (label_h, label_w) = sizes
+                raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
+        epoch, number = index if isinstance(index, tuple) else (0, index)
+        image, labels = read_image(self.pictures[number]), read_train_ids(self.labels[number])
+        if self.transform is not None:
+            image, labels = self.transform(image, labels, (self.seed, epoch, number))
+        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.ascontiguousarray(labels)), number)
+
+
+def collate(samples: list[SegSample]) -> SegSample:
+    """Stacks samples of one size: image [N, 3, H, W], labels [N, H, W], index [N]."""
+    images, labels, indices = zip(*samples, strict=True)
+    return SegSample(torch.stack(images), torch.stack(labels), torch.tensor(indices))
+
+
+def find_pictures(root: Path, split: str) -> list[Path]:
+    """All pictures of a split, sorted by city and name."""
+    folder = root / "leftImg8bit" / split
+    if not folder.is_dir():
+        valid = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        hint = f"splits there: {', '.join(valid)}" if valid else "data.root must hold leftImg8bit/ and gtFine/"
+        raise InputError(f"{folder}: no such folder; {hint}")
+    pictures = sorted(path for suffix in ("png", "jpg") for path in folder.glob(f"*/*_leftImg8bit.{suffix}"))
+    if not pictures:
+        raise InputError(f"{folder}: no pictures; they must be named CITY/*_leftImg8bit.png or .jpg")
+    return pictures
+
+
+def frame_name(picture: Path) -> str:
+    """`berlin_000000_000019` for `…/berlin_000000_000019_leftImg8bit.png`."""
+    return picture.stem.removesuffix("_leftImg8bit")
+
+
+def read_train_ids(path: Path) -> np.ndarray:
+    """A labelIds or labelTrainIds file as train ids, uint8 [H, W]."""
+    table = next((table for ending, table in LABEL_FILES.items() if path.name.endswith(ending)), TRAIN_ID_OF_LABEL_ID)
+    raw = read_label(path)
+    labels = table[raw]
+    if (labels == INVALID).any():
+        values, counts = np.unique(raw[labels == INVALID], return_counts=True)
+        kind = "train ids 0..18 and 255" if table is TRAIN_ID_OF_TRAIN_ID else "Cityscapes label ids 0..33"
+        raise InputError(
+            f"{path}: {counts.sum()} pixels are {values[:5].tolist()}, which are not {kind}; see gtFine's naming"
+        )
+    return labels
+
+
+def _label_file(root: Path, split: str, picture: Path) -> Path:
+    folder = root / "gtFine" / split / picture.parent.name
+    candidates = [folder / f"{frame_name(picture)}{ending}" for ending in LABEL_FILES]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise InputError(f"{picture}: has no label; expected {candidates[0]} (or …{list(LABEL_FILES)[1]})")
+    return found

@@ -1,0 +1,44 @@
+"""What several tests share: one small demo world, and random weights that exercise every part of a network."""
+
+import tools  # noqa: F401, I001 - sets what must be set before torch is imported
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tools.make_demo_data import make_demo_data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors on a shared machine: more threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo world of 8 training and 5 validation scenes, 96x192; for reading only."""
+    out = tmp_path_factory.mktemp("world")
+    make_demo_data(out, num_train=8, num_val=5, num_clip_frames=6, size_hw=(96, 192), seed=0)
+    return out
+
+
+@pytest.fixture
+def randomise() -> Callable[[nn.Module], nn.Module]:
+    """Gives norms random statistics and scales, so that a forgotten or misplaced one shows; evaluation mode."""
+
+    def apply(model: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+                with torch.no_grad():
+                    module.weight.uniform_(0.5, 1.5, generator=generator)
+                    module.bias.normal_(0, 0.1, generator=generator)
+        return model.eval()
+
+    return apply

@@ -1,0 +1,323 @@
+"""COCO data: what is read and cleaned, what is refused and how, and augmentation that follows pixels and seeds."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import det
+from backbone.errors import InputError
+from det.transforms import MIN_OVERLAPS, crop, zoom_out
+
+HEIGHT, WIDTH = 60, 80
+
+
+def content() -> dict:
+    """Three pictures, classes with gaps in their ids; the third picture has no box."""
+    images = [{"id": 10 * n, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH} for n in (1, 2, 3)]
+    boxes = [(10, [5, 6, 30, 20], 90), (20, [40.5, 10, 20, 30.5], 1), (10, [50, 30, 20, 20], 3)]
+    annotations = [
+        {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, "area": 1, "iscrowd": 0}
+        for number, (image_id, box, category_id) in enumerate(boxes, start=1)
+    ]
+    categories = [{"id": number, "name": name} for number, name in ((90, "tooth"), (1, "person"), (3, "car"))]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def write(root: Path, data: dict | str, split: str = "val2017") -> Path:
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / split).mkdir(exist_ok=True)
+    text = data if isinstance(data, str) else json.dumps(data)
+    (root / "annotations" / f"instances_{split}.json").write_text(text)
+    random = np.random.default_rng(0)
+    for number in (1, 2, 3):
+        cv2.imwrite(str(root / split / f"{number}.png"), random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    return root
+
+
+def dataset(root: Path, **keywords) -> det.CocoDetection:
+    return det.CocoDetection(root, "val2017", **keywords)
+
+
+def test_boxes_labels_and_ids_are_those_of_the_file(tmp_path):
+    data = dataset(write(tmp_path, content()))
+    assert len(data) == 3
+    assert data.classes == ["person", "car", "tooth"] and data.category_ids == [1, 3, 90]
+    assert data.image_ids == [10, 20, 30]
+    sample = data[0]
+    assert sample.image.shape == (3, HEIGHT, WIDTH) and sample.image.dtype == torch.uint8
+    assert sample.boxes.tolist() == [[5, 6, 35, 26], [50, 30, 70, 50]]
+    assert sample.labels.tolist() == [2, 1]
+    assert (sample.image_id, sample.original_size_hw) == (10, (HEIGHT, WIDTH))
+    assert data[2].boxes.shape == (0, 4)
+
+
+def test_pictures_are_rgb(tmp_path):
+    root = write(tmp_path, content())
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[..., 2] = 255  # red, as OpenCV orders
+    cv2.imwrite(str(root / "val2017" / "1.png"), picture)
+    assert dataset(root)[0].image[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "box, reason",
+    [
+        ("[5, 5, 1e999, 5]", "non-finite"),
+        ("[-1e999, 5, 9, 5]", "non-finite"),
+        ("[5, 5, 0, 5]", "degenerate"),
+        ("[5, 5, -9, 5]", "degenerate"),
+        ("[5, 5, 10, 0.5]", "degenerate"),
+        ("[-20, 5, 20.2, 5]", "degenerate"),
+        ("[81, 5, 10, 10]", "outside"),
+        ("[5, -20, 10, 10]", "outside"),
+    ],
+)
+def test_bad_boxes_are_left_out_and_counted(tmp_path, box, reason):
+    text = json.dumps(content()).replace("[5, 6, 30, 20]", box)
+    data = dataset(write(tmp_path, text))
+    assert data.dropped == {"crowd": 0, "non-finite": 0, "outside": 0, "degenerate": 0} | {reason: 1}
+    assert data[0].labels.tolist() == [1] and data[1].labels.tolist() == [0]
+
+
+def test_boxes_are_clipped_to_the_picture(tmp_path):
+    text = json.dumps(content()).replace("[5, 6, 30, 20]", "[-5, 6, 30, 200]")
+    assert dataset(write(tmp_path, text))[0].boxes[0].tolist() == [0, 6, 25, HEIGHT]
+
+
+def test_crowds_are_left_out(tmp_path):
+    broken = content()
+    broken["annotations"][0]["iscrowd"] = 1
+    data = dataset(write(tmp_path, broken))
+    assert data.dropped["crowd"] == 1 and data[0].labels.tolist() == [1]
+
+
+def _set(table: str, number: int, key: str, value: object):
+    def change(data: dict) -> None:
+        data[table][number][key] = value
+
+    return change
+
+
+def _drop(table: str, number: int, key: str):
+    def change(data: dict) -> None:
+        del data[table][number][key]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda data: data.pop("annotations"), "annotations is missing"),
+        (lambda data: data.update(images={}), "images is missing or not a list"),
+        (lambda data: data.update(images=[]), "images is empty"),
+        (lambda data: data.update(categories=[], annotations=[]), "categories is empty"),
+        (lambda data: data["images"].append(7), r"images\[3\] must be an object"),
+        (_drop("images", 1, "width"), r"images\[1\].width is missing"),
+        (_set("images", 1, "height", "60"), r"images\[1\].height must be of type int, is '60'"),
+        (_set("images", 1, "height", 0), r"images\[1\].height must be at least 1"),
+        (_set("images", 1, "id", True), r"images\[1\].id must be of type int"),
+        (_set("images", 1, "id", 10), r"images\[0\] and images\[1\] have the same id 10"),
+        (_set("annotations", 2, "id", 1), "have the same id 1"),
+        (_set("annotations", 2, "image_id", 99), r"annotations\[2\].image_id 99"),
+        (_set("annotations", 2, "image_id", "10"), r"annotations\[2\].image_id must be of type int"),
+        (_set("annotations", 2, "category_id", 2), r"annotations\[2\].category_id 2"),
+        (_drop("annotations", 0, "bbox"), r"annotations\[0\].bbox is missing"),
+        (_set("annotations", 0, "bbox", [1, 2, 3]), r"annotations\[0\].bbox must be four numbers"),
+        (_set("annotations", 0, "bbox", [1, 2, 3, None]), r"annotations\[0\].bbox must be four numbers"),
+        (_set("annotations", 0, "bbox", [1, 2, 3, 10**400]), r"annotations\[0\].bbox must be four numbers"),
+        (_set("annotations", 0, "iscrowd", "no"), r"annotations\[0\].iscrowd"),
+        (_set("annotations", 0, "area", "big"), r"annotations\[0\].area"),
+        (_drop("categories", 0, "name"), r"categories\[0\].name is missing"),
+        (_set("images", 1, "file_name", "absent.png"), "1 of 3 pictures .* missing: absent.png"),
+    ],
+)
+def test_faulty_annotations_are_refused_naming_file_and_field(tmp_path, change, message):
+    broken = content()
+    change(broken)
+    with pytest.raises(InputError, match=message) as caught:
+        dataset(write(tmp_path, broken))
+    assert "instances_val2017.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"images": [', "line 1 column 13"),
+        ("", "not JSON"),
+        ("[]", "must be an object"),
+        ('{"images": [{"id": NaN}]}', "NaN"),
+        ('{"images": [{"id": -Infinity}]}', "Infinity"),
+        ("[" * 200_000, "too deeply"),
+        ('{"images": ' + "9" * 5000 + "}", "number"),
+    ],
+)
+def test_text_that_is_not_proper_json_is_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        dataset(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    ["/etc/hostname", "../secret.png", "a/../../secret.png", "1.png\0", "http://host/1.png", "link.png", "..", ""],
+)
+def test_file_names_that_leave_the_folder_are_refused(tmp_path, file_name):
+    root = write(tmp_path / "data", content())
+    secret = tmp_path / "data" / "secret.png"
+    secret.write_bytes(b"")
+    (root / "val2017" / "link.png").symlink_to(secret)
+    broken = content()
+    broken["images"][1]["file_name"] = file_name
+    with pytest.raises(InputError, match=r"images\[1\].file_name"):
+        dataset(write(root, broken))
+
+
+def test_pictures_in_subfolders_are_found(tmp_path):
+    root = write(tmp_path, content())
+    (root / "val2017" / "deep").mkdir()
+    (root / "val2017" / "1.png").rename(root / "val2017" / "deep" / "1.png")
+    nested = content()
+    nested["images"][0]["file_name"] = "deep/1.png"
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(nested))
+    assert dataset(root)[0].image.shape == (3, HEIGHT, WIDTH)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match="instances_val2017.json"):
+        dataset(tmp_path)
+    root = write(tmp_path, content())
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        dataset(root, images=root / "nowhere")
+
+
+def test_a_picture_of_another_size_than_annotated_is_refused(tmp_path):
+    root = write(tmp_path, content())
+    cv2.imwrite(str(root / "val2017" / "2.png"), np.zeros((WIDTH, HEIGHT, 3), np.uint8))
+    with pytest.raises(InputError, match=r"2.png: the picture is 60x80 \(turned .* says 80x60"):
+        dataset(root)[1]
+
+
+def test_imposed_classes_keep_their_labels(tmp_path):
+    root = write(tmp_path, content())
+    data = dataset(root, categories=["cat", "tooth", "car", "person"])
+    assert data.classes == ["cat", "tooth", "car", "person"] and data.category_ids == [-1, 90, 3, 1]
+    assert data[0].labels.tolist() == [1, 2]
+    with pytest.raises(InputError, match="person are not among the model's 2 classes"):
+        dataset(root, categories=["tooth", "car"])
+
+
+def test_batches_are_padded_to_a_bucket(tmp_path):
+    data = dataset(write(tmp_path, content()))
+    batch = det.collate([data[0], data[2]])
+    assert batch.images.shape == (2, 3, HEIGHT, WIDTH)
+    assert batch.targets.boxes.shape == (2, 8, 4)
+    assert batch.targets.valid.sum(dim=1).tolist() == [2, 0]
+    assert batch.targets.labels[0, :2].tolist() == [2, 1]
+    assert batch.image_ids.tolist() == [10, 30] and batch.original_sizes_hw.tolist() == [[HEIGHT, WIDTH]] * 2
+    crowded = data[0]._replace(boxes=torch.rand(1500, 4), labels=torch.zeros(1500, dtype=torch.int64))
+    assert det.collate([crowded]).targets.valid.shape == (1, 2048)
+
+
+def test_eval_transform_stretches_picture_and_boxes(tmp_path):
+    data = dataset(write(tmp_path, content()), transform=det.eval_transform((120, 240)))
+    sample = data[0]
+    assert sample.image.shape == (3, 120, 240) and sample.original_size_hw == (HEIGHT, WIDTH)
+    assert sample.boxes.tolist() == [[15, 12, 105, 52], [150, 60, 210, 100]]
+
+
+@pytest.mark.parametrize("strength", ["ssd", "flip", "none"])
+def test_boxes_follow_the_pixels(strength):
+    """A bright rectangle on black stays where its box says, through crop, zoom-out, flip and stretch."""
+    image = np.zeros((150, 200, 3), np.uint8)
+    image[40:90, 50:120] = 255
+    boxes, labels = np.array([[50, 40, 120, 90]], np.float32), np.array([0])
+    transform = det.train_transform((96, 128), strength)
+    seen = set()
+    for seed in range(60):
+        pixels, moved, kept = transform(image, boxes, labels, seed)
+        assert pixels.shape == (96, 128, 3) and pixels.dtype == np.uint8
+        assert len(kept) == 1
+        rows, columns = np.nonzero((pixels >= 160).all(axis=2))  # the surrounding grey is below, whatever the colours
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(moved[0], found, atol=1.5)
+        seen.add(tuple(moved[0].round().astype(int)))
+    assert {"ssd": 30, "flip": 2, "none": 1}[strength] <= len(seen)
+
+
+def test_augmented_boxes_are_inside_and_never_slivers():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (120, 160, 3), np.uint8)
+    corners = random.uniform(0, 100, (40, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(1, 20, (40, 2))], axis=1).astype(np.float32)
+    transform = det.train_transform(64)
+    for seed in range(50):
+        _, moved, kept = transform(image, boxes, np.arange(40), seed)
+        assert moved.dtype == np.float32 and len(moved) == len(kept)
+        assert (moved >= 0).all() and (moved <= 64).all()
+        assert (moved[:, 2:] - moved[:, :2] >= 1).all()
+
+
+def test_pictures_without_boxes_can_be_augmented():
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    for seed in range(20):
+        result = det.train_transform(32)(np.zeros((50, 70, 3), np.uint8), *nothing, seed)
+        assert result.boxes.shape == (0, 4) and result.image.shape == (32, 32, 3)
+
+
+def test_crops_keep_ssds_promises():
+    random = np.random.default_rng(0)
+    window = np.array([0, 0, 200, 100], np.float32)
+    box = np.array([[80, 30, 120, 70]], np.float32)
+    wholes = 0
+    for _ in range(300):
+        part = crop(window, box, random)
+        if (part == window).all():
+            wholes += 1
+            continue
+        width, height = part[2:] - part[:2]
+        assert 0.5 - 1e-4 <= width / height <= 2 + 1e-4
+        assert part[0] < 100 < part[2] and part[1] < 50 < part[3]  # the box's centre
+        assert (part[:2] >= 0).all() and (part[2:] <= window[2:] + 1e-3).all()
+    assert 300 / len(MIN_OVERLAPS) / 2 < wholes < 250
+
+
+def test_zoom_out_contains_the_picture():
+    random = np.random.default_rng(0)
+    window = np.array([0, 0, 80, 60], np.float32)
+    zoomed = np.array([zoom_out(window, random) for _ in range(200)])
+    assert (zoomed[:, :2] <= 0).all() and (zoomed[:, 2:] >= window[2:] - 1e-3).all()
+    factors = (zoomed[:, 2] - zoomed[:, 0]) / 80
+    assert 60 < (factors == 1).sum() < 140 and 3.5 < factors.max() <= 4.0001
+
+
+def _augmented(root: Path, workers: int) -> list[bytes]:
+    data = dataset(root, transform=det.train_transform(32), seed=5)
+    order = [(epoch, index) for epoch in (0, 1) for index in range(3)]
+    loader = DataLoader(data, batch_size=1, sampler=order, collate_fn=det.collate, num_workers=workers)
+    return [batch.images.numpy().tobytes() + batch.targets.boxes.numpy().tobytes() for batch in loader]
+
+
+def test_augmentation_differs_by_sample_and_epoch_and_not_by_number_of_workers(tmp_path):
+    root = write(tmp_path, content())
+    for number in (2, 3):  # the same picture everywhere, so that only the augmentation differs
+        (root / "val2017" / f"{number}.png").write_bytes((root / "val2017" / "1.png").read_bytes())
+    alone = _augmented(root, 0)
+    assert len(set(alone)) == 6
+    assert _augmented(root, 1) == alone and _augmented(root, 2) == alone
+
+
+def test_another_seed_augments_otherwise(tmp_path):
+    root = write(tmp_path, content())
+    one, other = (dataset(root, transform=det.train_transform(32), seed=seed) for seed in (0, 1))
+    assert torch.equal(one[0].image, one[(0, 0)].image)
+    assert not torch.equal(one[0].image, other[0].image)
+
+
+def test_unknown_augmentation_is_refused_with_the_choices():
+    with pytest.raises(InputError, match="ssd, flip, none"):
+        det.train_transform(320, "strong")

@@ -1,0 +1,180 @@
+"""Matching and loss: torchvision is the judge, for whole batches at once."""
+
+import pytest
+import torch
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.ops import box_iou, sigmoid_focal_loss
+
+import det
+from backbone.errors import InputError
+from det import boxes
+from det.matching import match
+
+
+def targets_of(pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> det.Targets:
+    samples = [
+        det.Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), b, c, n, (1, 1)) for n, (b, c) in enumerate(pictures)
+    ]
+    return det.collate(samples).targets
+
+
+def random_picture(count: int, num_classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    corners = torch.rand(count, 2) * 260
+    sides = 4 + torch.rand(count, 2) * 250
+    truth = torch.cat([corners, corners + sides], dim=1).clamp(max=320)
+    return truth, torch.randint(num_classes, (count,))
+
+
+@pytest.fixture(scope="module")
+def torchvision_model():
+    return ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
+
+
+@pytest.fixture(scope="module")
+def anchors() -> torch.Tensor:
+    return det.create("ssdlite", num_classes=4, variant="torchvision").anchors
+
+
+def random_raw(batch: int, num_anchors: int, num_outputs: int) -> det.RawDetections:
+    return det.RawDetections(
+        torch.randn(batch, num_anchors, num_outputs, requires_grad=True),
+        torch.randn(batch, num_anchors, 4, requires_grad=True),
+    )
+
+
+@pytest.mark.parametrize("counts", [(5, 0, 12), (1, 1, 1), (40, 3, 0)])
+def test_softmax_loss_and_its_gradients_equal_torchvisions(torchvision_model, anchors, counts):
+    torch.manual_seed(sum(counts))
+    pictures = [random_picture(count) for count in counts]
+    raw = random_raw(len(counts), len(anchors), 4)
+    losses = det.SSDLoss("softmax", background=True)(raw, anchors, targets_of(pictures))
+    gradients = torch.autograd.grad(sum(losses.values()), raw)
+
+    matched = []
+    for truth, _ in pictures:
+        empty = torch.full((len(anchors),), -1)
+        matched.append(torchvision_model.proposal_matcher(box_iou(truth, anchors)) if len(truth) else empty)
+    expected = torchvision_model.compute_loss(
+        [{"boxes": truth, "labels": labels + 1} for truth, labels in pictures],
+        {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets},
+        [anchors] * len(counts),
+        matched,
+    )
+    torch.testing.assert_close(losses["class_loss"], expected["classification"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses["box_loss"], expected["bbox_regression"], rtol=1e-5, atol=0)
+    for mine, theirs in zip(gradients, torch.autograd.grad(sum(expected.values()), raw), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_matching_equals_torchvisions_also_where_boxes_compete(torchvision_model, anchors):
+    torch.manual_seed(1)
+    truth, labels = random_picture(30)
+    truth = torch.cat([truth, truth[:10] + 0.01])  # near doubles want the same anchors
+    targets = targets_of([(truth, torch.cat([labels, labels[:10]]))])
+    expected = torchvision_model.proposal_matcher(box_iou(truth, anchors)).clamp(min=-1)
+    assert torch.equal(match(anchors, targets)[0], expected)
+
+
+def test_every_box_has_an_anchor_and_the_last_of_rivals_wins():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    tiny = torch.tensor([[1.0, 1, 2, 2], [3, 3, 4, 4]])
+    matched = match(anchors, targets_of([(tiny, torch.tensor([0, 1]))]))
+    assert matched.tolist() == [[1, -1]]
+
+
+def test_padding_changes_neither_matches_nor_loss(anchors):
+    torch.manual_seed(2)
+    few, many = random_picture(4), random_picture(20)
+    alone, together = targets_of([few]), targets_of([few, many])
+    assert alone.boxes.shape[1] < together.boxes.shape[1]
+    assert torch.equal(match(anchors, alone)[0], match(anchors, together)[0])
+    raw = random_raw(1, len(anchors), 3)
+    padded = det.Targets(*(part[:1] for part in together))
+    criterion = det.SSDLoss("softmax")
+    for name, value in criterion(raw, anchors, alone).items():
+        assert torch.equal(value, criterion(raw, anchors, padded)[name])
+
+
+def test_batch_loss_is_the_match_weighted_mean_of_single_losses(anchors):
+    torch.manual_seed(3)
+    pictures = [random_picture(6), random_picture(2)]
+    raw = random_raw(2, len(anchors), 3)
+    criterion = det.SSDLoss("focal")
+    whole = criterion(raw, anchors, targets_of(pictures))
+    total, matches = 0.0, 0
+    for index, picture in enumerate(pictures):
+        targets = targets_of([picture])
+        count = int((match(anchors, targets) >= 0).sum())
+        single = criterion(det.RawDetections(*(part[index : index + 1] for part in raw)), anchors, targets)
+        total, matches = total + sum(single.values()) * count, matches + count
+    torch.testing.assert_close(sum(whole.values()), total / matches)
+
+
+def test_focal_loss_equals_torchvisions_on_one_hot_targets(anchors):
+    torch.manual_seed(4)
+    truth, labels = random_picture(5)
+    raw = random_raw(1, len(anchors), 3)
+    targets = targets_of([(truth, labels)])
+    losses = det.SSDLoss("focal")(raw, anchors, targets)
+
+    matched = match(anchors, targets)[0]
+    positive = matched >= 0
+    one_hot = torch.zeros(len(anchors), 3)
+    one_hot[positive, labels[matched[positive]]] = 1
+    expected = sigmoid_focal_loss(raw.class_logits[0], one_hot, alpha=0.75, gamma=2, reduction="sum") / positive.sum()
+    torch.testing.assert_close(losses["class_loss"], expected)
+    difference = raw.box_offsets[0, positive] - boxes.encode(truth[matched[positive]], anchors[positive])
+    huber = torch.where(difference.abs() < 1, 0.5 * difference**2, difference.abs() - 0.5)
+    torch.testing.assert_close(losses["box_loss"], huber.sum() / positive.sum() / 4)
+
+
+def test_implicit_background_is_a_logit_of_zero(anchors):
+    torch.manual_seed(5)
+    targets = targets_of([random_picture(5)])
+    raw = random_raw(1, len(anchors), 3)
+    with_column = raw._replace(class_logits=torch.cat([torch.zeros(1, len(anchors), 1), raw.class_logits], dim=2))
+    implicit = det.SSDLoss("softmax", background=False)(raw, anchors, targets)
+    explicit = det.SSDLoss("softmax", background=True)(with_column, anchors, targets)
+    torch.testing.assert_close(implicit, explicit)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "focal"])
+def test_batch_without_any_box_is_finite(anchors, kind):
+    raw = random_raw(2, len(anchors), 3)
+    nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    losses = det.SSDLoss(kind)(raw, anchors, targets_of([nothing, nothing]))
+    sum(losses.values()).backward()
+    assert losses["box_loss"] == 0 and losses["class_loss"].isfinite()
+    assert raw.class_logits.grad.isfinite().all() and raw.box_offsets.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "focal"])
+def test_loss_is_one_graph(anchors, kind):
+    torch.manual_seed(6)
+    raw = random_raw(2, len(anchors), 3)
+    targets = targets_of([random_picture(5), random_picture(0)])
+    criterion = det.SSDLoss(kind)
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(raw, anchors, targets), criterion(raw, anchors, targets))
+
+
+def test_a_few_steps_lower_the_loss():
+    torch.manual_seed(7)
+    model = det.create("ssdlite", backbone="mobilenet_v3_small", num_classes=3, width=0.35, image_size=96)
+    criterion = det.SSDLoss("focal")
+    targets = targets_of([(truth * 0.3, labels) for truth, labels in (random_picture(3), random_picture(2))])
+    images = torch.randn(2, 3, 96, 96)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    history = []
+    for _ in range(12):
+        loss = sum(criterion(model(images), model.anchors, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_unknown_kind_is_refused_with_the_choices():
+    with pytest.raises(InputError, match="focal"):
+        det.SSDLoss("hinge")

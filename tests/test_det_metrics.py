@@ -1,0 +1,203 @@
+"""COCO's figures: pycocotools is the judge, and mistakes in ids or formats do not pass as low scores."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import det
+from backbone.errors import InputError
+
+CATEGORY_IDS = [1, 3, 90]
+
+
+def ground_truth(crowds: bool = True) -> dict:
+    """Thirty pictures with boxes of all sizes, some crowds, one picture without any, gaps in the category ids."""
+    random = np.random.default_rng(0)
+    annotations = []
+    for image_id in range(1, 30):
+        for _ in range(random.integers(1, 7)):
+            corner, sides = random.uniform(0, 200, 2), random.uniform(5, 250, 2)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(random.choice(CATEGORY_IDS)),
+                    "bbox": [*corner.tolist(), *sides.tolist()],
+                    "area": float(sides.prod() * 0.8),
+                    "iscrowd": int(crowds and random.random() < 0.1),
+                }
+            )
+    return {
+        "info": {},
+        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 480, "width": 480} for n in range(1, 31)],
+        "annotations": annotations,
+        "categories": [{"id": n, "name": f"class {n}"} for n in CATEGORY_IDS],
+    }
+
+
+def noisy_results(truth: dict) -> list[dict]:
+    random = np.random.default_rng(1)
+    results = []
+    for row in truth["annotations"]:
+        for _ in range(random.integers(0, 4)):
+            box = np.array(row["bbox"]) + random.normal(0, 6, 4)
+            category_id = row["category_id"] if random.random() < 0.8 else int(random.choice(CATEGORY_IDS))
+            results.append(
+                {
+                    "image_id": row["image_id"],
+                    "category_id": category_id,
+                    "bbox": [*box[:2].tolist(), *box[2:].clip(1).tolist()],
+                    "score": float(random.random()),
+                }
+            )
+    return results
+
+
+def test_figures_equal_pycocotools_to_the_last_digit(capsys):
+    truth = ground_truth()
+    results = noisy_results(truth)
+    figures = det.evaluate(truth, results)
+    assert capsys.readouterr().out == ""
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        judge = COCOeval(coco, coco.loadRes([dict(row) for row in results]), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    assert [figures[name] for name in det.metrics.FIGURES] == judge.stats.tolist()
+    assert 0.1 < figures["AP"] < figures["AP50"] < 1
+    classes = [figures[f"AP/class {category_id}"] for category_id in CATEGORY_IDS]
+    assert np.mean(classes) == pytest.approx(figures["AP"], abs=1e-12)
+
+
+def test_results_are_not_changed_and_files_lacking_fields_are_judged_alike(tmp_path):
+    truth = ground_truth(crowds=False)
+    results = noisy_results(truth)
+    before = json.dumps(results)
+    expected = det.evaluate(truth, results)
+    assert json.dumps(results) == before
+    del truth["info"]
+    for row in truth["annotations"]:
+        del row["iscrowd"]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    assert det.evaluate(path, results) == expected
+
+
+def test_only_the_chosen_pictures_count():
+    truth = ground_truth()
+    perfect = [
+        {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": 1.0}
+        for row in truth["annotations"]
+        if row["image_id"] <= 10 and not row["iscrowd"]
+    ]
+    assert det.evaluate(truth, perfect)["AP"] < 0.8
+    assert det.evaluate(truth, perfect, range(1, 11))["AP"] == pytest.approx(1.0)
+
+
+def test_no_detections_score_zero_with_a_warning():
+    with pytest.warns(UserWarning, match="no detections"):
+        figures = det.evaluate(ground_truth(), [])
+    assert set(figures.values()) == {0.0}
+
+
+def test_detections_that_are_not_finite_are_left_out_with_a_warning():
+    truth = ground_truth()
+    results = noisy_results(truth)
+    broken = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": float("nan")}
+    with pytest.warns(UserWarning, match="1 detections are not finite"):
+        figures = det.evaluate(truth, [*results, broken])
+    assert figures == det.evaluate(truth, results)
+
+
+@pytest.mark.parametrize("key, value", [("image_id", 31), ("category_id", 2)])
+def test_ids_that_the_ground_truth_does_not_have_are_refused(key, value):
+    truth = ground_truth()
+    results = noisy_results(truth)
+    results[3][key] = value
+    with pytest.raises(InputError, match=f"{key} {value}"):
+        det.evaluate(truth, results)
+    with pytest.raises(InputError, match="image_id 99"):
+        det.evaluate(truth, noisy_results(truth), [1, 99])
+
+
+def test_detections_become_results_with_real_ids_and_xywh():
+    found = det.Detections(
+        torch.tensor([[1.0, 2, 5, 10], [0, 0, 3, 3]]), torch.tensor([0.75, 0.5]), torch.tensor([2, 1])
+    )
+    # The second detection is of a class that the annotations do not have.
+    assert det.to_results([found], [7], [1, -1, 90]) == [
+        {"image_id": 7, "category_id": 90, "bbox": [1.0, 2.0, 4.0, 8.0], "score": 0.75}
+    ]
+
+
+def test_self_check_passes_for_proper_ids_and_fails_for_mixed_up_ones():
+    truth = ground_truth()
+    det.self_check(truth, CATEGORY_IDS)
+    with pytest.raises(InputError, match="category_id"):
+        det.self_check(truth, [1, 2, 3])
+
+
+def test_self_check_notices_a_mistaken_box_format(monkeypatch):
+    monkeypatch.setattr(
+        det.metrics,
+        "to_results",
+        lambda detections, image_ids, category_ids: [
+            {"image_id": image_id, "category_id": category_ids[label], "bbox": box.tolist(), "score": 1.0}
+            for found, image_id in zip(detections, image_ids, strict=True)
+            for box, label in zip(found.boxes, found.labels.tolist(), strict=True)
+        ],
+    )
+    with pytest.raises(InputError, match="AP 0.0"):
+        det.self_check(ground_truth(), CATEGORY_IDS)
+
+
+def test_self_check_stays_out_of_pictures_that_cannot_score_one():
+    truth = ground_truth(crowds=False)
+    truth["annotations"][0]["bbox"][2] = 0
+    det.self_check(truth, CATEGORY_IDS)
+
+
+def test_self_check_accepts_a_file_without_any_box():
+    det.self_check(ground_truth() | {"annotations": []}, CATEGORY_IDS)
+
+
+def test_ground_truth_that_is_not_finite_is_refused():
+    truth = ground_truth()
+    truth["annotations"][4]["bbox"][0] = float("inf")
+    with pytest.raises(InputError, match=r"annotations\[4\].bbox"):
+        det.load_ground_truth(truth)
+
+
+@pytest.mark.parametrize(
+    "results, message",
+    [
+        ({}, "must be a list"),
+        ([3], r"\[0\] must be an object"),
+        ([{"image_id": "1", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], r"\[0\].image_id"),
+        ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1], "score": 1}], r"\[0\].bbox"),
+        ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}], r"\[0\].score"),
+    ],
+)
+def test_results_files_of_another_form_are_refused(tmp_path, results, message):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    with pytest.raises(InputError, match=message) as caught:
+        det.read_results(path)
+    assert "results.json" in str(caught.value)
+
+
+def test_results_files_are_read(tmp_path):
+    path = tmp_path / "results.json"
+    results = noisy_results(ground_truth())
+    path.write_text(json.dumps(results))
+    assert det.read_results(path) == results

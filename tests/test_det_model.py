@@ -1,0 +1,172 @@
+"""The SSDLite detector: anchors, box coding, published sizes, any input size, compile and export."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+
+import det
+from det import boxes
+from det.anchors import anchors, anchors_per_cell
+
+SIZES_320 = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
+
+
+def small_model(**keywords) -> det.SSDLite:
+    return det.create("ssdlite", backbone="mobilenet_v3_small", num_classes=3, width=0.35, **keywords).eval()
+
+
+def parameters_norms_folded(model: nn.Module) -> int:
+    """A batch norm counted as one vector, as the paper's table does."""
+    norms = sum(layer.num_features for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
+    return sum(parameter.numel() for parameter in model.parameters()) - norms
+
+
+@pytest.mark.parametrize("variant, count", [("paper", 2034), ("torchvision", 3234)])
+def test_anchor_counts_at_320(variant, count):
+    assert anchors(SIZES_320, (320, 320), variant).shape == (count, 4)
+
+
+@pytest.mark.parametrize("image_size_hw", [(320, 320), (240, 416)])
+def test_torchvision_anchors_equal_its_generator(image_size_hw):
+    sizes_hw = [tuple(-(-side // 2**power) for side in image_size_hw) for power in range(4, 10)]
+    generator = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+    images = ImageList(torch.zeros(1, 3, *image_size_hw), [image_size_hw])
+    (theirs,) = generator(images, [torch.zeros(1, 1, *size) for size in sizes_hw])
+    torch.testing.assert_close(anchors(sizes_hw, image_size_hw, "torchvision"), theirs, rtol=0, atol=1e-4)
+
+
+def test_paper_anchors_follow_the_official_table():
+    placed = anchors(SIZES_320, (320, 320), "paper")
+    first_cell, second_map = placed[:3], placed[1200:1206]
+    assert torch.allclose((first_cell[:, :2] + first_cell[:, 2:]) / 2, torch.tensor([8.0, 8.0]))
+    sides = first_cell[:, 2:] - first_cell[:, :2]
+    root = 2**0.5
+    expected = torch.tensor([[32, 32], [64 * root, 64 / root], [64 / root, 64 * root]])
+    torch.testing.assert_close(sides, expected)
+    widths, heights = (second_map[:, 2:] - second_map[:, :2]).T
+    torch.testing.assert_close(widths / heights, torch.tensor([1, 2, 1 / 2, 3, 1 / 3, 1]))
+    torch.testing.assert_close((widths * heights).sqrt(), torch.tensor([0.35] * 5 + [(0.35 * 0.5) ** 0.5]) * 320)
+
+
+def test_paper_anchors_stay_square_on_a_wide_picture():
+    placed = anchors([(2, 4)] * 6, (100, 200), "paper")
+    sides = placed[0, 2:] - placed[0, :2]
+    assert torch.allclose(sides, torch.tensor([10.0, 10.0]))
+
+
+def test_box_coding_survives_a_round_trip_and_equals_torchvision():
+    torch.manual_seed(0)
+    corners = torch.rand(50, 2) * 200
+    truth = torch.cat([corners, corners + 5 + torch.rand(50, 2) * 100], dim=1)
+    placed = anchors(SIZES_320, (320, 320), "paper")[:2000:40]
+    offsets = boxes.encode(truth, placed)
+    torch.testing.assert_close(boxes.decode(offsets, placed), truth, rtol=1e-5, atol=1e-3)
+    coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+    torch.testing.assert_close(offsets, coder.encode_single(truth, placed))
+    wild = torch.randn(50, 4) * 30
+    assert torch.equal(boxes.decode(wild, placed), coder.decode_single(wild, placed))
+
+
+# Table 6. The paper's counts are those of 90 class columns, norms folded.
+@pytest.mark.parametrize(
+    "backbone, tail, millions, giga_macs",
+    [
+        ("mobilenet_v3_large", "detection", 3.22, 0.51),
+        ("mobilenet_v3_large", "full", 4.97, 0.62),
+        ("mobilenet_v3_small", "detection", 1.77, 0.16),
+        ("mobilenet_v3_small", "full", 2.49, 0.21),
+    ],
+)
+def test_parameters_and_macs_are_the_papers(backbone, tail, millions, giga_macs):
+    model = det.create("ssdlite", backbone=backbone, tail=tail, num_classes=90).eval()
+    assert round(parameters_norms_folded(model) / 1e6, 2) == millions
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 320, 320))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(giga_macs, rel=0.05)
+
+
+def test_torchvision_variant_has_its_parameter_count():
+    model = det.create("ssdlite", num_classes=91, variant="torchvision")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 3_440_060
+    assert (model.background, model.num_objects) == (True, 90)
+
+
+@pytest.mark.parametrize("variant", ["paper", "torchvision"])
+@pytest.mark.parametrize("image_size_hw", [(320, 320), (64, 96), (97, 131), (33, 32)])
+def test_output_and_anchors_agree_for_any_size(variant, image_size_hw):
+    model = small_model(variant=variant)
+    with torch.no_grad():
+        raw = model(torch.zeros(2, 3, *image_size_hw))
+    placed = model.anchors_for(image_size_hw)
+    assert raw.class_logits.shape == (2, len(placed), 3)
+    assert raw.box_offsets.shape == (2, len(placed), 4)
+
+
+def test_anchors_are_those_of_the_models_size_and_not_stored():
+    model = small_model(image_size=(64, 96))
+    assert torch.equal(model.anchors, model.anchors_for((64, 96)))
+    assert "anchors" not in model.state_dict()
+
+
+def test_logits_and_anchors_run_in_the_same_order():
+    """A logit that depends on one cell must belong to an anchor over that cell."""
+    model = small_model()
+    head = model.head
+    c4 = torch.zeros(1, model.backbone.features[model.c4_tap].channels, 20, 20)
+    c5 = torch.zeros(1, model.backbone.features["last"].channels, 10, 10)
+    with torch.no_grad():
+        before = head(c4, c5).class_logits
+        c4[:, :, 4, 11] = 5.0
+        changed = (head(c4, c5).class_logits - before).abs().sum(dim=(0, 2)) > 1e-6
+    centers = ((model.anchors[:, :2] + model.anchors[:, 2:]) / 2)[changed]
+    assert changed.sum() == 9 * anchors_per_cell("paper")[0]
+    torch.testing.assert_close(centers.mean(dim=0), torch.tensor([11.5 * 16, 4.5 * 16]))
+
+
+def test_paper_classes_start_out_improbable():
+    raw = det.create("ssdlite", num_classes=2).eval()(torch.zeros(1, 3, 64, 64))
+    assert raw.class_logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_same_answer_kind_in_training_and_a_deepcopy_after_it():
+    model = small_model().train()
+    raw = model(torch.randn(2, 3, 64, 64))
+    raw.class_logits.sum().backward()
+    copied = copy.deepcopy(model).eval()
+    assert isinstance(copied(torch.zeros(1, 3, 64, 64)), det.RawDetections)
+
+
+def test_compiles_as_one_graph_and_exports_strictly():
+    model = small_model(image_size=64)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(images)
+        exported = torch.export.export(model, (images,), strict=True).module()(images)
+    for result in (compiled, exported):
+        torch.testing.assert_close(result[0], expected[0])
+        torch.testing.assert_close(result[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    "keywords, message",
+    [
+        ({"head": "yolo"}, "ssdlite"),
+        ({"backbone": "resnet50"}, "mobilenet_v3_small"),
+        ({"variant": "mine"}, "torchvision"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"num_classes": 1, "variant": "torchvision"}, "at least 2"),
+        ({"image_size": 0}, "image_size"),
+        ({"image_size": (1, 2, 3)}, "image_size"),
+        ({"tail": "long"}, "detection"),
+    ],
+)
+def test_impossible_models_are_refused_with_the_choices(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        det.create(**keywords)

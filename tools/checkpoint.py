@@ -1,0 +1,83 @@
+"""Writes and reads a run's files: `last.pt`, with all that is needed to go on, and `best.safetensors`, the model."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from backbone.errors import InputError
+
+KEY = "taproot"
+"""The one entry of the safetensors header's metadata that is ours: the model's description as JSON."""
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file under a temporary name beside its own and renames it: a killed process leaves the old one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes a training state that `load_state` reads back; only tensors, numbers, text, lists and dicts."""
+    replace_file(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Reads a training state.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: nothing to resume; start the run without --resume")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch raises for a damaged file
+        raise InputError(
+            f"{path}: damaged ({str(error).splitlines()[0]}); start again from best.safetensors"
+        ) from error
+
+
+def save_model(path: Path, model: nn.Module, description: dict[str, Any]) -> None:
+    """Writes weights with the description of their model: task, keywords of `create`, classes, normalisation."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {KEY: json.dumps(description)}
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_description(path: str | Path) -> dict[str, Any]:
+    """The description in the header of a file that `save_model` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, or was not written by this suite's training tools.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; training writes best.safetensors into its run folder")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); give the best.safetensors of a run") from error
+    if KEY not in metadata:
+        raise InputError(f"{path}: holds bare weights without a description; give the best.safetensors of a run")
+    return json.loads(metadata[KEY])
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -1,0 +1,43 @@
+"""The terminal: bad input becomes one line and exit code 2; progress bars and tables."""
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from backbone.errors import InputError
+
+console = Console(highlight=False)
+BAD_INPUT = 2
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a tool's main function and ends the process with its exit code."""
+    try:
+        code = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)
+
+
+def progress(*extra: str) -> Progress:
+    """A progress bar with counts, elapsed and remaining time; `extra` are templates over a task's fields."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn(template) for template in extra]
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    drawn = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if position == 0 else "right")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn

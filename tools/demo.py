@@ -1,0 +1,101 @@
+"""The three jobs on a painted street world: train a segmenter, train a detector, run both on a video.
+
+    python -m tools.demo                          under ten minutes on two CPU cores
+    python -m tools.demo --short --out demo/short  a minute: proves that everything runs, learns little
+
+Each step prints the command that does the same on its own. What is there already is kept: a second call goes on where
+the first one stopped.
+"""
+
+import argparse
+import json
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tools import eval_det, eval_seg, make_demo_data, train_det, train_seg, video
+from tools.console import console, run
+from tools.predict import load
+
+SHORT_DATA = ["--train", "24", "--val", "8", "--clip-frames", "24"]
+SHORT_SEG = ["run.steps=12", "run.eval_every=12", "run.batch=4", "augment.crop_hw=[128,256]"]
+SHORT_DET = ["run.steps=12", "run.eval_every=12", "run.batch=4"]
+NUM_SHOWN = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything; default: demo")
+    parser.add_argument("--short", action="store_true", help="a few steps on a few pictures")
+    arguments = parser.parse_args(argv)
+    out, short = arguments.out, arguments.short
+    start = time.perf_counter()
+
+    data, seg_run, det_run = out / "data", out / "seg", out / "det"
+    weights = [seg_run / "best.safetensors", det_run / "best.safetensors"]
+    step(make_demo_data.main, "make_demo_data", ["--out", str(data), *(SHORT_DATA if short else [])])
+    roots = (
+        (f"data.root={data / 'cityscapes'}", f"run.out={seg_run}"),
+        (f"data.root={data / 'coco'}", f"run.out={det_run}"),
+    )
+    step(
+        train_seg.main,
+        "train_seg",
+        ["configs/demo/seg.yaml", *roots[0], *(SHORT_SEG if short else []), *go_on(seg_run)],
+    )
+    step(
+        train_det.main,
+        "train_det",
+        ["configs/demo/det.yaml", *roots[1], *(SHORT_DET if short else []), *go_on(det_run)],
+    )
+    step(eval_seg.main, "eval_seg", ["--weights", str(weights[0]), "--data", str(data / "cityscapes")])
+    step(eval_det.main, "eval_det", ["--weights", str(weights[1]), "--data", str(data / "coco")])
+    models = [argument for path in weights for argument in ("--weights", str(path))]
+    clip = ["--source", str(data / "street.mp4"), "--output", str(out / "street.mp4"), "--overwrite"]
+    step(video.main, "video", [*models, *clip])
+    draw_sheet(out / "result.png", weights, sorted((data / "coco" / "val2017").glob("*.jpg"))[:NUM_SHOWN])
+
+    miou = json.loads((seg_run / "metrics.json").read_text())["miou"]
+    ap50 = json.loads((det_run / "metrics.json").read_text())["AP50"]
+    console.rule("done")
+    console.print(
+        f"segmenter: mIoU {miou:.3f} over the classes present; curves {seg_run / 'curves.png'}", soft_wrap=True
+    )
+    console.print(f"detector:  AP50 {ap50:.3f}; curves {det_run / 'curves.png'}", soft_wrap=True)
+    console.print(f"look at    {out / 'result.png'} and {out / 'street.mp4'}", soft_wrap=True)
+    console.print(f"took {time.perf_counter() - start:.0f} s. Next: your own data; see README.md", soft_wrap=True)
+    return 0
+
+
+def step(tool: Callable[[list[str]], int | None], name: str, arguments: list[str]) -> None:
+    """Runs a tool with the arguments of the command line that is printed; its failure ends the demo."""
+    console.rule(style="dim")
+    console.print(f"$ python -m tools.{name} {shlex.join(arguments)}", soft_wrap=True)
+    code = tool(arguments)
+    if code:
+        raise SystemExit(code)
+
+
+def go_on(folder: Path) -> list[str]:
+    """The option that goes on with a run, where there is one."""
+    return ["--resume"] if (folder / "last.pt").exists() else []
+
+
+def draw_sheet(path: Path, weights: list[Path], pictures: list[Path]) -> None:
+    """Writes a picture with one row per input: as it is, segmented, with boxes."""
+    models = [load(file) for file in weights]
+    rows = []
+    for picture in pictures:
+        frame = cv2.imread(str(picture))
+        rows.append(np.hstack([frame, *(model(frame).draw(frame) for model in models)]))
+    cv2.imwrite(str(path), np.vstack(rows))
+
+
+if __name__ == "__main__":
+    run(main)

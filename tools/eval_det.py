@@ -1,0 +1,139 @@
+"""Scores a detector, or detections from anywhere, on COCO or on data in its layout.
+
+    python -m tools.eval_det --weights runs/large/best.safetensors --data /data/coco
+    python -m tools.eval_det --weights best.safetensors --data /data/coco --save-predictions detections.json
+    python -m tools.eval_det --results detections.json --data /data/coco --split val2017
+
+COCO's twelve figures by pycocotools, on every picture of the split, boxes in the pictures' own pixels.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+import det
+from tools.checkpoint import replace_file
+from tools.console import console, progress, run, table
+from tools.loop import gather_parts, normalise, shard, single_thread
+
+SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid"}
+"""What turns logits into scores, by the loss they were trained with."""
+
+BATCH = 16
+
+
+@torch.inference_mode()
+def evaluate_model(
+    model: nn.Module,
+    dataset: det.CocoDetection,
+    description: dict[str, Any],
+    *,
+    accelerator: Accelerator,
+    workers: int = 1,
+) -> list[dict]:
+    """COCO results of a model in evaluation mode, in the order of the pictures.
+
+    Over several processes each picture is looked at once, and all processes get all results.
+    """
+    device = accelerator.device
+    indices = shard(accelerator, len(dataset))
+    loader = DataLoader(
+        Subset(dataset, indices),
+        batch_size=BATCH,
+        collate_fn=det.collate,
+        num_workers=workers,
+        worker_init_fn=single_thread,
+        timeout=300 * (workers > 0),
+    )
+    finish = det.PostProcess(description["score"], model.background)
+    results = []
+    with progress() as bar:
+        task = bar.add_task("evaluating", total=len(indices))
+        for batch in loader:
+            images = normalise(batch.images.to(device), description["mean"], description["std"], channels_last=True)
+            detections = finish(model(images), model.anchors, model.image_size_hw, batch.original_sizes_hw.tolist())
+            results += det.to_results(detections, batch.image_ids.tolist(), dataset.category_ids)
+            bar.advance(task, len(detections))
+    order = {image_id: position for position, image_id in enumerate(dataset.image_ids)}
+    everyones = [row for part in gather_parts(accelerator, results) for row in part]
+    return sorted(everyones, key=lambda row: order[row["image_id"]])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.eval_det", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", type=Path, help="best.safetensors of a run")
+    what.add_argument("--results", type=Path, help="COCO results json to score without a model")
+    parser.add_argument("--data", required=True, type=Path, help="folder with annotations/ and the pictures")
+    parser.add_argument("--split", default="val2017", help="default: val2017")
+    parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or results")
+    parser.add_argument("--save-predictions", type=Path, metavar="FILE", help="write COCO results json there")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
+    arguments = parser.parse_args(argv)
+
+    if arguments.weights is not None:
+        from tools.predict import load_model
+
+        accelerator = Accelerator()
+        model, description = load_model(arguments.weights, task="detection")
+        dataset = det.CocoDetection(
+            arguments.data,
+            arguments.split,
+            transform=det.eval_transform(model.image_size_hw),
+            categories=description["classes"],
+        )
+        ground_truth = det.load_ground_truth(dataset.annotation_file)
+        det.self_check(ground_truth, dataset.category_ids)
+        results = evaluate_model(
+            model.to(accelerator.device).eval(),
+            dataset,
+            description,
+            accelerator=accelerator,
+            workers=arguments.workers,
+        )
+        if not accelerator.is_main_process:
+            return 0
+        if arguments.save_predictions is not None:
+            replace_file(arguments.save_predictions, lambda part: part.write_text(json.dumps(results)))
+    else:
+        results = det.read_results(arguments.results)
+        ground_truth = det.load_ground_truth(arguments.data / "annotations" / f"instances_{arguments.split}.json")
+
+    figures = det.evaluate(ground_truth, results)
+    source = arguments.weights or arguments.results
+    out = arguments.out or source.parent
+    per_class = {name.removeprefix("AP/"): value for name, value in figures.items() if name.startswith("AP/")}
+    figures = {name: value for name, value in figures.items() if not name.startswith("AP/")}
+    print_figures(figures, per_class)
+    report = {
+        "task": "detection",
+        "source": str(source),
+        "protocol": "COCO boxes by pycocotools, all pictures of the split",
+        "split": arguments.split,
+        "pictures": len(ground_truth.imgs),
+        **figures,
+        "per_class": per_class,
+    }
+    replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(report, indent=1)))
+    summary = f"AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} on {len(ground_truth.imgs)} pictures"
+    console.print(f"{summary}; {out / 'metrics.json'}", soft_wrap=True)
+    return 0
+
+
+def print_figures(figures: dict[str, float], per_class: dict[str, float]) -> None:
+    """COCO's figures and the table of classes; -1 means that there was nothing to find."""
+    console.print(table("COCO figures", list(figures), [[f"{value:.3f}" for value in figures.values()]]))
+    rows = [[name, "absent" if value < 0 else f"{100 * value:.2f}"] for name, value in per_class.items()]
+    console.print(table("AP per class", ["class", "AP"], rows))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,378 @@
+"""The training loop that segmentation and detection share: read `train` from top to bottom.
+
+Whatever is random follows from numbers: the order of samples from (seed, epoch), a sample's augmentation from
+(seed, epoch, index), dropout from (seed, step, process), the learning rate from (step, steps). So a run that was
+interrupted goes on as if nothing had happened, at any step and with any number of loader workers.
+"""
+
+import csv
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.progress import TaskID
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from backbone.errors import InputError
+from tools import checkpoint
+from tools.config import FREE_ON_RESUME, DetConfig, Optim, Run, SegConfig, flatten, to_yaml
+from tools.console import console, progress
+
+NON_FINITE = 20
+"""Exit code of a run that stopped because its loss was not a finite number."""
+
+
+class SampleOrder(Sampler):
+    """Batches of (epoch, index) pairs for one process, from step `start` to `steps`.
+
+    The epochs' permutations follow each other without a gap, so that no picture is dropped and a batch may be larger
+    than the set. Each process takes every `num_processes`-th sample of a batch.
+    """
+
+    def __init__(self, num_samples: int, run: Run, *, start: int = 0, process: int = 0, num_processes: int = 1) -> None:
+        self.num_samples, self.run, self.start = num_samples, run, start
+        self.process, self.num_processes = process, num_processes
+
+    def __len__(self) -> int:
+        return self.run.steps - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, np.array([])
+        for step in range(self.start, self.run.steps):
+            batch = []
+            for position in range(step * self.run.batch, (step + 1) * self.run.batch):
+                if position // self.num_samples != epoch:
+                    epoch = position // self.num_samples
+                    order = np.random.default_rng((self.run.seed, epoch)).permutation(self.num_samples)
+                batch.append((epoch, int(order[position % self.num_samples])))
+            yield batch[self.process :: self.num_processes]
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """The rate of step 0..steps-1: linear warm-up, then a poly or cosine fall that would reach 0 at `steps`."""
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / optim.warmup
+    share = (step - optim.warmup) / max(1, steps - optim.warmup)
+    if optim.schedule == "poly":
+        return optim.lr * (1 - share) ** optim.power
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """The optimiser, with weight decay on weights of convolutions and linear layers only."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
+    if optim.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=optim.lr, momentum=optim.momentum, alpha=0.9, eps=0.0316)
+    return torch.optim.AdamW(groups, lr=optim.lr)
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and norm statistics; its decay rises to `decay` over the first steps."""
+
+    def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor | int) -> None:
+        count = int(num_averaged)
+        weight = 1 - min(decay, (1 + count) / (10 + count))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, currents, weight)
+        else:
+            torch._foreach_copy_(averages, currents)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def make_accelerator(run: Run) -> Accelerator:
+    """Devices, processes and precision, as `torchrun` or `accelerate launch` started us."""
+    return Accelerator(mixed_precision=run.precision, step_scheduler_with_optimizer=False)
+
+
+def open_run(config: SegConfig | DetConfig, resume: bool) -> dict[str, Any] | None:
+    """Checks the run folder and returns the state to go on from, or None for a new run.
+
+    Raises:
+        InputError: the folder holds a run already, there is nothing to resume, or the config has changed.
+    """
+    folder = Path(config.run.out)
+    last = folder / "last.pt"
+    if not resume:
+        if last.exists():
+            raise InputError(f"{folder}: holds a run already; add --resume to go on, or choose another run.out")
+        return None
+    state = checkpoint.load_state(last)
+    for key, value in flatten(config).items():
+        if key not in FREE_ON_RESUME and state["config"].get(key) != value:
+            old = state["config"].get(key)
+            raise InputError(f"{last}: was made with {key}={old}, now {value}; a resumed run keeps its config")
+    return state
+
+
+def train(
+    *,
+    config: SegConfig | DetConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    description: dict[str, Any],
+    dataset: Dataset,
+    collate: Callable[[list], Any],
+    loss: Callable[[nn.Module, Any], dict[str, Tensor]],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    score: str,
+    state: dict[str, Any] | None,
+) -> int:
+    """Trains a model into the folder `config.run.out` and returns the process's exit code.
+
+    Arguments:
+        model: the plain model; `loss(model, batch)` gives its terms, which are added up.
+        description: what `best.safetensors` says of itself.
+        collate: makes a batch of samples; the batch is then moved to the device.
+        evaluate: figures of a model; every process calls it. `score` names the one by which the best is kept.
+        state: of an earlier run to go on from, as `open_run` returned it.
+    """
+    run, optim = config.run, config.optim
+    out, is_main, device = Path(run.out), accelerator.is_main_process, accelerator.device
+    start = state["step"] if state else 0
+    share = run.batch // accelerator.num_processes
+    if run.batch % accelerator.num_processes:
+        raise InputError(f"run.batch {run.batch} must be a multiple of the {accelerator.num_processes} processes")
+    if share == 1:
+        raise InputError("run.batch gives each process one picture, and batch norm needs at least two; raise run.batch")
+
+    if run.sync_norm and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if run.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, optim)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    average = make_average(plain, optim.ema) if optim.ema else None
+    best = -math.inf
+    if state:
+        plain.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        best = state["best"]
+    kept = average.module if average is not None else plain  # the weights that are evaluated and kept
+    stepped = torch.compile(model) if run.compile else model
+
+    order = SampleOrder(
+        len(dataset), run, start=start, process=accelerator.process_index, num_processes=accelerator.num_processes
+    )
+    loader = DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=config.data.workers,
+        collate_fn=collate,
+        worker_init_fn=single_thread,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if config.data.workers else None,
+        timeout=300 if config.data.workers else 0,
+    )
+    log = Log(out, config, start) if is_main else None
+
+    def save(step: int) -> None:
+        if not is_main:
+            return
+        checkpoint.save_state(
+            out / "last.pt",
+            {
+                "step": step,
+                "best": best,
+                "model": plain.state_dict(),
+                "average": average.state_dict() if average is not None else None,
+                "optimizer": optimizer.state_dict(),
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+                "config": flatten(config),
+            },
+        )
+
+    clock, timed_from = time.perf_counter(), start
+    with Stop() as stop, progress("{task.fields[note]}") as bar:
+        task = bar.add_task("training", total=run.steps, completed=start, note="", visible=is_main)
+        for step, batch in enumerate(loader, start=start):
+            rate = learning_rate(optim, step, run.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(
+                int(np.random.SeedSequence((run.seed, step, accelerator.process_index)).generate_state(1)[0])
+            )
+            model.train()
+            terms = loss(stepped, to_device(batch, device))
+            total = sum(terms.values())
+            if not math.isfinite(value := total.item()):
+                return stop_non_finite(step, value, terms, rate)
+            accelerator.backward(total)
+            if optim.clip:
+                accelerator.clip_grad_norm_(model.parameters(), optim.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            if average is not None and not accelerator.optimizer_step_was_skipped:
+                average.update_parameters(plain)
+
+            done = step + 1
+            if is_main and (done % run.log_every == 0 or done == run.steps):
+                speed = (done - timed_from) * run.batch / (time.perf_counter() - clock)
+                row = {name: term.item() for name, term in terms.items()}
+                log.write(done, row | {"loss": value, "lr": rate, "images_per_second": speed})
+                show(bar, task, done, run.steps, f"loss {value:.3f}  lr {rate:.2g}  {speed:.1f} images/s")
+                clock, timed_from = time.perf_counter(), done
+            bar.update(task, completed=done)
+
+            if done % run.eval_every == 0 or done == run.steps:
+                pause = time.perf_counter()
+                kept.eval()
+                scores = evaluate(kept)
+                clock += time.perf_counter() - pause
+                if is_main:
+                    log.write(done, {f"val/{name}": value for name, value in scores.items()})
+                    improved = scores[score] > best
+                    bar.console.print(f"step {done}: {score} {scores[score]:.4f}{' (best so far)' if improved else ''}")
+                    if improved or not (out / "best.safetensors").exists():
+                        best = max(best, scores[score])
+                        checkpoint.save_model(
+                            out / "best.safetensors", kept, description | {"step": done, "scores": finite(scores)}
+                        )
+            signalled = stop.agreed(accelerator)
+            if done % run.save_every == 0 or done == run.steps or signalled:
+                save(done)
+            if signalled and done < run.steps:
+                if is_main:
+                    log.close()
+                    console.print(f"stopped after step {done}; go on with --resume")
+                return 128 + signalled
+    if is_main:
+        log.close()
+        from tools.curves import draw_curves
+
+        draw_curves(out / "log.csv", out / "curves.png")
+    return 0
+
+
+class Log:
+    """`log.csv` (step, name, value) and TensorBoard events of a run, beside its `config.yaml`."""
+
+    def __init__(self, folder: Path, config: SegConfig | DetConfig, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(to_yaml(config))
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another run.out") from error
+        path = folder / "log.csv"
+        rows = []
+        if start and path.exists():  # rows written after the checkpoint will be written again
+            with path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= start]
+        self.file = path.open("w", newline="")
+        self.rows = csv.writer(self.file)
+        self.rows.writerows([("step", "name", "value"), *rows])
+        self.events = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.rows.writerow((step, name, f"{value:.8g}"))
+            self.events.add_scalar(name, value, step)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.events.close()
+
+
+class Stop:
+    """Remembers SIGTERM and SIGINT while it is entered, so that a run ends after the step it is in."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> "Stop":
+        self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+    def agreed(self, accelerator: Accelerator) -> int:
+        """The signal that any process got, the same answer in all of them."""
+        if accelerator.num_processes == 1:
+            return self.signal
+        signals = accelerator.gather(torch.tensor([self.signal], device=accelerator.device))
+        return int(signals.max())
+
+
+def stop_non_finite(step: int, value: float, terms: dict[str, Tensor], rate: float) -> int:
+    """Says why the run ends; the weights are those before the step, and last.pt is untouched."""
+    parts = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+    console.print(
+        f"error: step {step + 1}: the loss is {value} ({parts}) at learning rate {rate:g}; nothing was changed."
+    )
+    console.print("Lower optim.lr, set optim.clip=1, or use run.precision=no; then --resume or start again.")
+    return NON_FINITE
+
+
+def show(bar: Any, task: TaskID, done: int, steps: int, note: str) -> None:
+    """Updates the bar; without a terminal prints a line, as bars are not drawn into files."""
+    bar.update(task, note=note)
+    if not console.is_terminal:
+        console.print(f"step {done}/{steps}  {note}", soft_wrap=True)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Moves the tensors of a (nested) NamedTuple."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    return batch
+
+
+def normalise(images: Tensor, mean: list[float], std: list[float], *, channels_last: bool) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32, (value / 255 - mean) / std, on the images' own device."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (mean, std))
+    images = (images.float() - mean) / std
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
+def shard(accelerator: Accelerator, count: int) -> range:
+    """The indices that this process evaluates: each index exactly once over all processes."""
+    return range(accelerator.process_index, count, accelerator.num_processes)
+
+
+def gather_parts(accelerator: Accelerator, part: Any) -> list[Any]:
+    """The `part` of every process, in their order, on every process."""
+    if accelerator.num_processes == 1:
+        return [part]
+    parts: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(parts, part)
+    return parts
+
+
+def single_thread(worker: int) -> None:
+    """Loader workers share the cores with training: one thread each."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def finite(scores: dict[str, float]) -> dict[str, float | None]:
+    """Scores as JSON can hold them: NaN (a class that does not occur) becomes null."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}

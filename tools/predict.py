@@ -1,0 +1,55 @@
+"""Loads a trained model of either task from its one file.
+
+from tools.predict import load
+model = load("best.safetensors")
+result = model(frame_bgr)         # uint8 [H, W, 3]
+picture = result.draw(frame_bgr)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import det
+import seg
+from backbone.errors import InputError
+from tools.checkpoint import load_description, load_tensors
+
+ENGINES = ("auto", "torch")
+
+
+def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The plain model in a weights file and the file's description.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another task than `task`.
+    """
+    description = load_description(path)
+    if task is not None and description["task"] != task:
+        raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
+    package = {"segmentation": seg, "detection": det}[description["task"]]
+    model = package.create(**description["model"])
+    package.load_weights(model, load_tensors(path))
+    return model, description
+
+
+def load(
+    path: str | Path, engine: str = "auto", *, device: str | torch.device | None = None
+) -> seg.Predictor | det.Predictor:
+    """A predictor: call it with a picture, uint8 BGR [H, W, 3].
+
+    Arguments:
+        path: the best.safetensors of a run.
+        engine: "torch", or "auto" for the fastest one present.
+        device: by default a GPU if there is one.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} unknown; valid: {', '.join(ENGINES)}")
+    model, description = load_model(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    common = {"classes": description["classes"], "mean": tuple(description["mean"]), "std": tuple(description["std"])}
+    if description["task"] == "segmentation":
+        return seg.Predictor(model, colors=description["colors"], device=device, **common)
+    return det.Predictor(model, kind=description["score"], device=device, **common)

@@ -1,0 +1,97 @@
+"""Trains a detector on COCO or on data in its layout.
+
+python -m tools.train_det configs/coco/ssdlite_large.yaml data.root=/data/coco run.out=runs/large
+python -m tools.train_det configs/coco/ssdlite_large.yaml run.out=runs/large --resume
+torchrun --nproc-per-node 4 -m tools.train_det configs/coco/ssdlite_large.yaml data.root=/data/coco
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import det
+from tools.config import DetConfig, parse_arguments
+from tools.console import console, run
+from tools.eval_det import SCORE_OF_LOSS, evaluate_model
+from tools.loop import make_accelerator, normalise, open_run, train
+from tools.train_seg import device_text, load_initial_weights
+
+
+def main(argv: list[str] | None = None) -> int:
+    parsed = parse_arguments(DetConfig, argv, "train_det", __doc__)
+    if parsed is None:
+        return 0
+    config, resume = parsed
+    state = open_run(config, resume)
+    accelerator = make_accelerator(config.run)
+
+    size = config.model.image_size
+    train_set = det.CocoDetection(
+        config.data.root,
+        config.data.train_split,
+        transform=det.train_transform(size, config.augment.strength),
+        seed=config.run.seed,
+    )
+    val_set = det.CocoDetection(
+        config.data.root, config.data.val_split, transform=det.eval_transform(size), categories=train_set.classes
+    )
+    ground_truth = det.load_ground_truth(val_set.annotation_file)
+    det.self_check(ground_truth, val_set.category_ids)
+
+    torch.manual_seed(config.run.seed)
+    # The torchvision variant counts the background as a class.
+    num_classes = len(train_set.classes) + (config.model.variant == "torchvision")
+    model_arguments = dataclasses.asdict(config.model) | {"num_classes": num_classes}
+    model = det.create(**model_arguments)
+    if config.weights is not None and state is None:
+        load_initial_weights(model, config.weights, det.load_weights)
+    description = {
+        "task": "detection",
+        "model": model_arguments,
+        "classes": train_set.classes,
+        "category_ids": train_set.category_ids,
+        "score": SCORE_OF_LOSS[config.loss.kind],
+        "mean": config.mean,
+        "std": config.std,
+    }
+    criterion = det.SSDLoss(config.loss.kind, model.background)
+    anchors = model.anchors.to(accelerator.device)
+
+    def loss(model: nn.Module, batch: det.Batch) -> dict[str, Tensor]:
+        images = normalise(batch.images, config.mean, config.std, channels_last=config.run.channels_last)
+        with accelerator.autocast():
+            raw = model(images)
+        return criterion(raw, anchors, batch.targets)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        results = evaluate_model(model, val_set, description, accelerator=accelerator)
+        return det.evaluate(ground_truth, results)
+
+    if accelerator.is_main_process:
+        console.print(f"{len(train_set)} training and {len(val_set)} validation pictures, {device_text(accelerator)}")
+        dropped = {reason: count for reason, count in train_set.dropped.items() if count}
+        if dropped:
+            console.print(f"annotations not trained on: {', '.join(f'{n} {reason}' for reason, n in dropped.items())}")
+    code = train(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        description=description,
+        dataset=train_set,
+        collate=det.collate,
+        loss=loss,
+        evaluate=evaluate,
+        score="AP",
+        state=state,
+    )
+    if accelerator.is_main_process and code == 0:
+        best = Path(config.run.out) / "best.safetensors"
+        console.print(f"done: {best}, {best.with_name('curves.png')}", soft_wrap=True)
+        console.print(f"next: python -m tools.eval_det --weights {best} --data {config.data.root}", soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    run(main)

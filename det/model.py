@@ -171,7 +171,8 @@ def create(
         tail: the backbone's tail, by default "detection": channels between C4 and C5 halved (the paper's dagger);
             "full" is the row without it.
 
-    Raises InputError (a ValueError) for a head, backbone, variant, size or count that is not possible.
+    Raises InputError (a ValueError) for a head, backbone, variant, size or count that is not possible, and what
+    `backbone.create` raises for a tail or width.
     """
     if head != "ssdlite":
         raise InputError(f"head {head!r} is unknown; the only one is ssdlite")

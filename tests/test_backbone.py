@@ -1,4 +1,4 @@
-"""The backbone gives torchvision's numbers, the paper's sizes, and taps that survive copying, compiling and exporting."""
+"""The backbone: torchvision's numbers, the paper's sizes, taps that survive copying, compiling and exporting."""
 
 import copy
 

@@ -188,7 +188,7 @@ def test_pictures_in_subfolders_are_found(tmp_path):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    with pytest.raises(InputError, match="instances_val2017.json"):
+    with pytest.raises(InputError, match=r"instances_val2017\.json"):
         dataset(tmp_path)
     root = write(tmp_path, content())
     with pytest.raises(InputError, match="nowhere: no such folder"):

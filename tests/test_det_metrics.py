@@ -157,7 +157,7 @@ def test_self_check_notices_a_mistaken_box_format(monkeypatch):
             for box, label in zip(found.boxes, found.labels.tolist(), strict=True)
         ],
     )
-    with pytest.raises(InputError, match="AP 0.0"):
+    with pytest.raises(InputError, match=r"AP 0\.0"):
         det.self_check(ground_truth(), CATEGORY_IDS)
 
 

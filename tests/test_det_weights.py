@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import mobilenet_v3_large
-from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection import ssdlite as torchvision_ssdlite
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 import det
 from backbone.errors import InputError
@@ -126,5 +126,5 @@ def test_unknown_layouts_and_broken_files_are_refused(tmp_path):
         path.write_bytes(b"not weights")
         with pytest.raises(InputError, match=name):
             det.load_weights(model, path)
-    with pytest.raises(InputError, match="absent.pth"):
+    with pytest.raises(InputError, match=r"absent\.pth"):
         det.load_weights(model, tmp_path / "absent.pth")

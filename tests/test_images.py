@@ -58,14 +58,14 @@ def test_damaged_png_is_refused(tmp_path, photo):
 def test_files_that_are_no_pictures_are_refused(tmp_path, content):
     path = tmp_path / "page.jpg"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="page.jpg: not a picture"):
+    with pytest.raises(InputError, match=r"page\.jpg: not a picture"):
         images.read_image(path)
-    with pytest.raises(InputError, match="page.jpg: not a picture"):
+    with pytest.raises(InputError, match=r"page\.jpg: not a picture"):
         images.image_size(path)
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="absent.jpg: cannot be read"):
+    with pytest.raises(InputError, match=r"absent\.jpg: cannot be read"):
         images.read_image(tmp_path / "absent.jpg")
 
 

@@ -10,6 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ from backbone.errors import InputError
 from tools import checkpoint
 from tools.config import FREE_ON_RESUME, DetConfig, Optim, Run, SegConfig, flatten, to_yaml
 from tools.console import console, progress
+from tools.curves import draw_curves
 
 NON_FINITE = 20
 """Exit code of a run that stopped because its loss was not a finite number."""
@@ -183,7 +185,6 @@ def train(
         prefetch_factor=4 if config.data.workers else None,
         timeout=300 if config.data.workers else 0,
     )
-    log = Log(out, config, start) if is_main else None
 
     def save(step: int) -> None:
         if not is_main:
@@ -202,7 +203,10 @@ def train(
         )
 
     clock, timed_from = time.perf_counter(), start
-    with Stop() as stop, progress("{task.fields[note]}") as bar:
+    with ExitStack() as stack:
+        stop = stack.enter_context(Stop())
+        bar = stack.enter_context(progress("{task.fields[note]}"))
+        log = stack.enter_context(closing(Log(out, config, start))) if is_main else None
         task = bar.add_task("training", total=run.steps, completed=start, note="", visible=is_main)
         for step, batch in enumerate(loader, start=start):
             rate = learning_rate(optim, step, run.steps)
@@ -252,13 +256,9 @@ def train(
                 save(done)
             if signalled and done < run.steps:
                 if is_main:
-                    log.close()
                     console.print(f"stopped after step {done}; go on with --resume")
                 return 128 + signalled
     if is_main:
-        log.close()
-        from tools.curves import draw_curves
-
         draw_curves(out / "log.csv", out / "curves.png")
     return 0
 

@@ -36,7 +36,11 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
 
 
 def load(
-    path: str | Path, engine: str = "auto", *, device: str | torch.device | None = None
+    path: str | Path,
+    engine: str = "auto",
+    *,
+    device: str | torch.device | None = None,
+    score_threshold: float = 0.3,
 ) -> seg.Predictor | det.Predictor:
     """A predictor: call it with a picture, uint8 BGR [H, W, 3].
 
@@ -44,6 +48,7 @@ def load(
         path: the best.safetensors of a run.
         engine: "torch", or "auto" for the fastest one present.
         device: by default a GPU if there is one.
+        score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} unknown; valid: {', '.join(ENGINES)}")
@@ -52,4 +57,5 @@ def load(
     common = {"classes": description["classes"], "mean": tuple(description["mean"]), "std": tuple(description["std"])}
     if description["task"] == "segmentation":
         return seg.Predictor(model, colors=description["colors"], device=device, **common)
-    return det.Predictor(model, kind=description["score"], device=device, **common)
+    kind = description["score"]
+    return det.Predictor(model, kind=kind, score_threshold=score_threshold, device=device, **common)

@@ -415,7 +415,8 @@ def _load_predictors(args: argparse.Namespace) -> list[Callable[[np.ndarray], An
         except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
             reason = str(error).splitlines()[0]
             raise InputError(f"--device {args.device} cannot be used here, try cpu: {reason}") from None
-    return [load(path, engine=args.engine, device=args.device) for path in args.weights]
+    options = {"engine": args.engine, "device": args.device, "score_threshold": args.score_threshold}
+    return [load(path, **options) for path in args.weights]
 
 
 def _write_status(path: Path, status: dict[str, Any]) -> None:

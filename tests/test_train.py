@@ -1,0 +1,266 @@
+"""Training: a run leaves what it promises, resumes to the bit, and refuses what would ruin it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from backbone import InputError
+from tools import checkpoint, eval_det, eval_seg, loop, train_det, train_seg
+from tools.config import Optim, Run
+from tools.loop import SampleOrder, learning_rate
+from tools.predict import load
+
+ROOT = Path(__file__).parent.parent
+COMMON = ["run.steps=6", "run.batch=4", "run.eval_every=3", "run.log_every=2", "optim.warmup=2", "data.workers=0"]
+
+
+def command(task: str, world: Path, out: Path) -> tuple:
+    """The training tool of a task and a small experiment for it."""
+    config = str(ROOT / "configs" / "demo" / f"{task}.yaml")
+    if task == "seg":
+        own = [f"data.root={world / 'cityscapes'}", "augment.crop_hw=[48,64]"]
+        return train_seg.main, [config, *COMMON, *own, f"run.out={out}"]
+    own = [f"data.root={world / 'coco'}", "model.image_size=[96,128]"]
+    return train_det.main, [config, *COMMON, *own, f"run.out={out}"]
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """One uninterrupted run of each task."""
+    runs = {}
+    for task in ("seg", "det"):
+        runs[task] = tmp_path_factory.mktemp(task) / "run"
+        main, arguments = command(task, world, runs[task])
+        assert main(arguments) == 0
+    return runs
+
+
+def assert_equal(one, other) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_a_run_leaves_what_it_promises(finished, task):
+    out = finished[task]
+    names = {path.name for path in out.iterdir()}
+    assert {"config.yaml", "log.csv", "last.pt", "best.safetensors", "curves.png"} <= names
+    assert any(name.startswith("events.out") for name in names)
+    assert not any(name.endswith(".part") for name in names)
+    with (out / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["name"] == "loss"] == [2, 4, 6]
+    score = {"seg": "val/miou", "det": "val/AP"}[task]
+    assert [int(row["step"]) for row in rows if row["name"] == score] == [3, 6]
+    description = checkpoint.load_description(out / "best.safetensors")
+    assert description["task"] == {"seg": "segmentation", "det": "detection"}[task]
+    state = checkpoint.load_state(out / "last.pt")
+    assert state["step"] == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkeypatch, task, stop_at, workers):
+    main, arguments = command(task, world, tmp_path / "run")
+    arguments = [*arguments, f"data.workers={workers}"]
+
+    def interrupt(optim: Optim, step: int, steps: int) -> float:
+        if step == stop_at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(optim, step, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", interrupt)
+        assert main(arguments) == 128 + signal.SIGTERM
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == stop_at
+    assert main([*arguments, "--resume"]) == 0
+    states = [checkpoint.load_state(folder / "last.pt") for folder in (finished[task], tmp_path / "run")]
+    for state in states:
+        del state["config"]
+    assert_equal(*states)
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in (finished[task], tmp_path / "run")]
+    assert_equal(*([line for line in log if "images_per_second" not in line] for log in logs))
+
+
+def test_a_run_is_never_overwritten_nor_resumed_with_another_config(finished, world):
+    main, arguments = command("seg", world, finished["seg"])
+    with pytest.raises(InputError, match="holds a run already"):
+        main(arguments)
+    with pytest.raises(InputError, match=r"was made with run\.steps=6, now 7"):
+        main([*arguments, "run.steps=7", "--resume"])
+    main, arguments = command("seg", world, finished["seg"] / "elsewhere")
+    with pytest.raises(InputError, match="nothing to resume"):
+        main([*arguments, "--resume"])
+
+
+def test_a_damaged_checkpoint_is_named(finished, world, tmp_path):
+    main, arguments = command("seg", world, tmp_path)
+    (tmp_path / "last.pt").write_bytes((finished["seg"] / "last.pt").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.pt: damaged"):
+        main([*arguments, "--resume"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_changes_nothing(world, tmp_path, capsys):
+    main, arguments = command("seg", world, tmp_path / "run")
+    code = main([*arguments, "loss.cross_entropy=.inf", "run.save_every=1"])
+    assert code == loop.NON_FINITE
+    assert "step 1: the loss is inf" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    main, arguments = command("seg", world, tmp_path / "file" / "run")
+    with pytest.raises(InputError, match="cannot be written"):
+        main(arguments)
+
+
+def test_initial_weights_come_from_a_backbone_or_a_whole_model(finished, world, tmp_path):
+    source = finished["seg"] / "best.safetensors"
+    main, arguments = command("seg", world, tmp_path / "run")
+    assert main([*arguments, f"weights={source}", "optim.lr=0", "run.steps=1", "optim.ema=0"]) == 0
+    with safe_open(source, "pt") as old, safe_open(tmp_path / "run" / "best.safetensors", "pt") as new:
+        assert torch.equal(old.get_tensor("head.gate.weight"), new.get_tensor("head.gate.weight"))
+
+
+def test_a_segmenter_is_scored_the_same_by_model_and_by_files(finished, world, tmp_path):
+    weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
+    predictions = str(tmp_path / "predictions")
+    assert (
+        eval_seg.main(
+            ["--weights", weights, "--data", data, "--out", str(tmp_path / "a"), "--save-predictions", predictions]
+        )
+        == 0
+    )
+    assert eval_seg.main(["--predictions", predictions, "--data", data, "--out", str(tmp_path / "b")]) == 0
+    reports = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab"]
+    assert reports[0].pop("source") != reports[1].pop("source")
+    assert reports[0] == reports[1]
+    assert reports[0]["pictures"] == 5 and 0 <= reports[0]["miou"] <= 1 and reports[0]["iou"]["train"] is None
+    next(Path(predictions).glob("*.png")).unlink()
+    with pytest.raises(InputError, match="one prediction per picture"):
+        eval_seg.main(["--predictions", predictions, "--data", data])
+
+
+def test_a_detector_is_scored_the_same_by_model_and_by_files(finished, world, tmp_path):
+    weights, data = str(finished["det"] / "best.safetensors"), str(world / "coco")
+    results = str(tmp_path / "results.json")
+    assert (
+        eval_det.main(
+            ["--weights", weights, "--data", data, "--out", str(tmp_path / "a"), "--save-predictions", results]
+        )
+        == 0
+    )
+    assert eval_det.main(["--results", results, "--data", data, "--out", str(tmp_path / "b")]) == 0
+    reports = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab"]
+    assert reports[0].pop("source") != reports[1].pop("source")
+    assert reports[0] == reports[1]
+    assert reports[0]["pictures"] == 5 and "AP50" in reports[0] and "car" in reports[0]["per_class"]
+
+
+def test_three_lines_predict_for_both_tasks(finished):
+    frame = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    for task in ("seg", "det"):
+        model = load(finished[task] / "best.safetensors", engine="auto")
+        result = model(frame)
+        assert result.draw(frame).shape == frame.shape
+    assert load(finished["seg"] / "best.safetensors")(frame).labels.shape == (70, 110)
+
+
+def test_weights_of_another_task_or_kind_are_refused(finished, world, tmp_path):
+    seg_weights, det_weights = (str(finished[task] / "best.safetensors") for task in ("seg", "det"))
+    with pytest.raises(InputError, match="is a model for detection, not for segmentation"):
+        eval_seg.main(["--weights", det_weights, "--data", str(world / "cityscapes")])
+    with pytest.raises(InputError, match="is a model for segmentation, not for detection"):
+        eval_det.main(["--weights", seg_weights, "--data", str(world / "coco")])
+    with pytest.raises(InputError, match="no such weights file"):
+        load(tmp_path / "absent.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        load(tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="engine 'warp' unknown"):
+        load(seg_weights, engine="warp")
+
+
+@pytest.mark.slow
+def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "tools.train_seg", "configs/demo/seg.yaml", f"data.root={tmp_path / 'nowhere'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and "nowhere" in run.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
+    """Five pictures do not divide by two: each must count exactly once."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m"]
+    weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = ["--weights", weights, "--data", data, "--workers", "0"]
+    assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    for line in (
+        ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two")],
+        ["tools.train_seg", *command("seg", world, tmp_path / "run")[1], "run.steps=2"],
+    ):
+        run = subprocess.run([*torchrun, *line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-3000:]
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+def test_every_epoch_has_every_sample_once_whatever_the_number_of_processes():
+    run = Run(steps=15, batch=4, seed=5)
+    whole = [pair for batch in SampleOrder(20, run) for pair in batch]
+    for epoch in range(3):
+        assert sorted(index for at, index in whole if at == epoch) == list(range(20))
+    halves = [list(SampleOrder(20, run, process=p, num_processes=2)) for p in range(2)]
+    for number, batch in enumerate(SampleOrder(20, run)):
+        assert sorted(batch) == sorted(halves[0][number] + halves[1][number])
+    assert list(SampleOrder(20, run, start=7)) == list(SampleOrder(20, run))[7:]
+
+
+def test_schedules_start_with_warmup_and_end_near_zero():
+    optim = Optim(lr=1.0, warmup=10, schedule="poly", power=0.9)
+    rates = [learning_rate(optim, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert max(rates) == rates[10] == 1.0 and rates[-1] < 0.02
+    cosine = Optim(lr=1.0, warmup=0, schedule="cosine")
+    assert learning_rate(cosine, 50, 100) == pytest.approx(0.5)
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(part: Path) -> None:
+        part.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.replace_file(path, write)
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]

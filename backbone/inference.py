@@ -1,6 +1,7 @@
 """What every predictor does to a model and a picture before the forward pass."""
 
 import copy
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbone.blocks import ConvNormAct
+from backbone.errors import InputError
 
 
 def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
@@ -21,16 +23,23 @@ def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device, memory_format=torch.channels_last).requires_grad_(False)
 
 
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = True) -> Tensor:
+    """uint8 RGB [N, 3, H, W] -> float32, (value / 255 - mean) / std, on the images' own device."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (mean, std))
+    images = (images.float() - mean) / std
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
 def normalised(
     frame_bgr: np.ndarray,
     *,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    mean: Sequence[float],
+    std: Sequence[float],
     device: torch.device,
 ) -> Tensor:
     """A picture uint8 BGR [H, W, 3] as input [1, 3, H, W]: RGB, (value / 255 - mean) / std, channels last."""
     if frame_bgr.ndim != 3 or frame_bgr.shape[2] != 3 or frame_bgr.dtype != np.uint8:
-        raise ValueError(f"a picture must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
+        raise InputError(f"a picture must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     table = ((levels - np.float32(mean)) / np.float32(std)).reshape(256, 1, 3)
     values = cv2.LUT(cv2.cvtColor(frame_bgr, cv2.COLOR_BGR2RGB), table)  # float32 [H, W, 3]

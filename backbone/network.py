@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from backbone.architectures import ARCHITECTURES, round_channels, with_tail
 from backbone.blocks import POINTS, Bottleneck, ConvNormAct
+from backbone.errors import InputError
 
 ACTIVATIONS = {"RE": nn.ReLU, "HS": nn.Hardswish}
 
@@ -80,7 +81,7 @@ class Network(nn.Module):
         order = list(self.all_features)
         unknown = [tap for tap in taps if tap not in self.all_features]
         if unknown or not taps:
-            raise ValueError(f"taps {unknown or taps} unknown; {architecture} has: {', '.join(order)}")
+            raise InputError(f"taps {unknown or taps} unknown; {architecture} has: {', '.join(order)}")
         self.features = {tap: self.all_features[tap] for tap in taps}
         deepest = max(taps, key=order.index)
 
@@ -165,13 +166,13 @@ def create(
         taps: "stem", "<block>.expand", "<block>.depthwise", "<block>.out" (blocks numbered from 1) and "last".
         dilate_strided_block: dilate also the block whose stride was removed, as torchvision's segmenters do.
     Raises:
-        ValueError: an unknown name, tail, stride or tap; the message lists the valid ones.
+        InputError: an unknown name, tail, stride or tap; the message lists the valid ones.
     """
     _check("architecture", name, names())
     _check("tail", tail, list(ARCHITECTURES[name].tails))
     _check("output_stride", output_stride, [8, 16, 32])
     if not width > 0:
-        raise ValueError(f"width {width!r} must be above 0")
+        raise InputError(f"width {width!r} must be above 0")
     return Network(
         name,
         width=width,
@@ -199,4 +200,4 @@ def classifier(
 
 def _check(what: str, value: object, valid: list) -> None:
     if value not in valid:
-        raise ValueError(f"{what} {value!r} unknown; valid: {', '.join(map(str, valid))}")
+        raise InputError(f"{what} {value!r} unknown; valid: {', '.join(map(str, valid))}")

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import backbone as backbones
-from backbone import Feature
+from backbone import Feature, InputError
 from backbone.blocks import ConvNormAct
 
 LOW_TAPS = {
@@ -101,17 +101,17 @@ def create(
         output_stride: of the deeper tap: 8, 16 or 32.
         filters: channels inside the head (the paper's F: 128 or 256).
     Raises:
-        ValueError: an unknown name; the message lists the valid ones.
+        InputError: an unknown name; the message lists the valid ones.
     """
     if head != "lraspp":
-        raise ValueError(f"head {head!r} unknown; valid: lraspp")
+        raise InputError(f"head {head!r} unknown; valid: lraspp")
     if variant not in HEADS:
-        raise ValueError(f"variant {variant!r} unknown; valid: {', '.join(HEADS)}")
+        raise InputError(f"variant {variant!r} unknown; valid: {', '.join(HEADS)}")
     if backbone not in LOW_TAPS[variant]:
-        raise ValueError(f"backbone {backbone!r} unknown; valid: {', '.join(LOW_TAPS[variant])}")
+        raise InputError(f"backbone {backbone!r} unknown; valid: {', '.join(LOW_TAPS[variant])}")
     for name, value in (("num_classes", num_classes), ("filters", filters)):
         if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
+            raise InputError(f"{name} {value} must be at least 1")
     default_tail = {"paper": "segmentation", "torchvision": "full"}[variant]
     network = backbones.create(
         backbone,

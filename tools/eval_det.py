@@ -18,9 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import det
+from backbone.inference import normalise
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
-from tools.loop import gather_parts, normalise, shard, single_thread
+from tools.loop import gather_parts, shard, single_thread
 
 SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid"}
 """What turns logits into scores, by the loss they were trained with."""

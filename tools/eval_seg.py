@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader, Subset
 
 from backbone.errors import InputError
 from backbone.images import read_label
+from backbone.inference import normalise
 from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, TRAIN_ID_OF_LABEL_ID, Cityscapes, frame_name
 from seg.label_map import label_map
 from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
-from tools.loop import finite, gather_parts, normalise, shard, single_thread
+from tools.loop import finite, gather_parts, shard, single_thread
 
 
 class Evaluation(NamedTuple):

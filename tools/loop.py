@@ -346,13 +346,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def normalise(images: Tensor, mean: list[float], std: list[float], *, channels_last: bool) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32, (value / 255 - mean) / std, on the images' own device."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (mean, std))
-    images = (images.float() - mean) / std
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
-
-
 def shard(accelerator: Accelerator, count: int) -> range:
     """The indices that this process evaluates: each index exactly once over all processes."""
     return range(accelerator.process_index, count, accelerator.num_processes)

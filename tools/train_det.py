@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import det
+from backbone.inference import normalise
 from tools.config import DetConfig, parse_arguments
 from tools.console import console, run
 from tools.eval_det import SCORE_OF_LOSS, evaluate_model
-from tools.loop import make_accelerator, normalise, open_run, train
+from tools.loop import make_accelerator, open_run, train
 from tools.train_seg import device_text, load_initial_weights
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 import backbone as backbones
 import seg
 from backbone.errors import InputError
+from backbone.inference import normalise
 from seg.cityscapes import Cityscapes, SegSample, collate
 from seg.loss import LOSSES
 from seg.transforms import train_transform
 from tools.config import SegConfig, parse_arguments
 from tools.console import console, run
 from tools.eval_seg import evaluate_model
-from tools.loop import make_accelerator, normalise, open_run, train
+from tools.loop import make_accelerator, open_run, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,10 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.manual_seed(config.run.seed)
     model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.names)}
-    try:
-        model = seg.create(**model_arguments)
-    except ValueError as error:
-        raise InputError(f"model: {error}") from error
+    model = seg.create(**model_arguments)
     if config.weights is not None and state is None:
         load_initial_weights(model, config.weights, seg.load_weights)
     description = {

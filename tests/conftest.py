@@ -2,11 +2,12 @@
 
 import tools  # noqa: F401, I001 - sets what must be set before torch is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from tools.make_demo_data import make_demo_data
@@ -16,6 +17,13 @@ from tools.make_demo_data import make_demo_data
 def one_thread() -> None:
     """Small tensors on a shared machine: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps the precision of a process's first run for good; a process of ours has only one."""
+    yield
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")

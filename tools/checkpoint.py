@@ -18,16 +18,23 @@ KEY = "taproot"
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file under a temporary name beside its own and renames it: a killed process leaves the old one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file under a temporary name beside its own and renames it: a killed process leaves the old one whole.
+
+    Raises:
+        InputError: it cannot be written; the old file is untouched.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free or choose the place") from error
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

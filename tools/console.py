@@ -18,7 +18,9 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A loader process's error arrives with its traceback in the text; the message proper is the last line.
+        message = str(error).strip().splitlines()[-1].removeprefix("backbone.errors.InputError: ")
+        print(f"error: {message}", file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

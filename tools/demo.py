@@ -40,20 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     data, seg_run, det_run = out / "data", out / "seg", out / "det"
     weights = [seg_run / "best.safetensors", det_run / "best.safetensors"]
     step(make_demo_data.main, "make_demo_data", ["--out", str(data), *(SHORT_DATA if short else [])])
-    roots = (
-        (f"data.root={data / 'cityscapes'}", f"run.out={seg_run}"),
-        (f"data.root={data / 'coco'}", f"run.out={det_run}"),
-    )
-    step(
-        train_seg.main,
-        "train_seg",
-        ["configs/demo/seg.yaml", *roots[0], *(SHORT_SEG if short else []), *go_on(seg_run)],
-    )
-    step(
-        train_det.main,
-        "train_det",
-        ["configs/demo/det.yaml", *roots[1], *(SHORT_DET if short else []), *go_on(det_run)],
-    )
+    seg_keys = [f"data.root={data / 'cityscapes'}", f"run.out={seg_run}", *(SHORT_SEG if short else [])]
+    step(train_seg.main, "train_seg", ["configs/demo/seg.yaml", *seg_keys, *go_on(seg_run)])
+    det_keys = [
+        f"data.root={data / 'coco'}",
+        f"run.out={det_run}",
+        f"weights={weights[0]}",
+        *(SHORT_DET if short else []),
+    ]
+    step(train_det.main, "train_det", ["configs/demo/det.yaml", *det_keys, *go_on(det_run)])
     step(eval_seg.main, "eval_seg", ["--weights", str(weights[0]), "--data", str(data / "cityscapes")])
     step(eval_det.main, "eval_det", ["--weights", str(weights[1]), "--data", str(data / "coco")])
     models = [argument for path in weights for argument in ("--weights", str(path))]

@@ -429,15 +429,15 @@ def lamp_post(rng: np.random.Generator, lights_on: bool) -> Sprite:
     canvas = Canvas(*LAMP_POST_M, 24.0)
     colour = _POST_COLOURS[rng.integers(len(_POST_COLOURS))]
     middle = LAMP_POST_M[0] / 2
-    canvas.polygon([(middle - 0.12, 0), (middle + 0.12, 0), (middle + 0.08, 5.8), (middle - 0.08, 5.8)], colour)
-    canvas.stroke([(middle, 5.6), (middle + 0.7, 5.85)], 0.1, colour)
+    canvas.polygon([(middle - 0.2, 0), (middle + 0.2, 0), (middle + 0.15, 5.8), (middle - 0.15, 5.8)], colour)
+    canvas.stroke([(middle, 5.6), (middle + 0.7, 5.85)], 0.2, colour)
     canvas.rectangle(middle + 0.55, 5.72, middle + 1.1, 5.92, (190, 245, 255) if lights_on else (200, 200, 200))
     canvas.mottle(rng, 0.3)
     return canvas.pixels
 
 
 def post(rng: np.random.Generator, height_m: float) -> Sprite:
-    """The bare post that carries a sign or a light, 0.12 m wide."""
+    """The bare post that carries a sign or a light; stretched to its width."""
     canvas = Canvas(0.12, height_m, 48.0)
     canvas.rectangle(-1.0, -1.0, 1.0, height_m + 1.0, _POST_COLOURS[rng.integers(len(_POST_COLOURS))])
     canvas.mottle(rng, 0.3)

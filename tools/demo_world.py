@@ -52,6 +52,12 @@ class Actor:
         return self.poses[int(time * self.poses_per_second) % len(self.poses)]
 
 
+REACH_M = 26.0
+"""How far single pictures have things in them: beyond, they would be too small to learn in minutes."""
+POST_M = 0.26
+"""Width of the posts of signs; everything on posts is drawn sturdier than in a real street, for the same reason."""
+
+
 class Light(NamedTuple):
     """Time of day and weather."""
 
@@ -198,12 +204,12 @@ def make_sign(rng: np.random.Generator, x: float, z: float, kind: str) -> list[A
     """A post and the plate or light on it, which are two objects in Cityscapes; `kind` a sign's or "light"."""
     height = rng.uniform(1.9, 2.5)
     holder = Actor(
-        "pole", x, z + 0.05, [[_upright(sprites.post(rng, height + 0.4), 0.12, height + 0.4)]], shadow=(0.15, 0.3)
+        "pole", x, z + 0.05, [[_upright(sprites.post(rng, height + 0.4), POST_M, height + 0.4)]], shadow=(0.15, 0.3)
     )
     if kind == "light":
-        box = _upright(sprites.traffic_light(rng), 0.5, 1.2, y=height)
+        box = _upright(sprites.traffic_light(rng), 0.9, 2.1, y=height)
         return [holder, Actor("traffic light", x, z, [[box]], coco_name="traffic light")]
-    size = rng.uniform(0.85, 1.1)
+    size = rng.uniform(1.2, 1.6)
     plate = _upright(sprites.sign_plate(rng, kind), size, size, y=height - 0.5)
     return [holder, Actor("traffic sign", x, z, [[plate]], coco_name="stop sign" if kind == "stop" else None)]
 
@@ -366,9 +372,10 @@ def make_world(
         texture_offset=int(rng.integers(sprites.NOISE_SIZE)),
     )
     actors, places, kerb = world.actors, _Places(), road_half + 0.5
+    reach = REACH_M if camera_speed == 0 else length
     for side in (-1, 1):
         actors += make_row(rng, light, side, road_half + sidewalk + rng.uniform(0.3, 2.0), -5.0, length)
-        for z in np.arange(rng.uniform(5.0, 12.0), length, rng.uniform(9.0, 16.0)):
+        for z in np.arange(rng.uniform(5.0, 12.0), reach, rng.uniform(9.0, 16.0)):
             if rng.random() < 0.5 and places.take(side * kerb, z, 0.4, 0.5):
                 panel = _upright(
                     sprites.lamp_post(rng, light.dusk > 0.4), side * -sprites.LAMP_POST_M[0], sprites.LAMP_POST_M[1]
@@ -378,7 +385,7 @@ def make_world(
                 actors.append(make_tree(rng, side * kerb, z))
     kinds = ["speed", "warning", "priority", "direction"] + (["stop", "stop", "light", "light"] if things else [])
     for _ in range(int(rng.integers(2, 7) * length / 100)):
-        x, z = rng.choice([-1.0, 1.0]) * (kerb - 0.15), rng.uniform(4.5, length / 4)
+        x, z = rng.choice([-1.0, 1.0]) * (kerb - 0.15), rng.uniform(4.5, min(reach, length / 4))
         if places.take(x, z, 0.5, 0.6):
             actors += make_sign(rng, x, z, str(rng.choice(kinds)))
     for _ in range(int(rng.integers(0, 4))):
@@ -412,8 +419,7 @@ def _add_cars(
 ) -> None:
     away, near, half = vector(0, 0, 1), vector(0, 0, -1), world.road_half
     dusk, lane = world.light.dusk, min(1.8, half * 0.45)
-    # In a single picture cars farther away would be boxes too small to learn from.
-    reach = 40.0 if camera_speed == 0 else length
+    reach = REACH_M if camera_speed == 0 else length
     for side, is_parked in zip((-1, 1), parked, strict=True):
         x, z = side * (half - 1.05), rng.uniform(3.5, 9.0)
         while is_parked and z < reach:
@@ -442,7 +448,7 @@ def _add_people(rng: np.random.Generator, world: World, places: _Places, length:
             z = 4.5 + 14.0 * rng.random() ** 1.5
             x, direction = rng.uniform(-0.85, 0.85) * min(half, 0.7 * z), str(rng.choice(["left", "right"]))
         else:
-            z = 5.0 + (length / 3) * rng.random() ** 1.5
+            z = 5.0 + min(REACH_M, length / 3) * 0.8 * rng.random() ** 1.5
             x = rng.choice([-1.0, 1.0]) * rng.uniform(half + 0.8, half + world.sidewalk - 0.3)
             # With time running, those who walk across the sidewalk would end up in a house.
             direction = str(rng.choice(["away", "near"] if camera_speed > 0 else ["left", "right", "away", "near"]))

@@ -131,7 +131,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def print_figures(figures: dict[str, float], per_class: dict[str, float]) -> None:
     """COCO's figures and the table of classes; -1 means that there was nothing to find."""
-    console.print(table("COCO figures", list(figures), [[f"{value:.3f}" for value in figures.values()]]))
+    rows = [[name, "nothing to find" if value < 0 else f"{value:.4f}"] for name, value in figures.items()]
+    console.print(table("COCO figures", ["figure", "value"], rows))
     rows = [[name, "absent" if value < 0 else f"{100 * value:.2f}"] for name, value in per_class.items()]
     console.print(table("AP per class", ["class", "AP"], rows))
 

@@ -154,12 +154,10 @@ def train(
 
     if run.sync_norm and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if run.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, optim)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    plain = accelerator.unwrap_model(model)
+    plain = model.to(device, memory_format=torch.channels_last if run.channels_last else torch.preserve_format)
+    # Copied before accelerate wraps `forward`, which would make the copy call the original.
     average = make_average(plain, optim.ema) if optim.ema else None
+    model, optimizer = accelerator.prepare(plain, make_optimizer(plain, optim))
     best = -math.inf
     if state:
         plain.load_state_dict(state["model"])
@@ -208,7 +206,7 @@ def train(
         bar = stack.enter_context(progress("{task.fields[note]}"))
         log = stack.enter_context(closing(Log(out, config, start))) if is_main else None
         task = bar.add_task("training", total=run.steps, completed=start, note="", visible=is_main)
-        for step, batch in enumerate(loader, start=start):
+        for step, batch in numbered(loader, start, save):
             rate = learning_rate(optim, step, run.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -239,8 +237,11 @@ def train(
 
             if done % run.eval_every == 0 or done == run.steps:
                 pause = time.perf_counter()
-                kept.eval()
-                scores = evaluate(kept)
+                try:
+                    scores = evaluate(kept.eval())
+                except InputError:
+                    save(done)
+                    raise
                 clock += time.perf_counter() - pause
                 if is_main:
                     log.write(done, {f"val/{name}": value for name, value in scores.items()})
@@ -261,6 +262,19 @@ def train(
     if is_main:
         draw_curves(out / "log.csv", out / "curves.png")
     return 0
+
+
+def numbered(loader: DataLoader, start: int, save: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
+    """The batches with their steps; if a picture turns out to be damaged, what was learnt before it is saved."""
+    step = start
+    try:
+        for batch in loader:
+            yield step, batch
+            step += 1
+    except InputError:
+        if step > start:
+            save(step)
+        raise
 
 
 class Log:

@@ -25,6 +25,8 @@ from tools.console import console, run
 from tools.eval_seg import evaluate_model
 from tools.loop import make_accelerator, open_run, train
 
+TORCHVISION_HEADS = ("classifier.cbr.", "backbone.extra.")
+
 
 def main(argv: list[str] | None = None) -> int:
     parsed = parse_arguments(SegConfig, argv, "train_seg", __doc__)
@@ -88,10 +90,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.Module, str], str]) -> None:
-    """Starts from a whole model's file where it holds one, else from a backbone's."""
-    names = backbones.read_weights(path)
-    whole = any(name.startswith(("head.", "classifier.cbr.", "backbone.extra.")) for name in names)
-    layout = load_whole(model, path) if whole else backbones.load_weights(model.backbone, path)
+    """Starts from a file of the whole model where it has this model's head, else from the backbone in it."""
+    state = backbones.read_weights(path)
+    own_head = {name for name in model.state_dict() if name.startswith("head.")}
+    whole = bool(own_head & state.keys()) or any(name.startswith(TORCHVISION_HEADS) for name in state)
+    if whole:
+        layout = load_whole(model, path)
+    else:
+        if "backbone.stem.conv.weight" in state:  # a model of another task: its head is not ours
+            state = {name: value for name, value in state.items() if name.startswith("backbone.")}
+        layout = backbones.load_weights(model.backbone, state)
     console.print(f"weights: {path} ({layout} layout, {'whole model' if whole else 'backbone'})", soft_wrap=True)
 
 

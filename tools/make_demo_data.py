@@ -69,7 +69,7 @@ def make_demo_data(
     num_train: int = 240,
     num_val: int = 48,
     num_clip_frames: int = 96,
-    size_hw: tuple[int, int] = (256, 512),
+    size_hw: tuple[int, int] = (320, 640),
     seed: int = 0,
 ) -> bool:
     """Writes the demo world into a folder, unless the same one is already there.
@@ -310,8 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=240, help="scenes for training (default: %(default)s)")
     parser.add_argument("--val", type=int, default=48, help="scenes for validation (default: %(default)s)")
     parser.add_argument("--clip-frames", type=int, default=96, help="frames of video (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=256, help="of every picture, pixels (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=512, help="of every picture, pixels (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=320, help="of every picture, pixels (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=640, help="of every picture, pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance (default: %(default)s)")
     args = parser.parse_args(argv)
 

@@ -236,7 +236,7 @@ def test_a_damaged_picture_ends_the_run_with_one_line_and_loses_no_step(world, t
 @pytest.mark.slow
 def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", "tools.train_seg", "configs/demo/seg.yaml", f"data.root={tmp_path / 'nowhere'}"],
+        [sys.executable, "-m", "tools.train_seg", *command("seg", tmp_path / "nowhere", tmp_path / "run")[1]],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -11,10 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import backbone as backbones
 from backbone.errors import InputError
 
 KEY = "taproot"
 """The one entry of the safetensors header's metadata that is ours: the model's description as JSON."""
+
+TORCHVISION_HEADS = ("classifier.cbr.", "backbone.extra.")
+"""How names begin that only torchvision's whole segmenters and detectors have."""
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -88,3 +92,17 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.Module, str], str]) -> str:
+    """Loads a file of the whole model where it has this model's head, else the backbone in it; says which."""
+    state = backbones.read_weights(path)
+    own_head = {name for name in model.state_dict() if name.startswith("head.")}
+    whole = bool(own_head & state.keys()) or any(name.startswith(TORCHVISION_HEADS) for name in state)
+    if whole:
+        layout = load_whole(model, path)
+    else:
+        if "backbone.stem.conv.weight" in state:  # a model of another task: its head is not ours
+            state = {name: value for name, value in state.items() if name.startswith("backbone.")}
+        layout = backbones.load_weights(model.backbone, state)
+    return f"{'whole model' if whole else 'backbone'}, {layout} layout"

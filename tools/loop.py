@@ -351,6 +351,19 @@ def show(bar: Any, task: TaskID, done: int, steps: int, note: str) -> None:
         console.print(f"step {done}/{steps}  {note}", soft_wrap=True)
 
 
+def device_text(accelerator: Accelerator) -> str:
+    """`2 processes on cuda` and the like."""
+    count = accelerator.num_processes
+    return f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}"
+
+
+def print_end(config: SegConfig | DetConfig, evaluation: str) -> None:
+    """The last lines of a run: where its result is and what to run next."""
+    best = Path(config.run.out) / "best.safetensors"
+    console.print(f"done: {best}; curves in {best.with_name('curves.png')}", soft_wrap=True)
+    console.print(f"next: python -m {evaluation} --weights {best}", soft_wrap=True)
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Moves the tensors of a (nested) NamedTuple."""
     if isinstance(batch, Tensor):

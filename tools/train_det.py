@@ -1,23 +1,22 @@
 """Trains a detector on COCO or on data in its layout.
 
 python -m tools.train_det configs/coco/ssdlite_large.yaml data.root=/data/coco run.out=runs/large
-python -m tools.train_det configs/coco/ssdlite_large.yaml run.out=runs/large --resume
+python -m tools.train_det runs/large/config.yaml --resume
 torchrun --nproc-per-node 4 -m tools.train_det configs/coco/ssdlite_large.yaml data.root=/data/coco
 """
 
 import dataclasses
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import det
 from backbone.inference import normalise
+from tools.checkpoint import load_initial_weights
 from tools.config import DetConfig, parse_arguments
 from tools.console import console, run
 from tools.eval_det import SCORE_OF_LOSS, evaluate_model
-from tools.loop import make_accelerator, open_run, train
-from tools.train_seg import device_text, load_initial_weights
+from tools.loop import device_text, make_accelerator, open_run, print_end, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     model_arguments = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = det.create(**model_arguments)
     if config.weights is not None and state is None:
-        load_initial_weights(model, config.weights, det.load_weights)
+        found = load_initial_weights(model, config.weights, det.load_weights)
+        console.print(f"weights: {config.weights} ({found})", soft_wrap=True)
     description = {
         "task": "detection",
         "model": model_arguments,
@@ -88,9 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         state=state,
     )
     if accelerator.is_main_process and code == 0:
-        best = Path(config.run.out) / "best.safetensors"
-        console.print(f"done: {best}, {best.with_name('curves.png')}", soft_wrap=True)
-        console.print(f"next: python -m tools.eval_det --weights {best} --data {config.data.root}", soft_wrap=True)
+        print_end(config, f"tools.eval_det --data {config.data.root}")
     return code
 
 

@@ -1,31 +1,26 @@
 """Trains a segmenter on Cityscapes or on data in its layout.
 
 python -m tools.train_seg configs/cityscapes/lraspp_large.yaml data.root=/data/cityscapes run.out=runs/large
-python -m tools.train_seg configs/cityscapes/lraspp_large.yaml run.out=runs/large --resume
+python -m tools.train_seg runs/large/config.yaml --resume
 torchrun --nproc-per-node 4 -m tools.train_seg configs/cityscapes/lraspp_large.yaml data.root=/data/cityscapes
 """
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-import backbone as backbones
 import seg
 from backbone.errors import InputError
 from backbone.inference import normalise
 from seg.cityscapes import Cityscapes, SegSample, collate
 from seg.loss import LOSSES
 from seg.transforms import train_transform
+from tools.checkpoint import load_initial_weights
 from tools.config import SegConfig, parse_arguments
 from tools.console import console, run
 from tools.eval_seg import evaluate_model
-from tools.loop import make_accelerator, open_run, train
-
-TORCHVISION_HEADS = ("classifier.cbr.", "backbone.extra.")
+from tools.loop import device_text, make_accelerator, open_run, print_end, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.names)}
     model = seg.create(**model_arguments)
     if config.weights is not None and state is None:
-        load_initial_weights(model, config.weights, seg.load_weights)
+        found = load_initial_weights(model, config.weights, seg.load_weights)
+        console.print(f"weights: {config.weights} ({found})", soft_wrap=True)
     description = {
         "task": "segmentation",
         "model": model_arguments,
@@ -83,30 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         state=state,
     )
     if accelerator.is_main_process and code == 0:
-        best = Path(config.run.out) / "best.safetensors"
-        console.print(f"done: {best}, {best.with_name('curves.png')}", soft_wrap=True)
-        console.print(f"next: python -m tools.eval_seg --weights {best} --data {config.data.root}", soft_wrap=True)
+        print_end(config, f"tools.eval_seg --data {config.data.root}")
     return code
-
-
-def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.Module, str], str]) -> None:
-    """Starts from a file of the whole model where it has this model's head, else from the backbone in it."""
-    state = backbones.read_weights(path)
-    own_head = {name for name in model.state_dict() if name.startswith("head.")}
-    whole = bool(own_head & state.keys()) or any(name.startswith(TORCHVISION_HEADS) for name in state)
-    if whole:
-        layout = load_whole(model, path)
-    else:
-        if "backbone.stem.conv.weight" in state:  # a model of another task: its head is not ours
-            state = {name: value for name, value in state.items() if name.startswith("backbone.")}
-        layout = backbones.load_weights(model.backbone, state)
-    console.print(f"weights: {path} ({layout} layout, {'whole model' if whole else 'backbone'})", soft_wrap=True)
-
-
-def device_text(accelerator: Accelerator) -> str:
-    """`2 processes on cuda` and the like."""
-    count = accelerator.num_processes
-    return f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}"
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Actor:
 
 
 REACH_M = 26.0
-NEAR_M = 13.0
+NEAR_M = 10.0
 """How far single pictures have cars in them, and people and posts: beyond, they are too small to learn in minutes."""
 POST_M = 0.26
 """Width of the posts of signs; everything on posts is drawn sturdier than in a real street, for the same reason."""
@@ -376,7 +376,7 @@ def make_world(
     near = NEAR_M if camera_speed == 0 else length
     for side in (-1, 1):
         actors += make_row(rng, light, side, road_half + sidewalk + rng.uniform(0.3, 2.0), -5.0, length)
-        for z in np.arange(rng.uniform(5.0, 12.0), near, rng.uniform(9.0, 16.0)):
+        for z in np.arange(rng.uniform(5.0, 10.0), near + 2.0, rng.uniform(9.0, 16.0)):
             if rng.random() < 0.5 and places.take(side * kerb, z, 0.4, 0.5):
                 panel = _upright(
                     sprites.lamp_post(rng, light.dusk > 0.4), side * -sprites.LAMP_POST_M[0], sprites.LAMP_POST_M[1]
@@ -446,10 +446,10 @@ def _add_people(rng: np.random.Generator, world: World, places: _Places, length:
     for _ in range(int(rng.integers(2, 11) * length / 100)):
         height = rng.uniform(1.55, 1.95) if rng.random() < 0.85 else rng.uniform(1.1, 1.4)
         if camera_speed == 0 and rng.random() < 0.4:
-            z = 4.5 + 8.5 * rng.random() ** 1.5
+            z = rng.uniform(4.5, NEAR_M)
             x, direction = rng.uniform(-0.85, 0.85) * min(half, 0.7 * z), str(rng.choice(["left", "right"]))
         else:
-            z = 5.0 + (8.0 if camera_speed == 0 else length / 3) * rng.random() ** 1.5
+            z = 5.0 + (NEAR_M - 5.0 if camera_speed == 0 else length / 3) * rng.random() ** 1.5
             x = rng.choice([-1.0, 1.0]) * rng.uniform(half + 0.8, half + world.sidewalk - 0.3)
             # With time running, those who walk across the sidewalk would end up in a house.
             direction = str(rng.choice(["away", "near"] if camera_speed > 0 else ["left", "right", "away", "near"]))

@@ -1,18 +1,13 @@
 """Cityscapes: its classes, and its folders as a data set of pictures and train ids."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from backbone.errors import InputError
-from backbone.images import image_size, read_image, read_label
-
-IGNORE = 255
+from backbone.images import read_label
+from seg.dataset import IGNORE, SegDataset, Transform
 
 
 class CityscapesClass(NamedTuple):
@@ -89,20 +84,10 @@ LABEL_FILES = {"_gtFine_labelIds.png": TRAIN_ID_OF_LABEL_ID, "_gtFine_labelTrain
 """The label files that are understood, the preferred one first, with the table for their values."""
 
 
-class SegSample(NamedTuple):
-    """One picture with its labels; a batch of them has a leading dimension N."""
-
-    image: Tensor  # uint8 RGB [3, H, W]
-    labels: Tensor  # uint8 [H, W], train ids, 255 does not count
-    index: int  # in the data set's order of pictures
-
-
-class Cityscapes(Dataset):
+class Cityscapes(SegDataset):
     """`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.{png,jpg}` with `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
 
-    Where labelIds are missing, labelTrainIds are read. All pairs and their sizes are checked when the set is made.
-    An index is a number, or a pair (epoch, number): `transform(image_bgr, labels, seed)` gets a seed made of
-    (seed, epoch, number) alone, so that augmentation repeats for any number of workers.
+    Where labelIds are missing, labelTrainIds are read. `instances` are there if every picture has an instanceIds file.
 
     Raises:
         InputError: a folder is missing or empty, a picture has no label, or their sizes differ.
@@ -110,41 +95,43 @@ class Cityscapes(Dataset):
 
     names = NAMES
     colors = COLORS
+    ids = LABEL_ID_OF_TRAIN_ID
+    labels_of_ids = TRAIN_ID_OF_LABEL_ID
 
     def __init__(
         self,
         root: str | Path,
         split: str,
-        transform: Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] | None = None,
+        transform: Transform | None = None,
         *,
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
-        self.root, self.split, self.transform, self.seed = Path(root), split, transform, seed
-        self.pictures = find_pictures(self.root, split)[:limit]
-        self.labels = [_label_file(self.root, split, picture) for picture in self.pictures]
-        for picture, label in zip(self.pictures, self.labels, strict=True):
-            sizes = image_size(picture), image_size(label)
-            if sizes[0] != sizes[1]:
-                (h, w), (label_h, label_w) = sizes
-                raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
+        self.root, self.split = Path(root), split
+        pictures = find_pictures(self.root, split)[:limit]
+        super().__init__(pictures, [_label_file(self.root, split, picture) for picture in pictures], transform, seed)
+        instances = [
+            self.root / "gtFine" / split / path.parent.name / f"{frame_name(path)}_gtFine_instanceIds.png"
+            for path in pictures
+        ]
+        self.instances = instances if all(path.is_file() for path in instances) else None
 
-    def __len__(self) -> int:
-        return len(self.pictures)
+    def read_labels(self, path: Path) -> np.ndarray:
+        return read_train_ids(path)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
-        epoch, number = index if isinstance(index, tuple) else (0, index)
-        image, labels = read_image(self.pictures[number]), read_train_ids(self.labels[number])
-        if self.transform is not None:
-            image, labels = self.transform(image, labels, (self.seed, epoch, number))
-        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.ascontiguousarray(labels)), number)
+    def prediction_name(self, number: int) -> Path:
+        return Path(f"{frame_name(self.pictures[number])}_pred_labelIds.png")
 
-
-def collate(samples: list[SegSample]) -> SegSample:
-    """Stacks samples of one size: image [N, 3, H, W], labels [N, H, W], index [N]."""
-    images, labels, indices = zip(*samples, strict=True)
-    return SegSample(torch.stack(images), torch.stack(labels), torch.tensor(indices))
+    def find_predictions(self, folder: Path) -> list[Path]:
+        found = [(path.name, path) for path in sorted(folder.rglob("*.png"))]
+        chosen = []
+        for picture in self.pictures:
+            name = frame_name(picture)
+            files = [path for file, path in found if file.startswith(name)]  # as the official evaluation matches them
+            if len(files) != 1:
+                raise InputError(f"{folder}: {len(files)} files {name}*.png; there must be one prediction per picture")
+            chosen += files
+        return chosen
 
 
 def find_pictures(root: Path, split: str) -> list[Path]:

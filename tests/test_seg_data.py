@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from backbone import InputError
 from seg import cityscapes
-from seg.cityscapes import CLASSES, NAMES, Cityscapes, collate
+from seg.cityscapes import CLASSES, NAMES, Cityscapes
+from seg.dataset import collate
 from seg.transforms import train_transform
 from tools.config import Run
 from tools.loop import SampleOrder, single_thread

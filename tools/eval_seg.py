@@ -5,7 +5,8 @@
     python -m tools.eval_seg --predictions predictions --data /data/cityscapes --split val
 
 Whole pictures at native resolution, one confusion matrix over the set. Predictions are label_id PNGs named
-CITY_SEQ_FRAME*.png, as Cityscapes' test server takes them.
+CITY_SEQ_FRAME*.png, as Cityscapes' test server takes them; for the test split, whose labels are secret, they are
+written and not scored. `miou` is over the classes in the labels; the official evaluation's figures stand beside it.
 """
 
 import argparse
@@ -22,27 +23,62 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from backbone.errors import InputError
-from backbone.images import read_label
+from backbone.images import read_ids, read_label
 from backbone.inference import normalise
-from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, TRAIN_ID_OF_LABEL_ID, Cityscapes, frame_name
+from seg import cityscapes
+from seg.cityscapes import Cityscapes
+from seg.cityscapes_scores import CATEGORIES, InstanceCounts, cityscapes_scores
+from seg.dataset import SegDataset
 from seg.label_map import label_map
 from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
 from tools.loop import finite, gather_parts, shard, single_thread
 
+MEANS = ("miou", "miiou", "category_miou", "category_miiou")
+"""The four figures of Cityscapes' leader board."""
+
 
 class Evaluation(NamedTuple):
     """What an evaluation found."""
 
     scores: dict[str, float]  # miou, pixel_accuracy, iou/NAME
+    official: dict[str, float]  # by Cityscapes' own evaluation; empty for other data
     confusion: np.ndarray  # int64 [K, K + 1]
+
+
+class Counts:
+    """What is counted over a set, picture by picture; its size does not grow with the set."""
+
+    def __init__(self, dataset: SegDataset) -> None:
+        self.dataset = dataset
+        self.confusion = np.zeros((len(dataset.names), len(dataset.names) + 1), np.int64)
+        self.instances = None if dataset.instances is None else InstanceCounts()
+
+    def add(self, number: int, labels: np.ndarray, predicted_ids: np.ndarray) -> None:
+        """Counts picture `number`: labels as the data set gives them, predictions as files hold them, uint8 [H, W]."""
+        predicted = self.dataset.labels_of_ids[predicted_ids]
+        self.confusion += confusion_matrix(labels, predicted, len(self.dataset.names))
+        if self.instances is not None:
+            path = self.dataset.instances[number]
+            self.instances.add(labels, predicted_ids, read_ids(path), path)
+
+    def result(self, accelerator: Accelerator | None = None) -> Evaluation:
+        """The scores over what all processes counted; every process gets them."""
+        total, instances = self.confusion, self.instances
+        if accelerator is not None:
+            parts = gather_parts(accelerator, (self.confusion, self.instances))
+            total = sum(confusion for confusion, _ in parts)
+            instances = merge([counts for _, counts in parts]) if instances is not None else None
+        is_cityscapes = self.dataset.names == cityscapes.NAMES
+        official = cityscapes_scores(total, instances) if is_cityscapes else {}
+        return Evaluation(iou_scores(total, self.dataset.names), official, total)
 
 
 @torch.inference_mode()
 def evaluate_model(
     model: nn.Module,
-    dataset: Cityscapes,
+    dataset: SegDataset,
     *,
     mean: list[float],
     std: list[float],
@@ -60,40 +96,43 @@ def evaluate_model(
         worker_init_fn=single_thread,
         timeout=300 * (workers > 0),
     )
-    total = np.zeros((len(dataset.names), len(dataset.names) + 1), np.int64)
+    counts = Counts(dataset)
     with progress() as bar:
         for sample in bar.track(loader, total=len(indices), description="evaluating"):
             images = normalise(sample.image[None].to(device), mean, std, channels_last=True)
             predicted = label_map(model(images).float(), tuple(sample.labels.shape))[0].cpu().numpy()
-            total += confusion_matrix(sample.labels.numpy(), predicted, len(dataset.names))
+            predicted_ids = dataset.ids[predicted]
+            counts.add(sample.index, sample.labels.numpy(), predicted_ids)
             if save_to is not None:
-                save_prediction(save_to, dataset.pictures[sample.index], predicted)
-    total = sum(gather_parts(accelerator, total))
-    return Evaluation(iou_scores(total, dataset.names), total)
+                save_mask(save_to / dataset.prediction_name(sample.index), predicted_ids)
+    return counts.result(accelerator)
 
 
-def evaluate_files(folder: Path, dataset: Cityscapes) -> Evaluation:
-    """Scores label_id PNGs in a folder (or below it), one for each picture of the set."""
-    found = {path.name: path for path in sorted(folder.rglob("*.png"))}
-    total = np.zeros((len(dataset.names), len(dataset.names) + 1), np.int64)
+def evaluate_files(folder: Path, dataset: SegDataset) -> Evaluation:
+    """Scores the predictions in a folder, one for each picture of the set, whoever made them."""
+    counts = Counts(dataset)
+    files = dataset.find_predictions(folder)
     with progress() as bar:
-        for sample in bar.track(dataset, total=len(dataset), description="scoring"):
-            name = frame_name(dataset.pictures[sample.index])
-            files = [path for file, path in found.items() if file == f"{name}.png" or file.startswith(f"{name}_")]
-            if len(files) != 1:
-                raise InputError(f"{folder}: {len(files)} files {name}*.png; there must be one prediction per picture")
-            predicted = TRAIN_ID_OF_LABEL_ID[read_label(files[0])]
-            if predicted.shape != tuple(sample.labels.shape):
-                sizes = [f"{w}x{h}" for h, w in (predicted.shape, sample.labels.shape)]
-                raise InputError(f"{files[0]}: is {sizes[0]}, its label {sizes[1]}; predictions have the labels' size")
-            total += confusion_matrix(sample.labels.numpy(), predicted, len(dataset.names))
-    return Evaluation(iou_scores(total, dataset.names), total)
+        for file, sample in bar.track(zip(files, dataset, strict=True), total=len(files), description="scoring"):
+            predicted_ids = read_label(file)
+            if predicted_ids.shape != tuple(sample.labels.shape):
+                sizes = [f"{w}x{h}" for h, w in (predicted_ids.shape, sample.labels.shape)]
+                raise InputError(f"{file}: is {sizes[0]}, its label {sizes[1]}; predictions have the labels' size")
+            counts.add(sample.index, sample.labels.numpy(), predicted_ids)
+    return counts.result()
 
 
-def save_prediction(folder: Path, picture: Path, train_ids: np.ndarray) -> None:
-    """Writes train ids as the label_id PNG that Cityscapes' evaluation reads."""
-    path = folder / f"{frame_name(picture)}_pred_labelIds.png"
-    replace_file(path, lambda part: Image.fromarray(LABEL_ID_OF_TRAIN_ID[train_ids]).save(part, "PNG"))
+def merge(parts: list[InstanceCounts]) -> InstanceCounts:
+    """The counts of all parts of a set."""
+    total = InstanceCounts()
+    for part in parts:
+        total.merge(part)
+    return total
+
+
+def save_mask(path: Path, ids: np.ndarray) -> None:
+    """Writes ids, uint8 [H, W], as the grey PNG that evaluations read."""
+    replace_file(path, lambda part: Image.fromarray(ids).save(part, "PNG"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,6 +150,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     dataset = Cityscapes(arguments.data, arguments.split)
+    scored = dataset.has_labelled_pixels()
+    if not scored and (arguments.save_predictions is None or arguments.weights is None):
+        raise InputError(
+            f"{arguments.data}: no pixel of split {arguments.split} counts, its labels are dummies that cannot be scored;"
+            " write --save-predictions DIR with --weights and upload that folder to the test server"
+        )
     if arguments.weights is not None:
         from tools.predict import load_model
 
@@ -131,6 +176,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         if not accelerator.is_main_process:
             return 0
+        if not scored:
+            console.print(
+                f"not scored: the labels are dummies. Predictions: {arguments.save_predictions}", soft_wrap=True
+            )
+            return 0
     else:
         if not arguments.predictions.is_dir():
             raise InputError(f"{arguments.predictions}: no such folder of predictions")
@@ -145,10 +195,11 @@ def main(argv: list[str] | None = None) -> int:
         "protocol": "whole pictures, native resolution, one confusion matrix; miou over the classes in the labels",
         "split": arguments.split,
         "pictures": len(dataset),
-        **{name: value for name, value in finite(evaluation.scores).items() if not name.startswith("iou/")},
-        "iou": {name: finite(evaluation.scores)[f"iou/{name}"] for name in dataset.names},
+        **nested(evaluation.scores),
         "confusion": evaluation.confusion.tolist(),
     }
+    if evaluation.official:
+        report["cityscapes"] = nested(evaluation.official)
     replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(report, indent=1)))
     console.print(
         f"mIoU {evaluation.scores['miou']:.4f} on {len(dataset)} pictures; {out / 'metrics.json'}", soft_wrap=True
@@ -156,15 +207,39 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def nested(scores: dict[str, float]) -> dict[str, float | dict[str, float | None] | None]:
+    """Scores for JSON: `iou/NAME` becomes an entry of `iou`, NaN becomes null."""
+    report = {}
+    for name, value in finite(scores).items():
+        kind, separator, class_name = name.partition("/")
+        if separator:
+            report.setdefault(kind, {})[class_name] = value
+        else:
+            report[name] = value
+    return report
+
+
 def print_scores(evaluation: Evaluation, names: list[str]) -> None:
-    """The table of classes: IoU and share of the labelled pixels."""
-    labelled = evaluation.confusion.sum(1)
+    """The tables of classes and categories: IoU, iIoU where instances are known, share of the labelled pixels."""
+    labelled, official = evaluation.confusion.sum(1), evaluation.official
     rows = []
     for name, pixels in zip(names, labelled, strict=True):
         iou = evaluation.scores[f"iou/{name}"]
         share = f"{100 * pixels / max(1, labelled.sum()):.2f} %"
-        rows.append([name, "absent" if math.isnan(iou) else f"{100 * iou:.2f}", share])
-    console.print(table("IoU per class", ["class", "IoU", "pixels"], rows))
+        weighted = [percent(official.get(f"iiou/{name}", math.nan))] if "miiou" in official else []
+        rows.append([name, "absent" if math.isnan(iou) else percent(iou), *weighted, share])
+    console.print(table("IoU per class", ["class", "IoU", *(["iIoU"] if "miiou" in official else []), "pixels"], rows))
+    if official:
+        kinds = ["category_iou", "category_iiou"] if "miiou" in official else ["category_iou"]
+        rows = [[name, *(percent(official.get(f"{kind}/{name}", math.nan)) for kind in kinds)] for name in CATEGORIES]
+        console.print(table("IoU per category", ["category", "IoU", "iIoU"][: 1 + len(kinds)], rows))
+        means = [f"{name} {official[name]:.4f}" for name in MEANS if name in official]
+        console.print(f"official evaluation: {', '.join(means)}", soft_wrap=True)
+
+
+def percent(value: float) -> str:
+    """A share in percent; nothing for NaN."""
+    return "" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import seg
 from backbone.errors import InputError
 from backbone.inference import normalise
-from seg.cityscapes import Cityscapes, SegSample, collate
+from seg.cityscapes import Cityscapes
+from seg.dataset import SegSample, collate
 from seg.loss import LOSSES
 from seg.transforms import train_transform
 from tools.checkpoint import load_initial_weights

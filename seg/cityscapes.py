@@ -8,6 +8,7 @@ import numpy as np
 from backbone.errors import InputError
 from backbone.images import read_label
 from seg.dataset import IGNORE, SegDataset, Transform
+from seg.polygons import draw_polygons, polygons_size
 
 
 class CityscapesClass(NamedTuple):
@@ -79,15 +80,22 @@ TRAIN_ID_OF_LABEL_ID = _table([(row.label_id, row.train_id) for row in CLASSES])
 TRAIN_ID_OF_TRAIN_ID = _table([(i, i) for i in range(len(NAMES))] + [(IGNORE, IGNORE)])
 LABEL_ID_OF_TRAIN_ID = _table([(row.train_id, row.label_id) for row in TRAIN_CLASSES] + [(IGNORE, 0)])
 """uint8 [256]; index it with a map to translate the map."""
+LABEL_ID_OF_NAME = {row.name: row.label_id for row in CLASSES}
 
-LABEL_FILES = {"_gtFine_labelIds.png": TRAIN_ID_OF_LABEL_ID, "_gtFine_labelTrainIds.png": TRAIN_ID_OF_TRAIN_ID}
-"""The label files that are understood, the preferred one first, with the table for their values."""
+LABEL_FILES = ("_labelIds.png", "_labelTrainIds.png", "_polygons.json")
+"""How the names of label files end, the preferred one first."""
+ANNOTATIONS = ("gtFine", "gtCoarse")
+"""Folders of labels; the split train_extra has coarse ones only."""
 
 
 class Cityscapes(SegDataset):
     """`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.{png,jpg}` with `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
 
-    Where labelIds are missing, labelTrainIds are read. `instances` are there if every picture has an instanceIds file.
+    Where labelIds are missing, labelTrainIds are read, and where these are missing too, polygons are drawn.
+    `instances` are there if every picture has an instanceIds file.
+
+    Arguments:
+        annotation: "gtFine", or "gtCoarse" for the coarse labels (`ROOT/gtCoarse/SPLIT/CITY/*_gtCoarse_labelIds.png`).
 
     Raises:
         InputError: a folder is missing or empty, a picture has no label, or their sizes differ.
@@ -104,17 +112,25 @@ class Cityscapes(SegDataset):
         split: str,
         transform: Transform | None = None,
         *,
+        annotation: str = "gtFine",
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
+        if annotation not in ANNOTATIONS:
+            raise InputError(f"annotation {annotation!r} unknown; valid: {', '.join(ANNOTATIONS)}")
         self.root, self.split = Path(root), split
         pictures = find_pictures(self.root, split)[:limit]
-        super().__init__(pictures, [_label_file(self.root, split, picture) for picture in pictures], transform, seed)
-        instances = [
-            self.root / "gtFine" / split / path.parent.name / f"{frame_name(path)}_gtFine_instanceIds.png"
-            for path in pictures
+        stems = [
+            self.root / annotation / split / picture.parent.name / f"{frame_name(picture)}_{annotation}"
+            for picture in pictures
         ]
+        labels = [_label_file(*pair) for pair in zip(pictures, stems, strict=True)]
+        super().__init__(pictures, labels, transform, seed)
+        instances = [stem.with_name(f"{stem.name}_instanceIds.png") for stem in stems]
         self.instances = instances if all(path.is_file() for path in instances) else None
+
+    def label_size(self, path: Path) -> tuple[int, int]:
+        return polygons_size(path) if path.suffix == ".json" else super().label_size(path)
 
     def read_labels(self, path: Path) -> np.ndarray:
         return read_train_ids(path)
@@ -153,8 +169,10 @@ def frame_name(picture: Path) -> str:
 
 
 def read_train_ids(path: Path) -> np.ndarray:
-    """A labelIds or labelTrainIds file as train ids, uint8 [H, W]."""
-    table = next((table for ending, table in LABEL_FILES.items() if path.name.endswith(ending)), TRAIN_ID_OF_LABEL_ID)
+    """A labelIds, labelTrainIds or polygons file as train ids, uint8 [H, W]."""
+    if path.suffix == ".json":
+        return TRAIN_ID_OF_LABEL_ID[draw_polygons(path, LABEL_ID_OF_NAME)]
+    table = TRAIN_ID_OF_TRAIN_ID if path.name.endswith("_labelTrainIds.png") else TRAIN_ID_OF_LABEL_ID
     raw = read_label(path)
     labels = table[raw]
     if (labels == INVALID).any():
@@ -166,10 +184,11 @@ def read_train_ids(path: Path) -> np.ndarray:
     return labels
 
 
-def _label_file(root: Path, split: str, picture: Path) -> Path:
-    folder = root / "gtFine" / split / picture.parent.name
-    candidates = [folder / f"{frame_name(picture)}{ending}" for ending in LABEL_FILES]
+def _label_file(picture: Path, stem: Path) -> Path:
+    candidates = [stem.with_name(stem.name + ending) for ending in LABEL_FILES]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise InputError(f"{picture}: has no label; expected {candidates[0]} (or …{list(LABEL_FILES)[1]})")
+        others = ", ".join(f"…{ending}" for ending in LABEL_FILES[1:])
+        coarse = "; train_extra has labels in gtCoarse only" if stem.parent.parent.name == "train_extra" else ""
+        raise InputError(f"{picture}: has no label; expected {candidates[0]} (or {others}){coarse}")
     return found

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
 from backbone import InputError
-from seg.cityscapes import CLASSES, Cityscapes
+from seg.cityscapes import CLASSES, LABEL_ID_OF_NAME, Cityscapes
+from seg.polygons import draw_polygons
 from tools import eval_seg
 
 NUM_PICTURES = 5
@@ -131,3 +133,83 @@ def test_the_labels_of_the_test_split_are_not_scored(tmp_path):
         shutil.move(tmp_path / folder / "val", tmp_path / folder / "test")
     with pytest.raises(InputError, match=r"no pixel of split test counts, its labels are dummies"):
         eval_seg.main(["--predictions", str(tmp_path / "predictions"), "--data", str(tmp_path), "--split", "test"])
+
+
+def test_polygons_are_drawn_as_the_official_script_draws_them(world, tmp_path):
+    files = sorted((world / "cityscapes" / "gtFine").rglob("*_polygons.json"))
+    assert len(files) == 13
+    for source in files:
+        objects = json.loads(source.read_text())["objects"]
+        drawable = [item for item in objects if len(item["polygon"]) > 1]  # the script fails on single points
+        path = polygons(tmp_path / "a_polygons.json", *drawable, height=96, width=192)
+        json2labelImg(str(path), str(tmp_path / "official.png"))
+        assert (draw_polygons(path, LABEL_ID_OF_NAME) == np.asarray(Image.open(tmp_path / "official.png"))).all()
+
+
+def polygons(path: Path, *objects: dict, height: int = 40, width: int = 64) -> Path:
+    path.write_text(json.dumps({"imgHeight": height, "imgWidth": width, "objects": list(objects)}))
+    return path
+
+
+SQUARE = [[0, 0], [20, 0], [20.5, 30], [0, 30]]
+
+
+def test_plates_are_not_drawn_and_groups_and_deleted_objects_are_understood(tmp_path):
+    path = polygons(
+        tmp_path / "a_polygons.json",
+        {"label": "cargroup", "polygon": SQUARE},
+        {"label": "license plate", "polygon": [[5, 5], [9, 5], [9, 9]]},
+        {"label": "sky", "polygon": SQUARE, "deleted": 1},
+    )
+    json2labelImg(str(path), str(tmp_path / "official.png"))
+    ours = draw_polygons(path, LABEL_ID_OF_NAME)
+    assert (ours == np.asarray(Image.open(tmp_path / "official.png"))).all()
+    assert set(np.unique(ours)) == {0, LABEL_ID_OF_NAME["car"]}
+
+
+def test_faulty_polygons_are_named(tmp_path):
+    path = tmp_path / "a_polygons.json"
+    for objects, message in (
+        ([{"label": "dragon", "polygon": SQUARE}], "label 'dragon' is not one of Cityscapes'"),
+        ([{"label": "car"}], "an object lacks a label or a polygon"),
+        ([{"label": "car", "polygon": [1, 2]}], "an object lacks a label or a polygon"),
+        ([7], "an object lacks a label or a polygon"),
+    ):
+        with pytest.raises(InputError, match=message):
+            draw_polygons(polygons(path, *objects), LABEL_ID_OF_NAME)
+    for text, message in (
+        ("{", "not a readable JSON"),
+        ("[]", "must be an object"),
+        ("{}", "not the size of a picture"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            draw_polygons(path, LABEL_ID_OF_NAME)
+    with pytest.raises(InputError, match="not the size of a picture"):
+        draw_polygons(polygons(path, height=60000, width=60000), LABEL_ID_OF_NAME)
+
+
+def test_polygons_stand_in_for_missing_label_pictures(world, tmp_path):
+    shutil.copytree(world / "cityscapes", tmp_path / "cityscapes")
+    expected = Cityscapes(world / "cityscapes", "val")
+    for path in (tmp_path / "cityscapes" / "gtFine" / "val").rglob("*.png"):
+        path.unlink()
+    dataset = Cityscapes(tmp_path / "cityscapes", "val")
+    assert dataset.instances is None and dataset.labels[0].suffix == ".json"
+    for one, other in zip(dataset, expected, strict=True):
+        assert (one.labels == other.labels).float().mean() > 0.98  # the painter's polygons are not to the pixel
+
+
+def test_coarse_labels_are_read_where_they_are_asked_for(world, tmp_path):
+    source = world / "cityscapes"
+    shutil.copytree(source / "leftImg8bit" / "val", tmp_path / "leftImg8bit" / "train_extra")
+    for label in source.glob("gtFine/val/*/*_labelIds.png"):
+        coarse = tmp_path / "gtCoarse" / "train_extra" / label.parent.name
+        coarse.mkdir(parents=True, exist_ok=True)
+        shutil.copy(label, coarse / label.name.replace("gtFine", "gtCoarse"))
+    coarse = Cityscapes(tmp_path, "train_extra", annotation="gtCoarse")
+    assert (coarse[1].labels == Cityscapes(source, "val")[1].labels).all()
+    with pytest.raises(InputError, match="train_extra has labels in gtCoarse only"):
+        Cityscapes(tmp_path, "train_extra")
+    with pytest.raises(InputError, match="annotation 'gtfine' unknown"):
+        Cityscapes(source, "val", annotation="gtfine")

@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     scored = dataset.has_labelled_pixels()
     if not scored and (arguments.save_predictions is None or arguments.weights is None):
         raise InputError(
-            f"{arguments.data}: no pixel of split {arguments.split} counts, its labels are dummies that cannot be scored;"
+            f"{arguments.data}: no pixel of split {arguments.split} counts, its labels are dummies, never scored;"
             " write --save-predictions DIR with --weights and upload that folder to the test server"
         )
     if arguments.weights is not None:

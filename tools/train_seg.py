@@ -35,7 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     augment = dataclasses.asdict(config.augment)
     crop_hw = tuple(augment.pop("crop_hw"))
     transform = train_transform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
-    train_set = Cityscapes(config.data.root, config.data.train_split, transform, seed=config.run.seed)
+    train_set = Cityscapes(
+        config.data.root,
+        config.data.train_split,
+        transform,
+        annotation=config.data.train_labels,
+        seed=config.run.seed,
+    )
     val_set = Cityscapes(config.data.root, config.data.val_split, limit=config.data.val_limit)
 
     torch.manual_seed(config.run.seed)

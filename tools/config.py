@@ -25,7 +25,8 @@ def knob(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class SegData:
-    root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/")
+    root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
+    classes: str | None = knob(None, "classes.yaml of one's own data (see README.md); without it, Cityscapes")
     train_split: str = knob("train", "split to learn from; train_extra with data.train_labels=gtCoarse")
     val_split: str = knob("val", "split to evaluate on")
     train_labels: str = knob("gtFine", "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine")

@@ -1,8 +1,9 @@
-"""Scores a segmenter, or label maps from anywhere, on Cityscapes or on data in its layout.
+"""Scores a segmenter, or label maps from anywhere, on Cityscapes, on data in its layout, or on one's own.
 
     python -m tools.eval_seg --weights runs/large/best.safetensors --data /data/cityscapes
     python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --save-predictions predictions
     python -m tools.eval_seg --predictions predictions --data /data/cityscapes --split val
+    python -m tools.eval_seg --weights best.safetensors --data garden --classes garden/classes.yaml
 
 Whole pictures at native resolution, one confusion matrix over the set. Predictions are label_id PNGs named
 CITY_SEQ_FRAME*.png, as Cityscapes' test server takes them; for the test split, whose labels are secret, they are
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from rich.markup import escape
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -26,8 +28,8 @@ from backbone.errors import InputError
 from backbone.images import read_ids, read_label
 from backbone.inference import normalise
 from seg import cityscapes
-from seg.cityscapes import Cityscapes
 from seg.cityscapes_scores import CATEGORIES, InstanceCounts, cityscapes_scores
+from seg.data import open_data
 from seg.dataset import SegDataset
 from seg.label_map import label_map
 from seg.metrics import confusion_matrix, iou_scores
@@ -142,14 +144,18 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", type=Path, help="best.safetensors of a run")
     what.add_argument("--predictions", type=Path, help="folder of label_id PNGs to score without a model")
-    parser.add_argument("--data", required=True, type=Path, help="folder with leftImg8bit/ and gtFine/")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="folder with leftImg8bit/ and gtFine/, or of one's own data"
+    )
+    parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--split", default="val", help="default: val")
+    parser.add_argument("--labels", default="gtFine", help="Cityscapes' labels: gtFine or gtCoarse; default: gtFine")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or predictions")
     parser.add_argument("--save-predictions", type=Path, metavar="DIR", help="write label_id PNGs there")
     parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
-    dataset = Cityscapes(arguments.data, arguments.split)
+    dataset = open_data(arguments.data, arguments.split, classes=arguments.classes, annotation=arguments.labels)
     scored = dataset.has_labelled_pixels()
     if not scored and (arguments.save_predictions is None or arguments.weights is None):
         raise InputError(
@@ -163,7 +169,8 @@ def main(argv: list[str] | None = None) -> int:
         model, description = load_model(arguments.weights, task="segmentation")
         if description["classes"] != dataset.names:
             raise InputError(
-                f"{arguments.weights}: was trained on other classes ({', '.join(description['classes'][:3])}, …)"
+                f"{arguments.weights}: was trained on other classes ({', '.join(description['classes'][:3])}, …) than "
+                f"the data has ({', '.join(dataset.names[:3])}, …); --classes names those of one's own data"
             )
         evaluation = evaluate_model(
             model.to(accelerator.device).eval(),
@@ -227,7 +234,7 @@ def print_scores(evaluation: Evaluation, names: list[str]) -> None:
         iou = evaluation.scores[f"iou/{name}"]
         share = f"{100 * pixels / max(1, labelled.sum()):.2f} %"
         weighted = [percent(official.get(f"iiou/{name}", math.nan))] if "miiou" in official else []
-        rows.append([name, "absent" if math.isnan(iou) else percent(iou), *weighted, share])
+        rows.append([escape(name), "absent" if math.isnan(iou) else percent(iou), *weighted, share])
     console.print(table("IoU per class", ["class", "IoU", *(["iIoU"] if "miiou" in official else []), "pixels"], rows))
     if official:
         kinds = ["category_iou", "category_iiou"] if "miiou" in official else ["category_iou"]

@@ -96,6 +96,7 @@ class Cityscapes(SegDataset):
 
     Arguments:
         annotation: "gtFine", or "gtCoarse" for the coarse labels (`ROOT/gtCoarse/SPLIT/CITY/*_gtCoarse_labelIds.png`).
+        faults: as `SegDataset` takes it.
 
     Raises:
         InputError: a folder is missing or empty, a picture has no label, or their sizes differ.
@@ -115,19 +116,37 @@ class Cityscapes(SegDataset):
         annotation: str = "gtFine",
         seed: int = 0,
         limit: int | None = None,
+        faults: list[str] | None = None,
     ) -> None:
         if annotation not in ANNOTATIONS:
             raise InputError(f"annotation {annotation!r} unknown; valid: {', '.join(ANNOTATIONS)}")
-        self.root, self.split = Path(root), split
+        self.root, self.split, self.annotation = Path(root), split, annotation
         pictures = find_pictures(self.root, split)[:limit]
-        stems = [
-            self.root / annotation / split / picture.parent.name / f"{frame_name(picture)}_{annotation}"
-            for picture in pictures
-        ]
-        labels = [_label_file(*pair) for pair in zip(pictures, stems, strict=True)]
-        super().__init__(pictures, labels, transform, seed)
-        instances = [stem.with_name(f"{stem.name}_instanceIds.png") for stem in stems]
+        super().__init__(pictures, self._find_label, transform, seed, faults)
+        instances = [self._label_file(picture, "_instanceIds.png") for picture in self.pictures]
         self.instances = instances if all(path.is_file() for path in instances) else None
+
+    def _label_file(self, picture: Path, ending: str) -> Path:
+        folder = self.root / self.annotation / self.split / picture.parent.name
+        return folder / f"{frame_name(picture)}_{self.annotation}{ending}"
+
+    def _find_label(self, picture: Path) -> Path:
+        candidates = [self._label_file(picture, ending) for ending in LABEL_FILES]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            others = ", ".join(f"…{ending}" for ending in LABEL_FILES[1:])
+            coarse = "; train_extra has labels in gtCoarse only" if self.split == "train_extra" else ""
+            raise InputError(f"{picture}: has no label; expected {candidates[0]} (or {others}){coarse}")
+        return found
+
+    def labels_without_picture(self) -> list[Path]:
+        frames = {frame_name(path) for path in find_pictures(self.root, self.split)}
+        return sorted(
+            path
+            for ending in LABEL_FILES
+            for path in (self.root / self.annotation / self.split).glob(f"*/*_{self.annotation}{ending}")
+            if path.name.removesuffix(f"_{self.annotation}{ending}") not in frames
+        )
 
     def label_size(self, path: Path) -> tuple[int, int]:
         return polygons_size(path) if path.suffix == ".json" else super().label_size(path)
@@ -182,13 +201,3 @@ def read_train_ids(path: Path) -> np.ndarray:
             f"{path}: {counts.sum()} pixels are {values[:5].tolist()}, which are not {kind}; see gtFine's naming"
         )
     return labels
-
-
-def _label_file(picture: Path, stem: Path) -> Path:
-    candidates = [stem.with_name(stem.name + ending) for ending in LABEL_FILES]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        others = ", ".join(f"…{ending}" for ending in LABEL_FILES[1:])
-        coarse = "; train_extra has labels in gtCoarse only" if stem.parent.parent.name == "train_extra" else ""
-        raise InputError(f"{picture}: has no label; expected {candidates[0]} (or {others}){coarse}")
-    return found

@@ -16,8 +16,9 @@ def open_data(
     annotation: str = "gtFine",
     seed: int = 0,
     limit: int | None = None,
+    faults: list[str] | None = None,
 ) -> SegDataset:
     """`Folder` with the classes file `classes`, else `Cityscapes` with the labels `annotation`; see these."""
     if classes is not None:
-        return Folder(root, split, classes, transform, seed=seed, limit=limit)
-    return Cityscapes(root, split, transform, annotation=annotation, seed=seed, limit=limit)
+        return Folder(root, split, classes, transform, seed=seed, limit=limit, faults=faults)
+    return Cityscapes(root, split, transform, annotation=annotation, seed=seed, limit=limit, faults=faults)

@@ -33,8 +33,12 @@ class SegDataset(Dataset):
     An index is a number, or a pair (epoch, number): `transform(image_bgr, labels, seed)` gets a seed made of
     (seed, epoch, number) alone, so that augmentation repeats for any number of workers.
 
+    Arguments:
+        find_label: gives the label file of a picture, or raises InputError.
+        faults: where given, pictures without a fitting label are left out and the reasons added here.
+
     Raises:
-        InputError: a picture and its label differ in size.
+        InputError: a picture has no label, or another size than its label.
     """
 
     names: list[str]  # of the classes, in the order of the labels
@@ -43,13 +47,32 @@ class SegDataset(Dataset):
     labels_of_ids: np.ndarray  # uint8 [256]: the label of each value in a file; values above the classes count as none
     instances: list[Path] | None = None  # files of instance ids, one for each picture, where the set has them
 
-    def __init__(self, pictures: list[Path], labels: list[Path], transform: Transform | None, seed: int) -> None:
-        self.pictures, self.labels, self.transform, self.seed = pictures, labels, transform, seed
-        for picture, label in zip(pictures, labels, strict=True):
-            sizes = image_size(picture), self.label_size(label)
-            if sizes[0] != sizes[1]:
-                (h, w), (label_h, label_w) = sizes
-                raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
+    def __init__(
+        self,
+        pictures: list[Path],
+        find_label: Callable[[Path], Path],
+        transform: Transform | None,
+        seed: int,
+        faults: list[str] | None,
+    ) -> None:
+        self.transform, self.seed = transform, seed
+        self.pictures, self.labels = [], []
+        for picture in pictures:
+            try:
+                label = find_label(picture)
+                self._check_sizes(picture, label)
+            except InputError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
+            else:
+                self.pictures.append(picture)
+                self.labels.append(label)
+
+    def _check_sizes(self, picture: Path, label: Path) -> None:
+        (h, w), (label_h, label_w) = image_size(picture), self.label_size(label)
+        if (h, w) != (label_h, label_w):
+            raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
 
     def label_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label file, without decoding it."""
@@ -69,6 +92,10 @@ class SegDataset(Dataset):
         Raises:
             InputError: a picture has none, or more than one.
         """
+        raise NotImplementedError
+
+    def labels_without_picture(self) -> list[Path]:
+        """Label files that belong to no picture of the split."""
         raise NotImplementedError
 
     def has_labelled_pixels(self) -> bool:

@@ -86,6 +86,7 @@ class Folder(SegDataset):
         root: the folder that `pictures` and `masks` of the classes file are relative to.
         split: takes the place of {split} in them.
         classes: the classes file, or what `read_classes` made of it.
+        faults: as `SegDataset` takes it.
 
     Raises:
         InputError: a folder is missing or empty, a picture has no mask, or their sizes differ.
@@ -100,6 +101,7 @@ class Folder(SegDataset):
         *,
         seed: int = 0,
         limit: int | None = None,
+        faults: list[str] | None = None,
     ) -> None:
         self.root, self.split = Path(root), split
         self.classes = classes if isinstance(classes, Classes) else read_classes(classes)
@@ -111,8 +113,8 @@ class Folder(SegDataset):
             self.ids[label] = values[0]
             self.labels_of_ids[values] = label
         self.folder = self.root / self.classes.pictures.replace("{split}", split)
-        pictures = self._find_pictures()[:limit]
-        super().__init__(pictures, [self._mask(picture) for picture in pictures], transform, seed)
+        self.mask_folder = self.root / self.classes.masks.replace("{split}", split)
+        super().__init__(self._find_pictures()[:limit], self._find_mask, transform, seed, faults)
 
     def read_labels(self, path: Path) -> np.ndarray:
         raw = read_label(path)
@@ -141,8 +143,7 @@ class Folder(SegDataset):
         found = sorted(
             path for path in self.folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
         )
-        masks = self.root / self.classes.masks.replace("{split}", self.split)
-        if masks == self.folder:
+        if self.mask_folder == self.folder:
             found = [path for path in found if not path.name.endswith(self.classes.mask_ending)]
         if self.classes.list is not None:
             found = self._listed({path.relative_to(self.folder).with_suffix("").as_posix(): path for path in found})
@@ -164,12 +165,21 @@ class Folder(SegDataset):
             raise InputError(f"{path}: {missing[0]} is not in {self.folder} (nor are {len(missing) - 1} others)")
         return [found[name] for name in names]
 
-    def _mask(self, picture: Path) -> Path:
-        name = picture.relative_to(self.folder).with_suffix("").as_posix() + self.classes.mask_ending
-        path = self.root / self.classes.masks.replace("{split}", self.split) / name
+    def _mask_file(self, picture: Path) -> Path:
+        name = picture.relative_to(self.folder).with_suffix("").as_posix()
+        return self.mask_folder / (name + self.classes.mask_ending)
+
+    def _find_mask(self, picture: Path) -> Path:
+        path = self._mask_file(picture)
         if not path.is_file():
             raise InputError(f"{picture}: has no mask; expected {path}")
         return path
+
+    def labels_without_picture(self) -> list[Path]:
+        if self.classes.list is not None:  # the folder holds the masks of other splits too
+            return []
+        known = {self._mask_file(picture) for picture in self._find_pictures()}
+        return sorted(path for path in self.mask_folder.rglob(f"*{self.classes.mask_ending}") if path not in known)
 
 
 def _class(path: Path, number: int, entry: Any) -> tuple[str, tuple[int, int, int], list[int]]:

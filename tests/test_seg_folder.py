@@ -164,6 +164,12 @@ def test_classes_flow_from_training_to_evaluation_and_prediction(tmp_path):
     reports = [json.loads((folder / "metrics.json").read_text()) for folder in (out, predictions)]
     assert reports[0]["iou"] == reports[1]["iou"] and reports[0]["iou"].keys() == set(dataset.names)
     assert "cityscapes" not in reports[0]
+    more = ["--window", "32", "32", "--scales", "1", "1.5", "--flip", "--out", str(tmp_path / "more")]
+    assert eval_seg.main([*arguments, "--weights", str(out / "best.safetensors"), *more]) == 0
+    protocol = json.loads((tmp_path / "more" / "metrics.json").read_text())["protocol"]
+    assert protocol.startswith("windows of 32x32 every 21x21 (height x width); scales 1, 1.5; mean with the mirror")
+    with pytest.raises(InputError, match="need --weights"):
+        eval_seg.main([*arguments, "--predictions", str(predictions), "--flip"])
     (predictions / "bed" / "1.png").unlink()
     with pytest.raises(InputError, match=r"bed/1.png: no such prediction \(1 missing\)"):
         eval_seg.main([*arguments, "--predictions", str(predictions)])

@@ -3,6 +3,7 @@
     python -m tools.eval_seg --weights runs/large/best.safetensors --data /data/cityscapes
     python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --save-predictions predictions
     python -m tools.eval_seg --predictions predictions --data /data/cityscapes --split val
+    python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --scales 0.75 1 1.25 --flip
     python -m tools.eval_seg --weights best.safetensors --data garden --classes garden/classes.yaml
 
 Whole pictures at native resolution, one confusion matrix over the set. Predictions are label_id PNGs named
@@ -31,7 +32,7 @@ from seg import cityscapes
 from seg.cityscapes_scores import CATEGORIES, InstanceCounts, cityscapes_scores
 from seg.data import open_data
 from seg.dataset import SegDataset
-from seg.label_map import label_map
+from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
@@ -39,6 +40,7 @@ from tools.loop import finite, gather_parts, shard, single_thread
 
 MEANS = ("miou", "miiou", "category_miou", "category_miiou")
 """The four figures of Cityscapes' leader board."""
+WHOLE_PICTURES = Inference()
 
 
 class Evaluation(NamedTuple):
@@ -86,6 +88,7 @@ def evaluate_model(
     std: list[float],
     accelerator: Accelerator,
     workers: int = 1,
+    inference: Inference = WHOLE_PICTURES,
     save_to: Path | None = None,
 ) -> Evaluation:
     """Scores a model in evaluation mode; over several processes each picture counts once and all get the result."""
@@ -102,7 +105,7 @@ def evaluate_model(
     with progress() as bar:
         for sample in bar.track(loader, total=len(indices), description="evaluating"):
             images = normalise(sample.image[None].to(device), mean, std, channels_last=True)
-            predicted = label_map(model(images).float(), tuple(sample.labels.shape))[0].cpu().numpy()
+            predicted = inference.labels(model, images)[0].cpu().numpy()
             predicted_ids = dataset.ids[predicted]
             counts.add(sample.index, sample.labels.numpy(), predicted_ids)
             if save_to is not None:
@@ -152,9 +155,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--labels", default="gtFine", help="Cityscapes' labels: gtFine or gtCoarse; default: gtFine")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or predictions")
     parser.add_argument("--save-predictions", type=Path, metavar="DIR", help="write label_id PNGs there")
+    parser.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window over the picture")
+    parser.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="of the window; default: two thirds")
+    parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="mean over these scales")
+    parser.add_argument("--flip", action="store_true", help="mean with the mirrored picture's result")
     parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
+    window, stride = (None if sides is None else tuple(sides) for sides in (arguments.window, arguments.stride))
+    inference = Inference(window, stride, tuple(arguments.scales), arguments.flip)
+    if arguments.weights is None and inference != WHOLE_PICTURES:
+        raise InputError("--window, --stride, --scales and --flip need --weights; files are scored as they are")
     dataset = open_data(arguments.data, arguments.split, classes=arguments.classes, annotation=arguments.labels)
     scored = dataset.has_labelled_pixels()
     if not scored and (arguments.save_predictions is None or arguments.weights is None):
@@ -179,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
             std=description["std"],
             accelerator=accelerator,
             workers=arguments.workers,
+            inference=inference,
             save_to=arguments.save_predictions,
         )
         if not accelerator.is_main_process:
@@ -196,10 +208,11 @@ def main(argv: list[str] | None = None) -> int:
     source = arguments.weights or arguments.predictions
     out = arguments.out or (source.parent if arguments.weights else source)
     print_scores(evaluation, dataset.names)
+    how = inference.describe()
     report = {
         "task": "segmentation",
         "source": str(source),
-        "protocol": "whole pictures, native resolution, one confusion matrix; miou over the classes in the labels",
+        "protocol": f"{how}, native resolution, one confusion matrix; miou over the classes in the labels",
         "split": arguments.split,
         "pictures": len(dataset),
         **nested(evaluation.scores),

@@ -1,6 +1,7 @@
 """Scores a segmenter, or label maps from anywhere, on Cityscapes, on data in its layout, or on one's own.
 
     python -m tools.eval_seg --weights runs/large/best.safetensors --data /data/cityscapes
+    python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --report
     python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --save-predictions predictions
     python -m tools.eval_seg --predictions predictions --data /data/cityscapes --split val
     python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --scales 0.75 1 1.25 --flip
@@ -14,9 +15,11 @@ written and not scored. `miou` is over the classes in the labels; the official e
 import argparse
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -37,10 +40,12 @@ from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
 from tools.loop import finite, gather_parts, shard, single_thread
+from tools.report import Shown, write_report
 
 MEANS = ("miou", "miiou", "category_miou", "category_miiou")
 """The four figures of Cityscapes' leader board."""
 WHOLE_PICTURES = Inference()
+NUM_WORST = 6  # pictures in a report
 
 
 class Evaluation(NamedTuple):
@@ -49,34 +54,51 @@ class Evaluation(NamedTuple):
     scores: dict[str, float]  # miou, pixel_accuracy, iou/NAME
     official: dict[str, float]  # by Cityscapes' own evaluation; empty for other data
     confusion: np.ndarray  # int64 [K, K + 1]
+    worst: list[Shown]  # the pictures with the lowest mIoU, the lowest first
 
 
 class Counts:
-    """What is counted over a set, picture by picture; its size does not grow with the set."""
+    """What is counted over a set, picture by picture; its size does not grow with the set.
 
-    def __init__(self, dataset: SegDataset) -> None:
-        self.dataset = dataset
+    Arguments:
+        instances: count instances too, where the set has them, for the official iIoU.
+        num_worst: how many of the worst pictures to keep.
+    """
+
+    def __init__(self, dataset: SegDataset, *, instances: bool, num_worst: int) -> None:
+        self.dataset, self.num_worst = dataset, num_worst
         self.confusion = np.zeros((len(dataset.names), len(dataset.names) + 1), np.int64)
-        self.instances = None if dataset.instances is None else InstanceCounts()
+        self.instances = InstanceCounts() if instances and dataset.instances is not None else None
+        self.worst: list[Shown] = []
 
     def add(self, number: int, labels: np.ndarray, predicted_ids: np.ndarray) -> None:
         """Counts picture `number`: labels as the data set gives them, predictions as files hold them, uint8 [H, W]."""
         predicted = self.dataset.labels_of_ids[predicted_ids]
-        self.confusion += confusion_matrix(labels, predicted, len(self.dataset.names))
+        confusion = confusion_matrix(labels, predicted, len(self.dataset.names))
+        self.confusion += confusion
         if self.instances is not None:
             path = self.dataset.instances[number]
             self.instances.add(labels, predicted_ids, read_ids(path), path)
+        if self.num_worst and confusion.any():
+            score = iou_scores(confusion, self.dataset.names)["miou"]
+            if len(self.worst) < self.num_worst or score < self.worst[-1].score:
+                png = cv2.imencode(".png", predicted)[1].tobytes()
+                self.worst = lowest([*self.worst, Shown(score, number, png)], self.num_worst)
 
     def result(self, accelerator: Accelerator | None = None) -> Evaluation:
         """The scores over what all processes counted; every process gets them."""
-        total, instances = self.confusion, self.instances
-        if accelerator is not None:
-            parts = gather_parts(accelerator, (self.confusion, self.instances))
-            total = sum(confusion for confusion, _ in parts)
-            instances = merge([counts for _, counts in parts]) if instances is not None else None
-        is_cityscapes = self.dataset.names == cityscapes.NAMES
-        official = cityscapes_scores(total, instances) if is_cityscapes else {}
-        return Evaluation(iou_scores(total, self.dataset.names), official, total)
+        own = (self.confusion, self.instances, self.worst)
+        confusions, instances, worst = zip(*(gather_parts(accelerator, own) if accelerator else [own]), strict=True)
+        confusion = sum(confusions)
+        merged = None if self.instances is None else merge(instances)
+        official = cityscapes_scores(confusion, merged) if self.dataset.names == cityscapes.NAMES else {}
+        shown = lowest([picture for part in worst for picture in part], self.num_worst)
+        return Evaluation(iou_scores(confusion, self.dataset.names), official, confusion, shown)
+
+
+def lowest(pictures: list[Shown], count: int) -> list[Shown]:
+    """The pictures with the lowest scores, the same ones whatever the order they come in."""
+    return sorted(pictures, key=lambda picture: (picture.score, picture.number))[:count]
 
 
 @torch.inference_mode()
@@ -89,9 +111,16 @@ def evaluate_model(
     accelerator: Accelerator,
     workers: int = 1,
     inference: Inference = WHOLE_PICTURES,
+    instances: bool = False,
+    num_worst: int = 0,
     save_to: Path | None = None,
 ) -> Evaluation:
-    """Scores a model in evaluation mode; over several processes each picture counts once and all get the result."""
+    """Scores a model in evaluation mode; over several processes each picture counts once and all get the result.
+
+    Arguments:
+        instances, num_worst: as `Counts` takes them.
+        save_to: folder for the predictions.
+    """
     device = accelerator.device
     indices = shard(accelerator, len(dataset))
     loader = DataLoader(
@@ -101,7 +130,7 @@ def evaluate_model(
         worker_init_fn=single_thread,
         timeout=300 * (workers > 0),
     )
-    counts = Counts(dataset)
+    counts = Counts(dataset, instances=instances, num_worst=num_worst)
     with progress() as bar:
         for sample in bar.track(loader, total=len(indices), description="evaluating"):
             images = normalise(sample.image[None].to(device), mean, std, channels_last=True)
@@ -113,9 +142,9 @@ def evaluate_model(
     return counts.result(accelerator)
 
 
-def evaluate_files(folder: Path, dataset: SegDataset) -> Evaluation:
+def evaluate_files(folder: Path, dataset: SegDataset, *, num_worst: int = 0) -> Evaluation:
     """Scores the predictions in a folder, one for each picture of the set, whoever made them."""
-    counts = Counts(dataset)
+    counts = Counts(dataset, instances=True, num_worst=num_worst)
     files = dataset.find_predictions(folder)
     with progress() as bar:
         for file, sample in bar.track(zip(files, dataset, strict=True), total=len(files), description="scoring"):
@@ -127,7 +156,7 @@ def evaluate_files(folder: Path, dataset: SegDataset) -> Evaluation:
     return counts.result()
 
 
-def merge(parts: list[InstanceCounts]) -> InstanceCounts:
+def merge(parts: Iterable[InstanceCounts]) -> InstanceCounts:
     """The counts of all parts of a set."""
     total = InstanceCounts()
     for part in parts:
@@ -155,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--labels", default="gtFine", help="Cityscapes' labels: gtFine or gtCoarse; default: gtFine")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or predictions")
     parser.add_argument("--save-predictions", type=Path, metavar="DIR", help="write label_id PNGs there")
+    parser.add_argument("--report", action="store_true", help="write report.html, which opens offline, into --out")
     parser.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window over the picture")
     parser.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="of the window; default: two thirds")
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="mean over these scales")
@@ -191,6 +221,8 @@ def main(argv: list[str] | None = None) -> int:
             accelerator=accelerator,
             workers=arguments.workers,
             inference=inference,
+            instances=True,
+            num_worst=NUM_WORST * arguments.report,
             save_to=arguments.save_predictions,
         )
         if not accelerator.is_main_process:
@@ -203,24 +235,33 @@ def main(argv: list[str] | None = None) -> int:
     else:
         if not arguments.predictions.is_dir():
             raise InputError(f"{arguments.predictions}: no such folder of predictions")
-        evaluation = evaluate_files(arguments.predictions, dataset)
+        evaluation = evaluate_files(arguments.predictions, dataset, num_worst=NUM_WORST * arguments.report)
 
     source = arguments.weights or arguments.predictions
     out = arguments.out or (source.parent if arguments.weights else source)
     print_scores(evaluation, dataset.names)
-    how = inference.describe()
-    report = {
+    protocol = f"{inference.describe()}, native resolution, one confusion matrix; miou over the classes in the labels"
+    metrics = {
         "task": "segmentation",
         "source": str(source),
-        "protocol": f"{how}, native resolution, one confusion matrix; miou over the classes in the labels",
+        "protocol": protocol,
         "split": arguments.split,
         "pictures": len(dataset),
         **nested(evaluation.scores),
         "confusion": evaluation.confusion.tolist(),
     }
     if evaluation.official:
-        report["cityscapes"] = nested(evaluation.official)
-    replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(report, indent=1)))
+        metrics["cityscapes"] = nested(evaluation.official)
+    replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(metrics, indent=1)))
+    if arguments.report:
+        facts = {
+            "data": f"{arguments.data}, {arguments.split}, {len(dataset)} pictures",
+            "source": str(source),
+            "protocol": protocol,
+        }
+        page = write_report(facts=facts, dataset=dataset, **evaluation._asdict())
+        replace_file(out / "report.html", lambda part: part.write_text(page, encoding="utf-8"))
+        console.print(f"report: {out / 'report.html'}", soft_wrap=True)
     console.print(
         f"mIoU {evaluation.scores['miou']:.4f} on {len(dataset)} pictures; {out / 'metrics.json'}", soft_wrap=True
     )

@@ -13,6 +13,7 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
 from backbone import InputError
+from backbone.images import read_label
 from seg.cityscapes import CLASSES, LABEL_ID_OF_NAME, Cityscapes
 from seg.polygons import draw_polygons
 from tools import eval_seg
@@ -96,6 +97,20 @@ def test_scores_equal_the_official_evaluation(tmp_path, case):
                 assert math.isnan(value)
     assert ours == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
     assert len(ours) == 4 + 19 + 8 + 7 + 2
+
+
+def test_parts_in_any_order_give_the_same_figures_to_the_last_digit(tmp_path, monkeypatch):
+    make_set(tmp_path, 0, EVERY, EVERY)
+    dataset = Cityscapes(tmp_path, "val")
+    whole = eval_seg.evaluate_files(tmp_path / "predictions", dataset, num_worst=3)
+    files = dataset.find_predictions(tmp_path / "predictions")
+    parts = [eval_seg.Counts(dataset, instances=True, num_worst=3) for _ in range(2)]
+    for number in (4, 1, 0, 3, 2):
+        parts[number % 2].add(number, dataset[number].labels.numpy(), read_label(files[number]))
+    other = parts[1].confusion, parts[1].instances, parts[1].worst
+    monkeypatch.setattr(eval_seg, "gather_parts", lambda accelerator, own: [own, other])
+    together = parts[0].result(accelerator=True)
+    assert together.official == whole.official and together.worst == whole.worst
 
 
 def test_without_instance_files_there_is_no_iiou(tmp_path):

@@ -272,7 +272,7 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m"]
     weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = ["--weights", weights, "--data", data, "--workers", "0"]
+    arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]
     assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     for line in (
         ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two")],
@@ -280,8 +280,10 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     ):
         run = subprocess.run([*torchrun, *line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, run.stderr[-3000:]
+        assert "2 processes" in run.stdout or run.stdout.count("mIoU") == 1  # not two that each believe to be alone
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one == two and one["cityscapes"]["miiou"] >= 0
+    assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 

@@ -39,7 +39,7 @@ from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
-from tools.loop import finite, gather_parts, shard, single_thread
+from tools.loop import finite, gather_parts, make_accelerator, shard, single_thread
 from tools.report import Shown, write_report
 
 MEANS = ("miou", "miiou", "category_miou", "category_miiou")
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.weights is not None:
         from tools.predict import load_model
 
-        accelerator = Accelerator()
+        accelerator = make_accelerator()
         model, description = load_model(arguments.weights, task="segmentation")
         if description["classes"] != dataset.names:
             raise InputError(

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config, resume = parsed
     state = open_run(config, resume)
-    accelerator = make_accelerator(config.run)
+    accelerator = make_accelerator(config.run.precision)
 
     augment = dataclasses.asdict(config.augment)
     crop_hw = tuple(augment.pop("crop_hw"))

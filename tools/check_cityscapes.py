@@ -143,7 +143,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("root", type=Path, help="the data set's folder")
     parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--splits", nargs="+", help="default: all that Cityscapes' folder holds, else train and val")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write; default: samples.png")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/samples.png"), help="picture to write; default: runs/samples.png"
+    )
     parser.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     if arguments.workers < 0:

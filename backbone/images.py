@@ -49,16 +49,21 @@ def read_label(path: str | Path) -> np.ndarray:
     Raises:
         InputError: as `read_image`, and for masks with colour channels or with ids above 255.
     """
+    labels = read_ids(path)
+    if labels.size and labels.max() > 255:
+        raise InputError(f"{path}: ids must be at most 255, found {labels.max()}; is this an …_instanceIds.png file?")
+    return labels.astype(np.uint8)
+
+
+def read_ids(path: str | Path) -> np.ndarray:
+    """A mask of ids of any size as integers [H, W]; otherwise as `read_label`."""
     with _open(path, io.BytesIO(_bytes(path))) as mask:
         if mask.mode not in ("1", "L", "P", "I", "I;16"):
             raise InputError(f"{path}: a mask holds one id per pixel, this is {mask.mode}; use the …_labelIds.png file")
         try:
-            labels = np.asarray(mask)
+            return np.asarray(mask)
         except (OSError, SyntaxError) as error:
             raise InputError(f"{path}: the mask is damaged ({error}); copy the file again") from error
-    if labels.size and labels.max() > 255:
-        raise InputError(f"{path}: ids must be at most 255, found {labels.max()}; is this an …_instanceIds.png file?")
-    return labels.astype(np.uint8)
 
 
 def _bytes(path: str | Path) -> bytes:

@@ -1,18 +1,14 @@
 """Cityscapes: its classes, and its folders as a data set of pictures and train ids."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from backbone.errors import InputError
-from backbone.images import image_size, read_image, read_label
-
-IGNORE = 255
+from backbone.images import read_label
+from seg.dataset import IGNORE, SegDataset, Transform
+from seg.polygons import draw_polygons, polygons_size
 
 
 class CityscapesClass(NamedTuple):
@@ -84,25 +80,23 @@ TRAIN_ID_OF_LABEL_ID = _table([(row.label_id, row.train_id) for row in CLASSES])
 TRAIN_ID_OF_TRAIN_ID = _table([(i, i) for i in range(len(NAMES))] + [(IGNORE, IGNORE)])
 LABEL_ID_OF_TRAIN_ID = _table([(row.train_id, row.label_id) for row in TRAIN_CLASSES] + [(IGNORE, 0)])
 """uint8 [256]; index it with a map to translate the map."""
+LABEL_ID_OF_NAME = {row.name: row.label_id for row in CLASSES}
 
-LABEL_FILES = {"_gtFine_labelIds.png": TRAIN_ID_OF_LABEL_ID, "_gtFine_labelTrainIds.png": TRAIN_ID_OF_TRAIN_ID}
-"""The label files that are understood, the preferred one first, with the table for their values."""
-
-
-class SegSample(NamedTuple):
-    """One picture with its labels; a batch of them has a leading dimension N."""
-
-    image: Tensor  # uint8 RGB [3, H, W]
-    labels: Tensor  # uint8 [H, W], train ids, 255 does not count
-    index: int  # in the data set's order of pictures
+LABEL_FILES = ("_labelIds.png", "_labelTrainIds.png", "_polygons.json")
+"""How the names of label files end, the preferred one first."""
+ANNOTATIONS = ("gtFine", "gtCoarse")
+"""Folders of labels; the split train_extra has coarse ones only."""
 
 
-class Cityscapes(Dataset):
+class Cityscapes(SegDataset):
     """`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.{png,jpg}` with `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
 
-    Where labelIds are missing, labelTrainIds are read. All pairs and their sizes are checked when the set is made.
-    An index is a number, or a pair (epoch, number): `transform(image_bgr, labels, seed)` gets a seed made of
-    (seed, epoch, number) alone, so that augmentation repeats for any number of workers.
+    Where labelIds are missing, labelTrainIds are read, and where these are missing too, polygons are drawn.
+    `instances` are there if every picture has an instanceIds file.
+
+    Arguments:
+        annotation: "gtFine", or "gtCoarse" for the coarse labels (`ROOT/gtCoarse/SPLIT/CITY/*_gtCoarse_labelIds.png`).
+        faults: as `SegDataset` takes it.
 
     Raises:
         InputError: a folder is missing or empty, a picture has no label, or their sizes differ.
@@ -110,41 +104,69 @@ class Cityscapes(Dataset):
 
     names = NAMES
     colors = COLORS
+    ids = LABEL_ID_OF_TRAIN_ID
+    labels_of_ids = TRAIN_ID_OF_LABEL_ID
 
     def __init__(
         self,
         root: str | Path,
         split: str,
-        transform: Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] | None = None,
+        transform: Transform | None = None,
         *,
+        annotation: str = "gtFine",
         seed: int = 0,
         limit: int | None = None,
+        faults: list[str] | None = None,
     ) -> None:
-        self.root, self.split, self.transform, self.seed = Path(root), split, transform, seed
-        self.pictures = find_pictures(self.root, split)[:limit]
-        self.labels = [_label_file(self.root, split, picture) for picture in self.pictures]
-        for picture, label in zip(self.pictures, self.labels, strict=True):
-            sizes = image_size(picture), image_size(label)
-            if sizes[0] != sizes[1]:
-                (h, w), (label_h, label_w) = sizes
-                raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
+        if annotation not in ANNOTATIONS:
+            raise InputError(f"annotation {annotation!r} unknown; valid: {', '.join(ANNOTATIONS)}")
+        self.root, self.split, self.annotation = Path(root), split, annotation
+        pictures = find_pictures(self.root, split)[:limit]
+        super().__init__(pictures, self._find_label, transform, seed, faults)
+        instances = [self._label_file(picture, "_instanceIds.png") for picture in self.pictures]
+        self.instances = instances if all(path.is_file() for path in instances) else None
 
-    def __len__(self) -> int:
-        return len(self.pictures)
+    def _label_file(self, picture: Path, ending: str) -> Path:
+        folder = self.root / self.annotation / self.split / picture.parent.name
+        return folder / f"{frame_name(picture)}_{self.annotation}{ending}"
 
-    def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
-        epoch, number = index if isinstance(index, tuple) else (0, index)
-        image, labels = read_image(self.pictures[number]), read_train_ids(self.labels[number])
-        if self.transform is not None:
-            image, labels = self.transform(image, labels, (self.seed, epoch, number))
-        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.ascontiguousarray(labels)), number)
+    def _find_label(self, picture: Path) -> Path:
+        candidates = [self._label_file(picture, ending) for ending in LABEL_FILES]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            others = ", ".join(f"…{ending}" for ending in LABEL_FILES[1:])
+            coarse = "; train_extra has labels in gtCoarse only" if self.split == "train_extra" else ""
+            raise InputError(f"{picture}: has no label; expected {candidates[0]} (or {others}){coarse}")
+        return found
 
+    def labels_without_picture(self) -> list[Path]:
+        frames = {frame_name(path) for path in find_pictures(self.root, self.split)}
+        return sorted(
+            path
+            for ending in LABEL_FILES
+            for path in (self.root / self.annotation / self.split).glob(f"*/*_{self.annotation}{ending}")
+            if path.name.removesuffix(f"_{self.annotation}{ending}") not in frames
+        )
 
-def collate(samples: list[SegSample]) -> SegSample:
-    """Stacks samples of one size: image [N, 3, H, W], labels [N, H, W], index [N]."""
-    images, labels, indices = zip(*samples, strict=True)
-    return SegSample(torch.stack(images), torch.stack(labels), torch.tensor(indices))
+    def label_size(self, path: Path) -> tuple[int, int]:
+        return polygons_size(path) if path.suffix == ".json" else super().label_size(path)
+
+    def read_labels(self, path: Path) -> np.ndarray:
+        return read_train_ids(path)
+
+    def prediction_name(self, number: int) -> Path:
+        return Path(f"{frame_name(self.pictures[number])}_pred_labelIds.png")
+
+    def find_predictions(self, folder: Path) -> list[Path]:
+        found = [(path.name, path) for path in sorted(folder.rglob("*.png"))]
+        chosen = []
+        for picture in self.pictures:
+            name = frame_name(picture)
+            files = [path for file, path in found if file.startswith(name)]  # as the official evaluation matches them
+            if len(files) != 1:
+                raise InputError(f"{folder}: {len(files)} files {name}*.png; there must be one prediction per picture")
+            chosen += files
+        return chosen
 
 
 def find_pictures(root: Path, split: str) -> list[Path]:
@@ -166,8 +188,10 @@ def frame_name(picture: Path) -> str:
 
 
 def read_train_ids(path: Path) -> np.ndarray:
-    """A labelIds or labelTrainIds file as train ids, uint8 [H, W]."""
-    table = next((table for ending, table in LABEL_FILES.items() if path.name.endswith(ending)), TRAIN_ID_OF_LABEL_ID)
+    """A labelIds, labelTrainIds or polygons file as train ids, uint8 [H, W]."""
+    if path.suffix == ".json":
+        return TRAIN_ID_OF_LABEL_ID[draw_polygons(path, LABEL_ID_OF_NAME)]
+    table = TRAIN_ID_OF_TRAIN_ID if path.name.endswith("_labelTrainIds.png") else TRAIN_ID_OF_LABEL_ID
     raw = read_label(path)
     labels = table[raw]
     if (labels == INVALID).any():
@@ -177,12 +201,3 @@ def read_train_ids(path: Path) -> np.ndarray:
             f"{path}: {counts.sum()} pixels are {values[:5].tolist()}, which are not {kind}; see gtFine's naming"
         )
     return labels
-
-
-def _label_file(root: Path, split: str, picture: Path) -> Path:
-    folder = root / "gtFine" / split / picture.parent.name
-    candidates = [folder / f"{frame_name(picture)}{ending}" for ending in LABEL_FILES]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise InputError(f"{picture}: has no label; expected {candidates[0]} (or …{list(LABEL_FILES)[1]})")
-    return found

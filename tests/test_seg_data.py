@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from backbone import InputError
 from seg import cityscapes
-from seg.cityscapes import CLASSES, NAMES, Cityscapes, collate
+from seg.cityscapes import CLASSES, NAMES, Cityscapes
+from seg.dataset import collate
 from seg.transforms import train_transform
 from tools.config import Run
 from tools.loop import SampleOrder, single_thread
@@ -71,6 +72,7 @@ def test_faults_are_named(copy):
     with pytest.raises(InputError, match=r"labelIds.png: 6 pixels are \[77\]"):
         Cityscapes(copy, "val")[0]
     label.unlink()
+    label.with_name(label.name.replace("_labelIds.png", "_polygons.json")).unlink()
     with pytest.raises(InputError, match=r"leftImg8bit\.png: has no label; expected"):
         Cityscapes(copy, "val")
     shutil.rmtree(copy / "leftImg8bit" / "val")

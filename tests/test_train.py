@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from backbone import InputError
+from backbone.images import read_label
+from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, find_pictures
 from tools import checkpoint, console, eval_det, eval_seg, loop, train_det, train_seg
 from tools.config import Optim, Run
 from tools.loop import SampleOrder, learning_rate
@@ -157,10 +160,28 @@ def test_a_segmenter_is_scored_the_same_by_model_and_by_files(finished, world, t
     reports = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab"]
     assert reports[0].pop("source") != reports[1].pop("source")
     assert reports[0] == reports[1]
+    files = sorted(path.name for path in Path(predictions).iterdir())
+    assert files == [path.name.replace("_leftImg8bit", "_pred_labelIds") for path in find_pictures(Path(data), "val")]
+    assert reports[0]["cityscapes"].keys() >= {"miou", "miiou", "category_miou", "category_miiou", "iiou"}
     assert reports[0]["pictures"] == 5 and 0 <= reports[0]["miou"] <= 1 and reports[0]["iou"]["train"] is None
     next(Path(predictions).glob("*.png")).unlink()
     with pytest.raises(InputError, match="one prediction per picture"):
         eval_seg.main(["--predictions", predictions, "--data", data])
+
+
+def test_predictions_for_the_test_split_are_written_and_not_scored(finished, world, tmp_path, capsys):
+    for folder in ("leftImg8bit", "gtFine"):
+        shutil.copytree(world / "cityscapes" / folder / "val", tmp_path / folder / "test")
+    for path in (tmp_path / "gtFine").rglob("*_labelIds.png"):
+        Image.fromarray(np.full((96, 192), 3, np.uint8)).save(path)
+    arguments = ["--weights", str(finished["seg"] / "best.safetensors"), "--data", str(tmp_path), "--split", "test"]
+    with pytest.raises(InputError, match="its labels are dummies"):
+        eval_seg.main([*arguments, "--out", str(tmp_path / "out")])
+    predictions = tmp_path / "predictions"
+    assert eval_seg.main([*arguments, "--out", str(tmp_path / "out"), "--save-predictions", str(predictions)]) == 0
+    assert "not scored" in capsys.readouterr().out
+    assert len(list(predictions.glob("*.png"))) == 5 and not (tmp_path / "out").exists()
+    assert set(np.unique(read_label(next(predictions.glob("*.png"))))) <= set(LABEL_ID_OF_TRAIN_ID[:19])
 
 
 def test_a_detector_is_scored_the_same_by_model_and_by_files(finished, world, tmp_path):
@@ -251,7 +272,7 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m"]
     weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = ["--weights", weights, "--data", data, "--workers", "0"]
+    arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]
     assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     for line in (
         ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two")],
@@ -259,8 +280,10 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     ):
         run = subprocess.run([*torchrun, *line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, run.stderr[-3000:]
+        assert "2 processes" in run.stdout or run.stdout.count("mIoU") == 1  # not two that each believe to be alone
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
-    assert one == two
+    assert one == two and one["cityscapes"]["miiou"] >= 0
+    assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 

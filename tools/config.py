@@ -25,9 +25,11 @@ def knob(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class SegData:
-    root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/")
-    train_split: str = knob("train", "split to learn from")
+    root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
+    classes: str | None = knob(None, "classes.yaml of one's own data (see README.md); without it, Cityscapes")
+    train_split: str = knob("train", "split to learn from; train_extra with data.train_labels=gtCoarse")
     val_split: str = knob("val", "split to evaluate on")
+    train_labels: str = knob("gtFine", "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine")
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process")
     val_limit: int | None = knob(None, "evaluate during training on the first N pictures only")
 
@@ -163,6 +165,7 @@ LIMITS: dict[str, tuple[float, float]] = {
 """Smallest and largest value of numeric keys."""
 
 CHOICES = {
+    "data.train_labels": ("gtFine", "gtCoarse"),
     "optim.name": ("sgd", "rmsprop", "adamw"),
     "optim.schedule": ("poly", "cosine"),
     "run.precision": ("no", "bf16", "fp16"),

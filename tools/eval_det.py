@@ -21,7 +21,7 @@ import det
 from backbone.inference import normalise
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
-from tools.loop import gather_parts, shard, single_thread
+from tools.loop import gather_parts, make_accelerator, shard, single_thread
 
 SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid"}
 """What turns logits into scores, by the loss they were trained with."""
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.weights is not None:
         from tools.predict import load_model
 
-        accelerator = Accelerator()
+        accelerator = make_accelerator()
         model, description = load_model(arguments.weights, task="detection")
         dataset = det.CocoDetection(
             arguments.data,

@@ -96,9 +96,11 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
-def make_accelerator(run: Run) -> Accelerator:
-    """Devices, processes and precision, as `torchrun` or `accelerate launch` started us."""
-    return Accelerator(mixed_precision=run.precision, step_scheduler_with_optimizer=False)
+def make_accelerator(precision: str | None = None) -> Accelerator:
+    """Devices, processes and precision (None: as launched), as `torchrun` or `accelerate launch` started us."""
+    # Unless told so, accelerate takes the processes of a machine without a GPU for one process each.
+    no_gpu = not torch.accelerator.is_available()
+    return Accelerator(mixed_precision=precision, step_scheduler_with_optimizer=False, cpu=no_gpu)
 
 
 def open_run(config: SegConfig | DetConfig, resume: bool) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config, resume = parsed
     state = open_run(config, resume)
-    accelerator = make_accelerator(config.run)
+    accelerator = make_accelerator(config.run.precision)
 
     size = config.model.image_size
     train_set = det.CocoDetection(

@@ -1,4 +1,4 @@
-"""Trains a segmenter on Cityscapes or on data in its layout.
+"""Trains a segmenter on Cityscapes, on data in its layout, or on any pictures and masks (data.classes=classes.yaml).
 
 python -m tools.train_seg configs/cityscapes/lraspp_large.yaml data.root=/data/cityscapes run.out=runs/large
 python -m tools.train_seg runs/large/config.yaml --resume
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import seg
 from backbone.errors import InputError
 from backbone.inference import normalise
-from seg.cityscapes import Cityscapes, SegSample, collate
+from seg.data import open_data
+from seg.dataset import SegSample, collate
 from seg.loss import LOSSES
 from seg.transforms import train_transform
 from tools.checkpoint import load_initial_weights
@@ -29,13 +30,21 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config, resume = parsed
     state = open_run(config, resume)
-    accelerator = make_accelerator(config.run)
+    accelerator = make_accelerator(config.run.precision)
 
     augment = dataclasses.asdict(config.augment)
     crop_hw = tuple(augment.pop("crop_hw"))
     transform = train_transform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
-    train_set = Cityscapes(config.data.root, config.data.train_split, transform, seed=config.run.seed)
-    val_set = Cityscapes(config.data.root, config.data.val_split, limit=config.data.val_limit)
+    data = config.data
+    train_set = open_data(
+        data.root,
+        data.train_split,
+        transform,
+        classes=data.classes,
+        annotation=data.train_labels,
+        seed=config.run.seed,
+    )
+    val_set = open_data(data.root, data.val_split, classes=data.classes, limit=data.val_limit)
 
     torch.manual_seed(config.run.seed)
     model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.names)}
@@ -79,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         state=state,
     )
     if accelerator.is_main_process and code == 0:
-        print_end(config, f"tools.eval_seg --data {config.data.root}")
+        own = "" if data.classes is None else f" --classes {data.classes}"
+        print_end(config, f"tools.eval_seg --data {data.root}{own}")
     return code
 
 

@@ -1,0 +1,120 @@
+"""Pictures with a label for each pixel, as a data set: what all of them share, whatever their folders look like."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from backbone.errors import InputError
+from backbone.images import image_size, read_image
+
+IGNORE = 255
+"""The label of pixels that do not count."""
+
+
+class SegSample(NamedTuple):
+    """One picture with its labels; a batch of them has a leading dimension N."""
+
+    image: Tensor  # uint8 RGB [3, H, W]
+    labels: Tensor  # uint8 [H, W], indices into the data set's names; 255 does not count
+    index: int  # in the data set's order of pictures
+
+
+Transform = Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
+
+
+class SegDataset(Dataset):
+    """What `Cityscapes` and `Folder` have in common; all pairs and their sizes are checked when a set is made.
+
+    An index is a number, or a pair (epoch, number): `transform(image_bgr, labels, seed)` gets a seed made of
+    (seed, epoch, number) alone, so that augmentation repeats for any number of workers.
+
+    Arguments:
+        find_label: gives the label file of a picture, or raises InputError.
+        faults: where given, pictures without a fitting label are left out and the reasons added here.
+
+    Raises:
+        InputError: a picture has no label, or another size than its label.
+    """
+
+    names: list[str]  # of the classes, in the order of the labels
+    colors: list[tuple[int, int, int]]  # of the classes, RGB
+    ids: np.ndarray  # uint8 [256]: the value that files hold for each label
+    labels_of_ids: np.ndarray  # uint8 [256]: the label of each value in a file; values above the classes count as none
+    instances: list[Path] | None = None  # files of instance ids, one for each picture, where the set has them
+
+    def __init__(
+        self,
+        pictures: list[Path],
+        find_label: Callable[[Path], Path],
+        transform: Transform | None,
+        seed: int,
+        faults: list[str] | None,
+    ) -> None:
+        self.transform, self.seed = transform, seed
+        self.pictures, self.labels = [], []
+        for picture in pictures:
+            try:
+                label = find_label(picture)
+                self._check_sizes(picture, label)
+            except InputError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
+            else:
+                self.pictures.append(picture)
+                self.labels.append(label)
+
+    def _check_sizes(self, picture: Path, label: Path) -> None:
+        (h, w), (label_h, label_w) = image_size(picture), self.label_size(label)
+        if (h, w) != (label_h, label_w):
+            raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
+
+    def label_size(self, path: Path) -> tuple[int, int]:
+        """(height, width) of a label file, without decoding it."""
+        return image_size(path)
+
+    def read_labels(self, path: Path) -> np.ndarray:
+        """A label file as labels, uint8 [H, W]."""
+        raise NotImplementedError
+
+    def prediction_name(self, number: int) -> Path:
+        """Where a prediction for a picture is written, relative to the folder of predictions."""
+        raise NotImplementedError
+
+    def find_predictions(self, folder: Path) -> list[Path]:
+        """The prediction files of all pictures, in their order.
+
+        Raises:
+            InputError: a picture has none, or more than one.
+        """
+        raise NotImplementedError
+
+    def labels_without_picture(self) -> list[Path]:
+        """Label files that belong to no picture of the split."""
+        raise NotImplementedError
+
+    def has_labelled_pixels(self) -> bool:
+        """Whether any pixel counts; none does in the labels of a test set that are kept secret."""
+        return any((self.read_labels(path) != IGNORE).any() for path in self.labels)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
+        epoch, number = index if isinstance(index, tuple) else (0, index)
+        image, labels = read_image(self.pictures[number]), self.read_labels(self.labels[number])
+        if self.transform is not None:
+            image, labels = self.transform(image, labels, (self.seed, epoch, number))
+        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.ascontiguousarray(labels)), number)
+
+
+def collate(samples: list[SegSample]) -> SegSample:
+    """Stacks samples of one size: image [N, 3, H, W], labels [N, H, W], index [N]."""
+    images, labels, indices = zip(*samples, strict=True)
+    return SegSample(torch.stack(images), torch.stack(labels), torch.tensor(indices))

@@ -1,0 +1,205 @@
+"""One's own pictures and masks as a data set: any folders, and a YAML file that says which and names the classes."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from backbone.errors import InputError
+from backbone.images import read_label
+from seg.dataset import IGNORE, SegDataset, Transform
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_CLASSES = 254  # a label fits into a byte beside IGNORE and the mark of values that are neither class nor ignored
+UNKNOWN = 254
+KEYS = {"classes", "ignore", "pictures", "masks", "mask_ending", "list"}
+
+
+class Classes(NamedTuple):
+    """What a classes.yaml says."""
+
+    names: list[str]
+    colors: list[tuple[int, int, int]]  # RGB
+    ids: list[list[int]]  # the values in masks that stand for each class; predictions are written as the first
+    ignore: list[int]  # values in masks that do not count
+    pictures: str  # folder of pictures, {split} standing for the split
+    masks: str  # folder of masks
+    mask_ending: str  # what a mask's name has in place of its picture's suffix
+    list: str | None  # text file of the split's picture names; without it, all pictures in the folder
+
+
+def palette_color(number: int) -> tuple[int, int, int]:
+    """RGB colour of a class in Pascal VOC's palette: the bits of the number, spread over the channels."""
+    channels = [0, 0, 0]
+    for position in range(8):
+        for channel in range(3):
+            channels[channel] |= (number >> (3 * position + channel) & 1) << (7 - position)
+    return tuple(channels)
+
+
+def read_classes(path: str | Path) -> Classes:
+    """Reads a classes.yaml; see the README for what it holds.
+
+    Raises:
+        InputError: it cannot be read, a key is unknown, or names or ids are wrong or occur twice.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list) or not content["classes"]:
+        raise InputError(f"{path}: needs a list `classes`, e.g. classes: [{{name: sky, id: 0}}, {{name: tree, id: 1}}]")
+    unknown = sorted(map(str, content.keys() - KEYS))
+    if unknown:
+        raise InputError(f"{path}: unknown key {unknown[0]}; valid: {', '.join(sorted(KEYS))}")
+    names, colors, ids = [], [], []
+    for number, entry in enumerate(content["classes"]):
+        name, color, values = _class(path, number, entry)
+        names.append(name)
+        colors.append(color)
+        ids.append(values)
+    ignore = _ids(path, "ignore", content.get("ignore", [IGNORE]))
+    if len(names) > MAX_CLASSES:
+        raise InputError(f"{path}: {len(names)} classes; there can be {MAX_CLASSES} at most")
+    every = [value for values in [*ids, ignore] for value in values]
+    for what, values in (("name", names), ("id", every)):
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise InputError(f"{path}: {what} {twice[0]} occurs twice; each belongs to one class, or to `ignore`")
+    texts = {
+        key: content.get(key, default)
+        for key, default in (("pictures", "images/{split}"), ("masks", "masks/{split}"), ("mask_ending", ".png"))
+    }
+    for key, value in [*texts.items(), ("list", content.get("list", ""))]:
+        if not isinstance(value, str):
+            raise InputError(f"{path}: {key} is {value!r}; it must be text")
+    return Classes(names, colors, ids, ignore, list=content.get("list"), **texts)
+
+
+class Folder(SegDataset):
+    """Pictures and masks in any folders; a mask is a grey or palette PNG of class ids, named as its picture.
+
+    Arguments:
+        root: the folder that `pictures` and `masks` of the classes file are relative to.
+        split: takes the place of {split} in them.
+        classes: the classes file, or what `read_classes` made of it.
+        faults: as `SegDataset` takes it.
+
+    Raises:
+        InputError: a folder is missing or empty, a picture has no mask, or their sizes differ.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        classes: str | Path | Classes,
+        transform: Transform | None = None,
+        *,
+        seed: int = 0,
+        limit: int | None = None,
+        faults: list[str] | None = None,
+    ) -> None:
+        self.root, self.split = Path(root), split
+        self.classes = classes if isinstance(classes, Classes) else read_classes(classes)
+        self.names, self.colors = self.classes.names, self.classes.colors
+        self.ids = np.full(256, self.classes.ignore[0] if self.classes.ignore else IGNORE, np.uint8)
+        self.labels_of_ids = np.full(256, UNKNOWN, np.uint8)
+        self.labels_of_ids[self.classes.ignore] = IGNORE
+        for label, values in enumerate(self.classes.ids):
+            self.ids[label] = values[0]
+            self.labels_of_ids[values] = label
+        self.folder = self.root / self.classes.pictures.replace("{split}", split)
+        self.mask_folder = self.root / self.classes.masks.replace("{split}", split)
+        super().__init__(self._find_pictures()[:limit], self._find_mask, transform, seed, faults)
+
+    def read_labels(self, path: Path) -> np.ndarray:
+        raw = read_label(path)
+        labels = self.labels_of_ids[raw]
+        if (labels == UNKNOWN).any():
+            values, counts = np.unique(raw[labels == UNKNOWN], return_counts=True)
+            raise InputError(
+                f"{path}: {counts.sum()} pixels are {values[:5].tolist()}, which no class has; list these ids in the "
+                "classes file, under a class or under `ignore`"
+            )
+        return labels
+
+    def prediction_name(self, number: int) -> Path:
+        return self.pictures[number].relative_to(self.folder).with_suffix(".png")
+
+    def find_predictions(self, folder: Path) -> list[Path]:
+        files = [folder / self.prediction_name(number) for number in range(len(self))]
+        missing = [path for path in files if not path.is_file()]
+        if missing:
+            raise InputError(f"{missing[0]}: no such prediction ({len(missing)} missing); each picture needs one")
+        return files
+
+    def _find_pictures(self) -> list[Path]:
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: no such folder; `pictures` of the classes file says where they are")
+        found = sorted(
+            path for path in self.folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+        )
+        if self.mask_folder == self.folder:
+            found = [path for path in found if not path.name.endswith(self.classes.mask_ending)]
+        if self.classes.list is not None:
+            found = self._listed({path.relative_to(self.folder).with_suffix("").as_posix(): path for path in found})
+        if not found:
+            raise InputError(f"{self.folder}: no pictures; known are {', '.join(PICTURE_SUFFIXES)}")
+        for one, other in pairwise(found):
+            if one.with_suffix("") == other.with_suffix(""):
+                raise InputError(f"{one}: {other.name} has the same name; a mask must belong to one picture")
+        return found
+
+    def _listed(self, found: dict[str, Path]) -> list[Path]:
+        path = self.root / self.classes.list.replace("{split}", self.split)
+        try:
+            names = path.read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: the list of pictures cannot be read ({error})") from error
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise InputError(f"{path}: {missing[0]} is not in {self.folder} (nor are {len(missing) - 1} others)")
+        return [found[name] for name in names]
+
+    def _mask_file(self, picture: Path) -> Path:
+        name = picture.relative_to(self.folder).with_suffix("").as_posix()
+        return self.mask_folder / (name + self.classes.mask_ending)
+
+    def _find_mask(self, picture: Path) -> Path:
+        path = self._mask_file(picture)
+        if not path.is_file():
+            raise InputError(f"{picture}: has no mask; expected {path}")
+        return path
+
+    def labels_without_picture(self) -> list[Path]:
+        if self.classes.list is not None:  # the folder holds the masks of other splits too
+            return []
+        known = {self._mask_file(picture) for picture in self._find_pictures()}
+        return sorted(path for path in self.mask_folder.rglob(f"*{self.classes.mask_ending}") if path not in known)
+
+
+def _class(path: Path, number: int, entry: Any) -> tuple[str, tuple[int, int, int], list[int]]:
+    """A row of `classes`: a name alone, or a table of name, id (or a list of ids) and color."""
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.keys() - {"name", "id", "color"}:
+        raise InputError(f"{path}: class {number} is {entry!r}; write {{name: sky, id: 0, color: [70, 130, 180]}}")
+    ids = _ids(path, f"class {entry['name']}", entry.get("id", number))
+    if not ids:
+        raise InputError(f"{path}: class {entry['name']} has no id")
+    color = entry.get("color", palette_color(ids[0]))
+    if not isinstance(color, list | tuple) or len(color) != 3:
+        raise InputError(f"{path}: class {entry['name']}: color is {color!r}; it is [red, green, blue]")
+    return entry["name"], tuple(_ids(path, f"class {entry['name']}: color", list(color))), ids
+
+
+def _ids(path: Path, what: str, values: Any) -> list[int]:
+    values = values if isinstance(values, list) else [values]
+    for value in values:
+        if type(value) is not int or not 0 <= value <= 255:
+            raise InputError(f"{path}: {what}: {value!r} is not a whole number from 0 to 255")
+    return values

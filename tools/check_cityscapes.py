@@ -1,0 +1,218 @@
+"""Checks a copy of Cityscapes, or one's own pictures and masks: every file is decoded, every fault gets a line.
+
+    python -m tools.check_cityscapes /data/cityscapes
+    python -m tools.check_cityscapes /data/cityscapes --splits val --workers 4
+    python -m tools.check_cityscapes garden --classes garden/classes.yaml
+
+Prints pictures per split and city, sizes and pixels per class, and writes a picture of samples with their labels.
+Exit code 1 if something is wrong. Cities of the real data set must have as many pictures as there.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from rich.markup import escape
+from torch.utils.data import DataLoader, Dataset
+
+from backbone.errors import InputError
+from backbone.images import read_image
+from seg.cityscapes import ANNOTATIONS, NAMES, TRAIN_CLASSES
+from seg.data import open_data
+from seg.dataset import IGNORE, SegDataset
+from seg.predictor import SegResult
+from tools.checkpoint import replace_file
+from tools.console import console, progress, run, table
+from tools.loop import single_thread
+
+CITIES = {
+    "train": {
+        "aachen": 174,
+        "bochum": 96,
+        "bremen": 316,
+        "cologne": 154,
+        "darmstadt": 85,
+        "dusseldorf": 221,
+        "erfurt": 109,
+        "hamburg": 248,
+        "hanover": 196,
+        "jena": 119,
+        "krefeld": 99,
+        "monchengladbach": 94,
+        "strasbourg": 365,
+        "stuttgart": 196,
+        "tubingen": 144,
+        "ulm": 95,
+        "weimar": 142,
+        "zurich": 122,
+    },
+    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
+    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
+}
+"""Pictures per city of the real data set: 2975, 500 and 1525."""
+NUM_TRAIN_EXTRA = 19998
+NUM_SHOWN = 4
+SHOWN_WIDTH = 480
+CLASSES_ABOVE_18 = [row.train_id for row in TRAIN_CLASSES if row.label_id > 18]
+"""Train ids of the classes that a file of train ids under the name of labelIds would seem to lack."""
+
+
+class Checked(NamedTuple):
+    """What was found in one picture and its labels."""
+
+    number: int
+    size_hw: tuple[int, int] | None  # None where something is wrong
+    histogram: np.ndarray  # int64 [256], pixels of each label
+    fault: str | None
+
+
+class FullDecode(Dataset):
+    """Decodes pictures and labels of a data set to the last byte; a fault is a result, not an error."""
+
+    def __init__(self, dataset: SegDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> Checked:
+        try:
+            size_hw = read_image(self.dataset.pictures[number]).shape[:2]
+            labels = self.dataset.read_labels(self.dataset.labels[number])
+        except InputError as error:
+            return Checked(number, None, np.zeros(256, np.int64), str(error))
+        return Checked(number, size_hw, np.bincount(labels.reshape(-1), minlength=256), None)
+
+
+class SplitCheck(NamedTuple):
+    """What was found in a split."""
+
+    sizes: Counter  # pictures by (height, width)
+    pixels: np.ndarray  # int64 [256], of each label
+    pictures: np.ndarray  # int64 [256], with any pixel of each label
+    readable: list[int]  # numbers of the pictures without a fault
+
+
+def check_split(dataset: SegDataset, *, workers: int, faults: list[str]) -> SplitCheck:
+    """Decodes a split; faults are added to the list."""
+    loader = DataLoader(
+        FullDecode(dataset), batch_size=None, num_workers=workers, worker_init_fn=single_thread, collate_fn=unchanged
+    )
+    result = SplitCheck(Counter(), np.zeros(256, np.int64), np.zeros(256, np.int64), [])
+    with progress() as bar:
+        for found in bar.track(loader, total=len(dataset), description="decoding"):
+            if found.fault is not None:
+                faults.append(found.fault)
+            else:
+                result.sizes[found.size_hw] += 1
+                result.pixels[:] += found.histogram
+                result.pictures[:] += found.histogram > 0
+                result.readable.append(found.number)
+    faults += [f"{path}: belongs to no picture of the split" for path in dataset.labels_without_picture()]
+    return result
+
+
+def unchanged(found: Checked) -> Checked:
+    """What the loader does with a result: nothing, other than by default."""
+    return found
+
+
+def check_counts(split: str, cities: Counter, faults: list[str]) -> str:
+    """Compares pictures per city with the real data set's, if any city is one of its; returns what was expected."""
+    real = CITIES.get(split, {})
+    if cities.keys() & real.keys():
+        faults += [
+            f"{split}/{city}: {cities[city]} pictures, the real data set has {count}; copy the city again"
+            for city, count in real.items()
+            if cities[city] != count
+        ]
+    if split == "train_extra":
+        return f"; the real data set has {NUM_TRAIN_EXTRA}"
+    return f"; the real data set has {sum(real.values())}" if real else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.check_cityscapes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("root", type=Path, help="the data set's folder")
+    parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
+    parser.add_argument("--splits", nargs="+", help="default: all that Cityscapes' folder holds, else train and val")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/samples.png"), help="picture to write; default: runs/samples.png"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
+    arguments = parser.parse_args(argv)
+    if arguments.workers < 0:
+        raise InputError(f"--workers {arguments.workers}: must not be negative")
+
+    root, faults, samples = arguments.root, [], []
+    for split in arguments.splits or (find_splits(root) if arguments.classes is None else ["train", "val"]):
+        annotation = next((name for name in ANNOTATIONS if (root / name / split).is_dir()), ANNOTATIONS[0])
+        try:
+            dataset = open_data(root, split, classes=arguments.classes, annotation=annotation, faults=faults)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        found = check_split(dataset, workers=arguments.workers, faults=faults)
+        cities = Counter(path.parent.name for path in dataset.pictures)
+        expected = check_counts(split, cities, faults) if arguments.classes is None else ""
+        print_split(dataset, cities, found, expected)
+        chosen = found.readable[:: max(1, len(found.readable) // NUM_SHOWN)][:NUM_SHOWN]
+        samples += [draw_sample(dataset, number) for number in chosen]
+    if samples:
+        step = max(1, len(samples) // NUM_SHOWN)
+        sheet = np.vstack(samples[::step][:NUM_SHOWN])
+        png = cv2.imencode(".png", sheet)[1].tobytes()
+        replace_file(arguments.out, lambda part: part.write_bytes(png))
+        console.print(f"samples: {arguments.out}", soft_wrap=True)
+    for fault in faults:
+        print(f"fault: {fault}")
+    print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}" if faults else "no faults")
+    return 1 if faults else 0
+
+
+def find_splits(root: Path) -> list[str]:
+    """The splits that have pictures or labels."""
+    folders = [root / name for name in ("leftImg8bit", *ANNOTATIONS)]
+    splits = sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()})
+    if not splits:
+        raise InputError(f"{root}: holds no leftImg8bit/SPLIT; for one's own data give --classes FILE")
+    return splits
+
+
+def print_split(dataset: SegDataset, cities: Counter, found: SplitCheck, expected: str) -> None:
+    """What a split holds: cities, sizes and classes."""
+    console.rule(f"{dataset.split}: {len(dataset)} pictures with labels{expected}", style="dim")
+    sizes = ", ".join(f"{w}x{h}: {count}" for (h, w), count in found.sizes.most_common(5))
+    console.print(f"folders: {', '.join(f'{escape(city)} {count}' for city, count in sorted(cities.items()))}")
+    console.print(f"sizes: {sizes or 'none'}{', …' if len(found.sizes) > 5 else ''}")
+    total = max(1, found.pixels.sum())
+    rows = [
+        [escape(name), f"{100 * found.pixels[label] / total:.2f} %", str(found.pictures[label])]
+        for label, name in [*enumerate(dataset.names), (IGNORE, "(ignored)")]
+    ]
+    console.print(table("labels", ["class", "pixels", "pictures"], rows))
+    if found.pixels[:IGNORE].sum() == 0:
+        console.print("note: no pixel counts; these are dummy labels, as the test split's are")
+    elif dataset.names == NAMES and not found.pixels[CLASSES_ABOVE_18].any():
+        console.print("note: no label id above 18 occurs; are these train ids under the name of labelIds?")
+
+
+def draw_sample(dataset: SegDataset, number: int) -> np.ndarray:
+    """A picture, its labels, and both: uint8 BGR [H, 3 * SHOWN_WIDTH, 3]."""
+    picture = read_image(dataset.pictures[number])
+    labels = dataset.read_labels(dataset.labels[number])
+    result = SegResult(labels, dataset.names, np.array(dataset.colors, np.uint8))
+    row = [picture, result.draw(picture, 1.0), result.draw(picture)]
+    height = max(1, round(picture.shape[0] * SHOWN_WIDTH / picture.shape[1]))
+    return np.hstack([cv2.resize(part, (SHOWN_WIDTH, height), interpolation=cv2.INTER_AREA) for part in row])
+
+
+if __name__ == "__main__":
+    run(main)

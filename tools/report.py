@@ -1,0 +1,146 @@
+"""An evaluation as one HTML page that opens offline: scores, confusion matrix, and the worst pictures."""
+
+import base64
+import math
+from html import escape
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from backbone.images import read_image
+from seg.dataset import IGNORE, SegDataset
+from seg.predictor import SegResult
+
+SHOWN_WIDTH = 480
+WRONG_BGR, UNLABELLED_BGR = (60, 60, 230), (0, 0, 0)
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1040px; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse } th { font-weight: 600; text-align: right } td { text-align: right }
+td, th { padding: .15rem .5rem } th:first-child, td:first-child { text-align: left; white-space: nowrap }
+.figures td { font-size: 1.3rem; padding-right: 2rem; text-align: left } .figures th { text-align: left; color: #666 }
+.facts td, .facts th { text-align: left; vertical-align: top } .facts th { color: #666; padding-right: 1rem }
+.bar { width: 22rem } .bar div { height: .8rem; background: #2f7a8c; border-radius: 2px }
+.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border: 1px solid #0003 }
+.wide { overflow-x: auto } .matrix td, .matrix th { font-size: 11px; padding: .1rem .25rem }
+.matrix th.column { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left }
+figure { margin: 1rem 0 } figure div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px }
+figure img { width: 100%; display: block } figcaption { color: #444; margin-bottom: .3rem; overflow-wrap: anywhere }
+p.note { color: #666 }
+"""
+
+
+class Shown(NamedTuple):
+    """A picture that the report shows."""
+
+    score: float  # mean IoU over the classes in its labels
+    number: int  # in the data set
+    predicted_png: bytes  # labels, uint8 [H, W], as a PNG
+
+
+def write_report(
+    *,
+    facts: dict[str, str],
+    scores: dict[str, float],
+    official: dict[str, float],
+    confusion: np.ndarray,
+    dataset: SegDataset,
+    worst: list[Shown],
+) -> str:
+    """The page, as HTML.
+
+    Arguments:
+        facts: what was evaluated and how, by name.
+        scores: `miou`, `pixel_accuracy` and `iou/NAME`, as `seg.metrics.iou_scores` gives them.
+        official: as `seg.cityscapes_scores.cityscapes_scores` gives them, or empty.
+        confusion: int64 [K, K + 1], rows by label.
+        worst: the pictures to show, in this order.
+    """
+    title = "Segmentation scores"
+    means = {"mIoU": scores["miou"], "pixel accuracy": scores["pixel_accuracy"]}
+    means |= {f"official {name}": value for name, value in official.items() if "/" not in name}
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
+    parts = [
+        f"<h1>{title}</h1><table class=figures><tr>",
+        *(f"<th>{escape(name)}</th>" for name in means),
+        "</tr><tr>",
+        *(f"<td>{_percent(value)}</td>" for value in means.values()),
+        f"</tr></table><table class=facts>{rows}</table>",
+        "<h2>Classes</h2>",
+        _classes(dataset, scores, official, confusion),
+        "<h2>Confusion</h2><p class=note>A row is a class of the labels, a column what was predicted for its pixels, "
+        "in percent of the row.</p>",
+        _matrix(dataset.names, confusion),
+    ]
+    if worst:
+        parts.append("<h2>Worst pictures</h2><p class=note>Picture, labels, prediction, errors in red.</p>")
+        parts += [_figure(dataset, shown) for shown in worst]
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _classes(dataset: SegDataset, scores: dict[str, float], official: dict[str, float], confusion: np.ndarray) -> str:
+    labelled = confusion.sum(1)
+    weighted = "miiou" in official
+    rows = []
+    for name, color, pixels in zip(dataset.names, dataset.colors, labelled, strict=True):
+        iou = scores[f"iou/{name}"]
+        width = 0 if math.isnan(iou) else 100 * iou
+        cells = [
+            f'<td><span class=swatch style="background: rgb{tuple(color)}"></span>{escape(name)}</td>',
+            f"<td>{'absent' if math.isnan(iou) else _percent(iou)}</td>",
+            f'<td class=bar><div style="width: {width:.2f}%"></div></td>',
+        ]
+        if weighted:
+            cells.append(f"<td>{_percent(official.get(f'iiou/{name}', math.nan))}</td>")
+        cells.append(f"<td>{100 * pixels / max(1, labelled.sum()):.2f}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = "<th>class</th><th>IoU %</th><th></th>" + ("<th>iIoU %</th>" if weighted else "") + "<th>pixels %</th>"
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _matrix(names: list[str], confusion: np.ndarray) -> str:
+    """Only classes that occur: the rest would be empty rows and columns."""
+    shown_rows = np.flatnonzero(confusion.sum(1))
+    shown_columns = np.flatnonzero(confusion.sum(0))
+    column_names = [*names, "none of them"]
+    head = "".join(f"<th class=column>{escape(column_names[column])}</th>" for column in shown_columns)
+    rows = []
+    for row in shown_rows:
+        cells = []
+        for column in shown_columns:
+            share = confusion[row, column] / confusion[row].sum()
+            color = "47, 122, 140" if row == column else "210, 70, 60"
+            text = f"{100 * share:.1f}" if share >= 0.0005 else ""
+            cells.append(f'<td style="background: rgba({color}, {share:.3f})">{text}</td>')
+        rows.append(f"<tr><td>{escape(names[row])}</td>{''.join(cells)}</tr>")
+    return f"<div class=wide><table class=matrix><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _figure(dataset: SegDataset, shown: Shown) -> str:
+    path = dataset.pictures[shown.number]
+    picture = read_image(path)
+    labels = dataset.read_labels(dataset.labels[shown.number])
+    predicted = cv2.imdecode(np.frombuffer(shown.predicted_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    colors = np.array(dataset.colors, np.uint8)
+    drawn = [SegResult(part, dataset.names, colors).draw(picture, 1.0) for part in (labels, predicted)]
+    errors = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR) // 2 + 64
+    errors[labels != predicted] = WRONG_BGR
+    errors[labels == IGNORE] = UNLABELLED_BGR
+    pictures = zip(("picture", "labels", "prediction", "errors"), (picture, *drawn, errors), strict=True)
+    images = "".join(f'<img alt="{name}" title="{name}" src="{_data_uri(image)}">' for name, image in pictures)
+    caption = f"{escape(str(path))}: mIoU {_percent(shown.score)} %"
+    return f"<figure><figcaption>{caption}</figcaption><div>{images}</div></figure>"
+
+
+def _data_uri(image_bgr: np.ndarray) -> str:
+    scale = min(1.0, SHOWN_WIDTH / image_bgr.shape[1])
+    small = cv2.resize(image_bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{100 * value:.2f}"

@@ -70,20 +70,20 @@ def load_strictly(
 def torchvision_names(network: Network) -> dict[str, str]:
     """torchvision's names of the body (`features.…`) -> ours, for the whole architecture, built or not."""
     names = _conv_norm("features.0", "stem")
-    for number, row in enumerate(network.rows, start=1):
+    for number, block in enumerate(network.plan.blocks, start=1):
         theirs, ours, part = f"features.{number}.block", f"blocks.{number}", 0
-        if network.all_features[f"{number}.expand"].channels != _channels_into(network, number):
+        if block.expand_kernel:
             names |= _conv_norm(f"{theirs}.{part}", f"{ours}.expand")
             part += 1
         names |= _conv_norm(f"{theirs}.{part}", f"{ours}.depthwise")
         part += 1
-        if row.squeeze_excite:
+        if block.squeezed:
             for layer, mine in (("fc1", "reduce"), ("fc2", "expand")):
                 for value in ("weight", "bias"):
                     names[f"{theirs}.{part}.{layer}.{value}"] = f"{ours}.squeeze_excite.{mine}.{value}"
             part += 1
         names |= _conv_norm(f"{theirs}.{part}", f"{ours}.project")
-    return names | _conv_norm(f"features.{len(network.rows) + 1}", "last")
+    return names | _conv_norm(f"features.{len(network.plan.blocks) + 1}", "last")
 
 
 def load_weights(model: Network | Classifier, source: str | Path | Mapping[str, Tensor]) -> str:
@@ -125,10 +125,6 @@ def load_weights(model: Network | Classifier, source: str | Path | Mapping[str, 
 
 def _conv_norm(theirs: str, ours: str) -> dict[str, str]:
     return {f"{theirs}.0.weight": f"{ours}.conv.weight"} | {f"{theirs}.1.{key}": f"{ours}.norm.{key}" for key in NORM}
-
-
-def _channels_into(network: Network, number: int) -> int:
-    return network.all_features["stem" if number == 1 else f"{number - 1}.out"].channels
 
 
 def _name(source: str | Path | Mapping[str, Tensor]) -> str:

@@ -2,16 +2,19 @@
 
 from backbone.architectures import Feature
 from backbone.errors import InputError
-from backbone.network import Classifier, Network, classifier, create, names
-from backbone.weights import load_weights, read_weights
+from backbone.network import Classifier, Network, architecture, classifier, create, names
+from backbone.weights import Pretrained, from_weights, load_weights, read_weights
 
 __all__ = [
     "Classifier",
     "Feature",
     "InputError",
     "Network",
+    "Pretrained",
+    "architecture",
     "classifier",
     "create",
+    "from_weights",
     "load_weights",
     "names",
     "read_weights",

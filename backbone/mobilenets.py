@@ -83,8 +83,7 @@ V3_LARGE = Architecture(
     ),
     nonlinearity="HS",
     last=960,
-    hidden=1280,
-    hidden_width="grows",
+    hidden=1280,  # at width 1.25 too, or the network would have 8.3M parameters instead of the appendix's 7.5M
     tails=(
         # Section 6.3: channels between C4 and C5 halved; C4 is block 13's expansion and stays.
         ("detection", Tail((672, 480, 480), 80, 480)),
@@ -112,7 +111,7 @@ V3_SMALL = Architecture(
     nonlinearity="HS",
     last=576,
     hidden=1024,
-    hidden_width="grows",
+    hidden_width="grows",  # the appendix's 3.6M parameters at width 1.25
     tails=(
         ("detection", Tail((288, 288, 288), 48, 288)),
         ("segmentation", Tail((144, 288, 288), 48, 288)),
@@ -132,7 +131,6 @@ V3_SMALL_MINIMALISTIC = minimalistic(V3_SMALL)
 V3_LARGE_RW = V3_LARGE._replace(
     rows=(V3_LARGE.rows[0]._replace(skip=False), *V3_LARGE.rows[1:]),
     hidden_bias=False,
-    hidden_width="fixed",
     squeeze=Squeeze(divisor=1, nonlinearity=""),
 )
 

@@ -8,6 +8,9 @@ from backbone.architectures import ARCHITECTURES, Architecture, plan, tails, wit
 from backbone.blocks import ACTIVATIONS, PADDINGS, Bottleneck, ConvNormAct, Convolution
 from backbone.errors import InputError
 
+OWN = "own architecture"
+"""The name of networks that were not made by name."""
+
 
 class Network(nn.Module):
     """A body that returns the values at its taps; make one with `create`.
@@ -134,6 +137,16 @@ def names() -> list[str]:
     return sorted(ARCHITECTURES)
 
 
+def architecture(name: str) -> Architecture:
+    """The table of a name in `names()`.
+
+    Raises:
+        InputError: an unknown name; the message lists the valid ones.
+    """
+    _check("architecture", name, names())
+    return ARCHITECTURES[name]
+
+
 def create(
     name: str | Architecture,
     *,
@@ -166,12 +179,8 @@ def create(
     Raises:
         InputError: an unknown name, tail, stride, padding or tap; the message lists the valid ones.
     """
-    if isinstance(name, Architecture):
-        name, architecture = "own architecture", name
-    else:
-        _check("architecture", name, names())
-        architecture = ARCHITECTURES[name]
-    _check("tail", tail, tails(architecture))
+    table = name if isinstance(name, Architecture) else architecture(name)
+    _check("tail", tail, tails(table))
     _check("output_stride", output_stride, [8, 16, 32])
     _check("padding", padding, list(PADDINGS))
     if not width > 0:
@@ -179,8 +188,8 @@ def create(
     if not 0 <= drop_path < 1:
         raise InputError(f"drop_path {drop_path!r} must be at least 0 and below 1")
     return Network(
-        name,
-        with_tail(architecture, tail),
+        OWN if isinstance(name, Architecture) else name,
+        with_tail(table, tail),
         width=width,
         output_stride=output_stride,
         in_channels=in_channels,
@@ -210,8 +219,8 @@ def classifier(
     """An ImageNet classifier: images [N, C, H, W] -> logits [N, num_classes].
 
     Arguments as `create`'s, and:
-        hidden: channels of the hidden layer; by default the architecture's. MobileNetV3's grows with widths above 1
-            and never shrinks, as in the paper's table of widths (appendix).
+        hidden: channels of the hidden layer; by default the architecture's. It never shrinks with the width, and only
+            MobileNetV3-Small's grows: so the parameters are those of the paper's table of widths (appendix).
         dropout: probability before the output layer.
     """
     network = create(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from backbone.architectures import ARCHITECTURES, Architecture, plan, tails, with_tail
 from backbone.blocks import ACTIVATIONS, PADDINGS, Bottleneck, ConvNormAct, Convolution
+from backbone.definitions import definition
 from backbone.errors import InputError
 
 OWN = "own architecture"
@@ -87,6 +88,13 @@ class Network(nn.Module):
         if self.last is not None:
             values["last"] = self.last(x)
         return {tap: values[tap] for tap in self.features}
+
+    def definition(self) -> list[str]:
+        """The body as strings that `definitions.parse` reads; also what printing a network begins with."""
+        return definition(self.architecture, self.plan)
+
+    def extra_repr(self) -> str:
+        return " ".join(self.definition())
 
 
 class Classifier(nn.Module):

@@ -74,6 +74,7 @@ def largest_difference(ours: nn.Module, theirs: nn.Module, sizes_hw=SIZES_HW) ->
         images = torch.randn(1, 3, *size_hw, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             want = theirs(images)
+            assert want.isfinite().all()
             worst = max(worst, ((ours.eval()(images) - want).abs().max() / want.abs().max()).item())
     return worst
 

@@ -16,6 +16,7 @@ One string is a run of equal blocks: its kind, then options in any order, joined
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from backbone.architectures import BlockPlan, Plan
 from backbone.errors import InputError
@@ -126,12 +127,12 @@ def _written(row: Row, block: BlockPlan) -> str:
     return f"{start}k{row.kernel}_s{{stride}}{expansion}_c{block.out}{squeeze}_n{row.nonlinearity.lower()}{skip}"
 
 
-def _options(string: str) -> dict[str, object]:
+def _options(string: str) -> dict[str, Any]:
     """A string's options by letter, with the defaults of those that it lacks."""
     kind, *written = string.split("_")
     if kind not in OPTIONS:
         raise InputError(f"{string!r}, character 1: unknown kind {kind!r}; valid: {', '.join(OPTIONS)}")
-    options: dict[str, object] = {"kind": kind, "r": 1, "s": 1, "e": 1.0, "se": 0.0, "a": 0, "n": None, "noskip": False}
+    options: dict[str, Any] = {"kind": kind, "r": 1, "s": 1, "e": 1.0, "se": 0.0, "a": 0, "n": None, "noskip": False}
     valid = ("r", "k", "s", "c", "n", *OPTIONS[kind])
     seen: set[str] = set()
     position = len(kind) + 2  # of the option's first character, from 1
@@ -177,7 +178,7 @@ CHECKS: dict[str, tuple[str, Callable[[float], bool], str]] = {
 }
 
 
-def _value(name: str, value: str, where: str) -> object:
+def _value(name: str, value: str, where: str) -> str | int | float | bool:
     if name == "noskip":
         return True
     if name == "n":

@@ -1,6 +1,7 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,15 +108,9 @@ def from_weights(
     """
     layout = recognise(read_weights(source), _name(source))
     name, width, tail, fixed_stem = _find_architecture(layout.state, _name(source))
-    if layout.padding is not None:
-        if padding not in (None, layout.padding):
-            raise InputError(f"{_name(source)}: {layout.name}'s weights have {layout.padding} padding, not {padding!r}")
-        padding = layout.padding
-    elif padding is None:
-        tensorflow = layout.name == "timm" and (
-            name.endswith("_minimalistic") or (not isinstance(source, Mapping) and Path(source).name.startswith("tf_"))
-        )
-        padding = "same" if tensorflow else "symmetric"
+    if layout.padding is not None and padding not in (None, layout.padding):
+        raise InputError(f"{_name(source)}: {layout.name}'s weights have {layout.padding} padding, not {padding!r}")
+    padding = padding or _padding(layout, name, source) or "symmetric"
     hidden = layout.state.get("hidden.weight")
     output = layout.state.get("output.weight")
     if output is None:
@@ -131,7 +126,7 @@ def from_weights(
         padding=padding,
         norm_eps=norm_eps or _norm_eps(layout, name, padding) or 1e-3,
     )
-    load_weights(model, source, norm_eps=norm_eps)
+    _load(model, layout, source=_name(source), norm_eps=norm_eps)
     mean, std = INCEPTION if layout.name == "timm" and _wants_half(name, padding) else (layout.mean, layout.std)
     return Pretrained(model, name, width, layout.name, mean, std)
 
@@ -153,11 +148,18 @@ def load_weights(
     """
     layout = recognise(read_weights(source), _name(source))
     network = model.backbone if isinstance(model, Classifier) else model
-    if layout.padding not in (None, network.padding):
+    padding = _padding(layout, network.name, source)
+    if padding not in (None, network.padding):
         raise InputError(
-            f"{_name(source)}: {layout.name}'s weights need padding={layout.padding!r}, the model has "
-            f"{network.padding!r}; build it so"
+            f"{_name(source)}: {layout.name}'s weights need padding={padding!r}, the model has {network.padding!r}; "
+            "build it so, or use from_weights"
         )
+    _load(model, layout, source=_name(source), norm_eps=norm_eps)
+    return layout.name
+
+
+def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps: float | None) -> None:
+    network = model.backbone if isinstance(model, Classifier) else model
     state = layout.state
     eps = norm_eps or _norm_eps(layout, network.name, network.padding)
     if eps is not None and eps != network.stem.norm.eps:
@@ -168,8 +170,15 @@ def load_weights(
     unbuilt = {prefix + name for name in _body_names(network.plan)}
     if isinstance(model, Network):
         unbuilt |= {key for key in state if key.startswith(HEAD)}
-    load_strictly(model, state, source=_name(source), unbuilt=frozenset(unbuilt))
-    return layout.name
+    load_strictly(model, state, source=source, unbuilt=frozenset(unbuilt))
+
+
+def _padding(layout: Layout, name: str, source: str | Path | Mapping[str, Tensor]) -> str | None:
+    """The padding that the weights were trained with; None where nothing tells."""
+    from_tensorflow = not isinstance(source, Mapping) and Path(source).name.startswith("tf_")
+    if layout.name == "timm" and (from_tensorflow or name.endswith("_minimalistic")):
+        return "same"
+    return layout.padding
 
 
 def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:
@@ -196,31 +205,31 @@ def _with_norm_eps(state: dict[str, Tensor], theirs: float, ours: float) -> dict
 
 def _body_names(plan: Plan) -> set[str]:
     """The names of all tensors of a body, built or not."""
-    layers = ["stem", "last"]
+    layers = ["stem"] + ["last"] * bool(plan.last)
     names = set()
     for number, block in enumerate(plan.blocks, start=1):
-        layers += [f"blocks.{number}.{part}" for part in ("start", "expand", "depthwise", "project")]
+        parts = ["project"]
+        kernels = {"start": block.start_kernel, "expand": block.expand_kernel, "depthwise": block.depthwise_kernel}
+        parts += [part for part, kernel in kernels.items() if kernel]
+        layers += [f"blocks.{number}.{part}" for part in parts]
         if block.squeezed:
             inner = (f"blocks.{number}.squeeze_excite.{layer}" for layer in ("reduce", "expand"))
             names |= {f"{layer}.{value}" for layer in inner for value in ("weight", "bias")}
-    return (
-        names | {f"{layer}.conv.weight" for layer in layers} | {f"{x}.norm.{value}" for x in layers for value in NORM}
-    )
+    names |= {f"{layer}.conv.weight" for layer in layers}
+    return names | {f"{layer}.norm.{value}" for layer in layers for value in NORM}
 
 
-class _Shape(NamedTuple):
-    """What tells a block from others."""
+class _Found(NamedTuple):
+    """The architecture that weights are of."""
 
-    start_kernel: int
-    expand_kernel: int
-    depthwise_kernel: int
-    expanded: int
-    out: int
-    squeezed: int
+    name: str
+    width: float
+    tail: str
+    fixed_stem: bool
 
 
-def _find_architecture(state: dict[str, Tensor], source: str) -> tuple[str, float, str, bool]:
-    """The (name, width, tail, fixed_stem) whose channels and kernels a state dict in our names has."""
+def _find_architecture(state: dict[str, Tensor], source: str) -> _Found:
+    """Compares channels and kernels of a state dict in our names with those of every architecture."""
 
     def size(key: str, axis: int) -> int:
         return state[key].shape[axis] if key in state else 0
@@ -228,27 +237,21 @@ def _find_architecture(state: dict[str, Tensor], source: str) -> tuple[str, floa
     blocks = []
     while any(key.startswith(f"blocks.{len(blocks) + 1}.") for key in state):
         block = f"blocks.{len(blocks) + 1}"
-        blocks.append(
-            _Shape(
-                size(f"{block}.start.conv.weight", 2),
-                size(f"{block}.expand.conv.weight", 2),
-                size(f"{block}.depthwise.conv.weight", 2),
-                size(f"{block}.project.conv.weight", 1),
-                size(f"{block}.project.conv.weight", 0),
-                size(f"{block}.squeeze_excite.reduce.weight", 0),
-            )
-        )
-    wanted = (size("stem.conv.weight", 0), size("last.conv.weight", 0), blocks)
-    for name, architecture in ARCHITECTURES.items():
-        for tail in tails(architecture):
-            for width in WIDTHS if len(architecture.rows) == len(blocks) else ():
-                for fixed_stem in (False, True):
-                    candidate = plan(with_tail(architecture, tail), width=width, fixed_stem=fixed_stem)
-                    shapes = [
-                        _Shape(*(getattr(block, field) for field in _Shape._fields)) for block in candidate.blocks
-                    ]
-                    if (candidate.features["stem"].channels, candidate.last, shapes) == wanted:
-                        return name, width, tail, fixed_stem
+        kernels = [size(f"{block}.{part}.conv.weight", 2) for part in ("start", "expand", "depthwise")]
+        out, expanded = (size(f"{block}.project.conv.weight", axis) for axis in (0, 1))
+        blocks.append((*kernels, expanded, out, size(f"{block}.squeeze_excite.reduce.weight", 0)))
+    wanted = (size("stem.conv.weight", 0), blocks, size("last.conv.weight", 0))
+    for name, table in ARCHITECTURES.items():
+        if len(table.rows) != len(blocks):
+            continue
+        for found in (_Found(name, *choice) for choice in product(WIDTHS, tails(table), (False, True))):
+            candidate = plan(with_tail(table, found.tail), width=found.width, fixed_stem=found.fixed_stem)
+            shapes = [
+                (b.start_kernel, b.expand_kernel, b.depthwise_kernel, b.expanded, b.out, b.squeezed)
+                for b in candidate.blocks
+            ]
+            if (candidate.features["stem"].channels, shapes, candidate.last) == wanted:
+                return found
     raise InputError(
         f"{source}: {len(blocks)} blocks with channels that no known architecture has at widths "
         f"{', '.join(map(str, sorted(WIDTHS)))}; build the network yourself and use load_weights"

@@ -137,6 +137,14 @@ def test_a_body_takes_its_part_of_a_published_classifier(randomise):
     assert torch.equal(net.blocks["3"].start.conv.weight, theirs.blocks[2][0].dw_start.conv.weight)
 
 
+def test_parts_that_a_network_has_not_are_left_over_and_refused():
+    state = backbone.create("mobilenet_v3_small").state_dict()
+    with pytest.raises(InputError, match=r"1 unexpected \(blocks.3.start.conv.weight\)"):
+        backbone.load_weights(
+            backbone.create("mobilenet_v3_small"), state | {"blocks.3.start.conv.weight": torch.zeros(24, 1, 3, 3)}
+        )
+
+
 def test_file_names_tell_tensorflows_weights(tmp_path, randomise):
     theirs = randomise(published("tf_mobilenetv3_small_075", "same"))
     torch.save(theirs.state_dict(), tmp_path / "tf_mobilenetv3_small_075-0123.pth")
@@ -169,6 +177,9 @@ def test_layouts_that_cannot_be_reproduced_are_refused_with_the_reason(tmp_path)
         backbone.from_weights(deeper.state_dict())
     with pytest.raises(InputError, match="symmetric padding"):
         backbone.from_weights(torchvision.models.mnasnet0_5().state_dict(), padding="same")
+    minimal = published("tf_mobilenetv3_small_minimal_100", "same").state_dict()
+    with pytest.raises(InputError, match="need padding='same'"):
+        backbone.load_weights(backbone.create("mobilenet_v3_small_minimalistic"), minimal)
     net = backbone.create("mobilenet_v2", padding="same")
     with pytest.raises(InputError, match="need padding='symmetric'"):
         backbone.load_weights(net, torchvision.models.mobilenet_v2().state_dict())
@@ -219,6 +230,19 @@ def test_every_tap_of_every_family_is_what_it_declares(name):
                 height, width = -(-49 // feature.stride), -(-66 // feature.stride)
                 assert values[tap].shape == (1, feature.channels, height, width), tap
             assert max(feature.stride for feature in net.features.values()) == output_stride
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v4_conv_small", "mobilenet_v4_conv_medium", "fbnet_c"])
+def test_a_smaller_output_stride_computes_the_same_values_more_densely(name, randomise):
+    strided = randomise(backbone.create(name, width=0.35))
+    images = torch.randn(1, 3, 128, 192)
+    for output_stride in (8, 16):
+        dense = backbone.create(name, width=0.35, output_stride=output_stride).eval()
+        dense.load_state_dict(strided.state_dict())
+        step = 32 // output_stride
+        with torch.no_grad():
+            want, got = strided(images)["last"], dense(images)["last"][:, :, ::step, ::step]
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -9,8 +9,9 @@ from backbone.errors import InputError
 from backbone.network import Network
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Triple = tuple[float, float, float]
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Layout(NamedTuple):
@@ -20,8 +21,8 @@ class Layout(NamedTuple):
     state: dict[str, Tensor]
     norm_eps: float | None  # None: as the model's
     padding: str | None  # None: the weights do not tell
-    mean: tuple[float, float, float]  # of the usual published file, RGB in 0..1; retrainings differ
-    std: tuple[float, float, float]
+    mean: Triple  # of the usual published file, RGB in 0..1; retrainings differ
+    std: Triple
 
 
 # The layers of timm's kinds of blocks -> ours.

@@ -67,7 +67,7 @@ class Network(nn.Module):
             if (number < depth or deepest == "last") and "out" not in points:
                 points += ("out",)
             # Stochastic depth grows linearly with depth (arXiv 1603.09382).
-            drop = drop_path * (number - 1) / len(blocks)
+            drop = drop_path * (number - 1) / max(1, len(blocks) - 1)
             self.blocks[str(number)] = Bottleneck(block, convolution, points=points, drop_path=drop)
         self.last = None
         if deepest == "last":  # without a last convolution that tap is the last block's output

@@ -1,9 +1,10 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
+import json
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 
 from backbone.architectures import ARCHITECTURES, Plan, plan, tails, with_tail
 from backbone.errors import InputError
-from backbone.layouts import INCEPTION, NORM, Layout, recognise, torchvision_names
+from backbone.layouts import INCEPTION, NORM, Layout, Triple, recognise, torchvision_names
 from backbone.network import Classifier, Network, classifier
 
 __all__ = ["NORM", "Pretrained", "from_weights", "load_strictly", "load_weights", "read_weights", "torchvision_names"]
+
+Source = str | Path | Mapping[str, Tensor]
+"""A weights file or a state dict."""
 
 BODY = ("stem.", "blocks.", "last.")
 HEAD = ("hidden.", "hidden_norm.", "output.")
@@ -26,7 +30,7 @@ TIMM_EPS_OF_TENSORFLOW = ("mobilenet_v3_large_rw", "fbnet_c")
 """timm's published files with a norm epsilon of 1e-3 and symmetric padding; the tf_ ones have SAME padding with it."""
 
 
-def read_weights(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, of a .pt or .pth file (also below "model" or "state_dict"), or of a mapping.
 
     Raises:
@@ -90,18 +94,16 @@ class Pretrained(NamedTuple):
     name: str  # of the architecture
     width: float
     layout: str  # "torchvision", "timm" or "taproot"
-    mean: tuple[float, float, float]  # of the inputs' normalisation, RGB in 0..1, as in the publisher's usual file
-    std: tuple[float, float, float]
+    mean: Triple  # of the inputs' normalisation, RGB in 0..1; without a config.json that of the publisher's usual file
+    std: Triple
 
 
-def from_weights(
-    source: str | Path | Mapping[str, Tensor], *, padding: str | None = None, norm_eps: float | None = None
-) -> Pretrained:
+def from_weights(source: Source, *, padding: str | None = None, norm_eps: float | None = None) -> Pretrained:
     """The classifier that a checkpoint is of, with its weights: architecture, width, classes and head are found in it.
 
     Arguments:
         padding: of timm's weights, which do not tell. By default "same" for minimalistic networks and for files whose
-            name begins with "tf_", "symmetric" for all others.
+            name, or that in the config.json beside them, begins with "tf_", "symmetric" for all others.
         norm_eps: of timm's weights. By default 1e-3 with SAME padding, for FBNet-C and for mobilenetv3_rw, else 1e-5.
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
@@ -127,13 +129,11 @@ def from_weights(
         norm_eps=norm_eps or _norm_eps(layout, name, padding) or 1e-3,
     )
     _load(model, layout, source=_name(source), norm_eps=norm_eps)
-    mean, std = INCEPTION if layout.name == "timm" and _wants_half(name, padding) else (layout.mean, layout.std)
+    mean, std = _normalisation(layout, padding, name, source)
     return Pretrained(model, name, width, layout.name, mean, std)
 
 
-def load_weights(
-    model: Network | Classifier, source: str | Path | Mapping[str, Tensor], *, norm_eps: float | None = None
-) -> str:
+def load_weights(model: Network | Classifier, source: Source, *, norm_eps: float | None = None) -> str:
     """Loads a published or own checkpoint, recognised by its names, and returns the name of its layout.
 
     A bare network takes the body out of a classifier's checkpoint; a network cut at its deepest tap leaves what lies
@@ -173,12 +173,41 @@ def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps:
     load_strictly(model, state, source=source, unbuilt=frozenset(unbuilt))
 
 
-def _padding(layout: Layout, name: str, source: str | Path | Mapping[str, Tensor]) -> str | None:
+def _padding(layout: Layout, name: str, source: Source) -> str | None:
     """The padding that the weights were trained with; None where nothing tells."""
-    from_tensorflow = not isinstance(source, Mapping) and Path(source).name.startswith("tf_")
-    if layout.name == "timm" and (from_tensorflow or name.endswith("_minimalistic")):
+    if layout.name == "timm" and (_published_name(source).startswith("tf_") or name.endswith("_minimalistic")):
         return "same"
     return layout.padding
+
+
+def _published_name(source: Source) -> str:
+    """timm's name of a network, from the configuration beside its file or from the file's name; else empty."""
+    if isinstance(source, Mapping):
+        return ""
+    return _hub_config(source).get("architecture", Path(source).name)
+
+
+def _normalisation(layout: Layout, padding: str, name: str, source: Source) -> tuple[Triple, Triple]:
+    """What the publisher's inputs were normalised by, as far as is known."""
+    if layout.name != "timm":
+        return layout.mean, layout.std
+    config = _hub_config(source).get("pretrained_cfg", {})
+    if "mean" in config and "std" in config:
+        return tuple(config["mean"]), tuple(config["std"])
+    # timm's tf_ files and those of MobileNetV1
+    half = padding == "same" or name.startswith("mobilenet_v1")
+    return INCEPTION if half else (layout.mean, layout.std)
+
+
+def _hub_config(source: Source) -> dict[str, Any]:
+    """The config.json that Hugging Face's hub keeps beside timm's weights; empty where there is none."""
+    if isinstance(source, Mapping) or not (path := Path(source).parent / "config.json").is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); copy it again or remove it") from error
+    return config if isinstance(config, dict) and isinstance(config.get("pretrained_cfg"), dict) else {}
 
 
 def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:
@@ -186,11 +215,6 @@ def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:
     if layout.name == "timm" and (padding == "same" or name in TIMM_EPS_OF_TENSORFLOW):
         return 1e-3
     return layout.norm_eps
-
-
-def _wants_half(name: str, padding: str) -> bool:
-    """timm's networks whose usual files normalise by mean and deviation 0.5."""
-    return padding == "same" or name.startswith("mobilenet_v1")
 
 
 def _with_norm_eps(state: dict[str, Tensor], theirs: float, ours: float) -> dict[str, Tensor]:
@@ -258,5 +282,5 @@ def _find_architecture(state: dict[str, Tensor], source: str) -> _Found:
     )
 
 
-def _name(source: str | Path | Mapping[str, Tensor]) -> str:
+def _name(source: Source) -> str:
     return "state dict" if isinstance(source, Mapping) else str(source)

@@ -1,11 +1,13 @@
 """Every family against timm and torchvision: sizes, logits at any size and padding, taps, compiling, exporting."""
 
 import copy
+import json
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 import backbone
@@ -151,6 +153,22 @@ def test_file_names_tell_tensorflows_weights(tmp_path, randomise):
     found = backbone.from_weights(tmp_path / "tf_mobilenetv3_small_075-0123.pth")
     assert found.mean == (0.5, 0.5, 0.5) and found.classifier.backbone.padding == "same"
     assert largest_difference(found.classifier, theirs) < 1e-4
+
+
+def test_a_hub_folder_tells_padding_and_normalisation(tmp_path, randomise):
+    theirs = randomise(published("tf_mobilenetv3_small_075", "same"))
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "tf_mobilenetv3_small_075",
+        "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = backbone.from_weights(tmp_path / "model.safetensors")
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert largest_difference(found.classifier, theirs) < 1e-4
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+        backbone.from_weights(tmp_path / "model.safetensors")
 
 
 def test_own_classifiers_are_found_too():

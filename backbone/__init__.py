@@ -1,17 +1,26 @@
-"""MobileNetV3 networks whose values inside the blocks can be tapped. Knows no task."""
+"""Small convolutional networks whose values inside the blocks can be tapped. Knows no task."""
 
+from backbone.architectures import Feature
+from backbone.definitions import parse
 from backbone.errors import InputError
-from backbone.network import Classifier, Feature, Network, classifier, create, names
-from backbone.weights import load_weights, read_weights
+from backbone.network import Classifier, Network, architecture, classifier, create, names
+from backbone.rows import Architecture, Squeeze
+from backbone.weights import Pretrained, from_weights, load_weights, read_weights
 
 __all__ = [
+    "Architecture",
     "Classifier",
     "Feature",
     "InputError",
     "Network",
+    "Pretrained",
+    "Squeeze",
+    "architecture",
     "classifier",
     "create",
+    "from_weights",
     "load_weights",
     "names",
+    "parse",
     "read_weights",
 ]

@@ -1,107 +1,167 @@
-"""The architecture tables of "Searching for MobileNetV3" (arXiv 1905.02244), row by row as printed."""
+"""Every architecture by name, and what becomes of its table at a width, a tail and an output stride."""
 
 from typing import NamedTuple
 
+from backbone import mobilenets, searched
+from backbone.rows import Architecture, Row, Squeeze, round_channels
 
-class Row(NamedTuple):
-    """One bottleneck of the paper's tables 1 and 2; channels are those at width 1."""
+ARCHITECTURES = {
+    "fbnet_c": searched.FBNET_C,
+    "mnasnet_a1": searched.MNASNET_A1,
+    "mnasnet_b1": searched.MNASNET_B1,
+    "mnasnet_small": searched.MNASNET_SMALL,
+    "mobilenet_v1": mobilenets.V1,
+    "mobilenet_v1_last": mobilenets.V1_LAST,
+    "mobilenet_v2": mobilenets.V2,
+    "mobilenet_v2_depth12": mobilenets.V2_DEPTH_12,
+    "mobilenet_v2_depth14": mobilenets.V2_DEPTH_14,
+    "mobilenet_v3_large": mobilenets.V3_LARGE,
+    "mobilenet_v3_large_minimalistic": mobilenets.V3_LARGE_MINIMALISTIC,
+    "mobilenet_v3_large_rw": mobilenets.V3_LARGE_RW,
+    "mobilenet_v3_small": mobilenets.V3_SMALL,
+    "mobilenet_v3_small_minimalistic": mobilenets.V3_SMALL_MINIMALISTIC,
+    "mobilenet_v4_conv_medium": mobilenets.V4_CONV_MEDIUM,
+    "mobilenet_v4_conv_small": mobilenets.V4_CONV_SMALL,
+    "single_path_nas": searched.SINGLE_PATH_NAS,
+}
 
-    kernel: int
-    expanded: int  # channels between the two 1x1 convolutions ("exp size")
-    out: int
-    squeeze_excite: bool
-    nonlinearity: str  # "RE" ReLU, "HS" hard swish
+
+class Feature(NamedTuple):
+    """What a tap gives: its channels, and its stride relative to the input."""
+
+    channels: int
     stride: int
 
 
-class Tail(NamedTuple):
-    """The channels of the last three bottlenecks and of the last 1x1 convolution."""
+class BlockPlan(NamedTuple):
+    """A block as it is built: a row of the table at its network's width and output stride."""
 
-    expanded: tuple[int, int, int]
+    in_channels: int
+    expanded: int
     out: int
-    last: int
+    start_kernel: int  # depthwise convolution before the expansion; 0: none
+    expand_kernel: int  # 1, k in a fused block; 0: no expansion
+    depthwise_kernel: int  # 0: none
+    stride: int
+    dilation: int
+    squeezed: int  # 0: no squeeze-and-excite
+    squeeze: Squeeze
+    nonlinearity: str
+    project_activated: bool
+    residual: bool
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The values that can be tapped, in the order in which they are computed."""
+        start = ("start",) if self.start_kernel else ()
+        depthwise = ("depthwise",) if self.depthwise_kernel else ()
+        return (*start, "expand", *depthwise, "out")
+
+    @property
+    def strided_point(self) -> str:
+        """The point whose convolution carries the block's stride."""
+        if self.depthwise_kernel:
+            return "depthwise"
+        return "expand" if self.expand_kernel > 1 else "start"
 
 
-class Architecture(NamedTuple):
-    """A network: stem (3x3, stride 2, hard swish), bottlenecks, last 1x1 convolution, the classifier's hidden layer."""
+class Plan(NamedTuple):
+    """A network's channels; `features` has every tap."""
 
-    stem: int
-    rows: tuple[Row, ...]
-    tails: dict[str, Tail]
-    hidden: int
-
-
-SE, __ = True, False
-
-# Table 1.
-LARGE = Architecture(
-    stem=16,
-    rows=(
-        # k, exp, out, SE, NL, s
-        Row(3, 16, 16, __, "RE", 1),
-        Row(3, 64, 24, __, "RE", 2),
-        Row(3, 72, 24, __, "RE", 1),
-        Row(5, 72, 40, SE, "RE", 2),
-        Row(5, 120, 40, SE, "RE", 1),
-        Row(5, 120, 40, SE, "RE", 1),
-        Row(3, 240, 80, __, "HS", 2),
-        Row(3, 200, 80, __, "HS", 1),
-        Row(3, 184, 80, __, "HS", 1),
-        Row(3, 184, 80, __, "HS", 1),
-        Row(3, 480, 112, SE, "HS", 1),
-        Row(3, 672, 112, SE, "HS", 1),
-        Row(5, 672, 160, SE, "HS", 2),
-        Row(5, 960, 160, SE, "HS", 1),
-        Row(5, 960, 160, SE, "HS", 1),
-    ),
-    tails={
-        "full": Tail((672, 960, 960), 160, 960),
-        # Section 6.3: channels between C4 and C5 halved; C4 is block 13's expansion and stays.
-        "detection": Tail((672, 480, 480), 80, 480),
-        # Section 6.4, "RF2": the last block's channels halved, as the official segmentation code has it.
-        "segmentation": Tail((336, 480, 480), 80, 480),
-    },
-    hidden=1280,
-)
-
-# Table 2. Its squeeze-and-excite tick on the last 1x1 convolution is a misprint: the official code has none there.
-SMALL = Architecture(
-    stem=16,
-    rows=(
-        Row(3, 16, 16, SE, "RE", 2),
-        Row(3, 72, 24, __, "RE", 2),
-        Row(3, 88, 24, __, "RE", 1),
-        Row(5, 96, 40, SE, "HS", 2),
-        Row(5, 240, 40, SE, "HS", 1),
-        Row(5, 240, 40, SE, "HS", 1),
-        Row(5, 120, 48, SE, "HS", 1),
-        Row(5, 144, 48, SE, "HS", 1),
-        Row(5, 288, 96, SE, "HS", 2),
-        Row(5, 576, 96, SE, "HS", 1),
-        Row(5, 576, 96, SE, "HS", 1),
-    ),
-    tails={
-        "full": Tail((288, 576, 576), 96, 576),
-        "detection": Tail((288, 288, 288), 48, 288),
-        "segmentation": Tail((144, 288, 288), 48, 288),
-    },
-    hidden=1024,
-)
-
-ARCHITECTURES = {"mobilenet_v3_large": LARGE, "mobilenet_v3_small": SMALL}
+    blocks: tuple[BlockPlan, ...]
+    features: dict[str, Feature]
+    last: int  # 0: no last convolution
+    hidden: int  # 0: no hidden layer
 
 
-def with_tail(architecture: Architecture, tail: str) -> tuple[Row, ...]:
-    """The architecture's rows with the last three bottlenecks as the named tail has them."""
-    chosen = architecture.tails[tail]
+def tails(architecture: Architecture) -> list[str]:
+    """The last stages that the architecture is known with."""
+    return ["full", *(name for name, _ in architecture.tails)]
+
+
+def with_tail(architecture: Architecture, tail: str) -> Architecture:
+    """The architecture with the last three bottlenecks and the last convolution as the named tail has them."""
+    if tail == "full":
+        return architecture
+    chosen = dict(architecture.tails)[tail]
     last_three = [
         row._replace(expanded=expanded, out=chosen.out)
         for row, expanded in zip(architecture.rows[-3:], chosen.expanded, strict=True)
     ]
-    return (*architecture.rows[:-3], *last_three)
+    return architecture._replace(rows=(*architecture.rows[:-3], *last_three), last=chosen.last)
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor` that is not more than 10 % below `channels`: the rule of the MobileNet code."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def plan(
+    architecture: Architecture,
+    *,
+    width: float = 1.0,
+    output_stride: int = 32,
+    dilate_strided_block: bool = False,
+    fixed_stem: bool = False,
+) -> Plan:
+    """The table at a width: channels rounded to multiples of 8, strides beyond `output_stride` turned into dilations.
+
+    As in the official code an expansion multiplies its block's rounded input, so at other widths than 1 it is not the
+    table's number scaled.
+    """
+    channels = architecture.stem if fixed_stem else round_channels(architecture.stem * width)
+    unscaled = architecture.stem  # the block's input at width 1
+    features = {"stem": Feature(channels, 2)}
+    blocks = []
+    stride, dilation = 2, 1
+    for number, row in enumerate(architecture.rows, start=1):
+        step, block_dilation = row.stride, dilation
+        if stride * step > output_stride:
+            dilation *= step
+            step = 1
+            # The equivalent of the strided network dilates only what follows; torchvision dilates this block too.
+            block_dilation = dilation if dilate_strided_block else block_dilation
+        block = _block(row, architecture.squeeze, channels, unscaled, width)
+        block = block._replace(stride=step, dilation=block_dilation)
+        for point in block.points:
+            if point == block.strided_point:
+                stride *= step
+            point_channels = {"start": block.in_channels, "out": block.out}.get(point, block.expanded)
+            features[f"{number}.{point}"] = Feature(point_channels, stride)
+        blocks.append(block)
+        channels, unscaled = block.out, row.out
+    last = _layer(architecture.last, architecture.last_width, width)
+    features["last"] = Feature(last or channels, stride)
+    return Plan(tuple(blocks), features, last, _layer(architecture.hidden, architecture.hidden_width, width))
+
+
+def _block(row: Row, squeeze: Squeeze, in_channels: int, unscaled: int, width: float) -> BlockPlan:
+    fused, separable = row.kind in ("er", "era"), row.kind in ("ds", "dsa")
+    out = round_channels(row.out * width)
+    if separable:
+        expanded = in_channels
+    elif row.kind == "era":  # two plain convolutions, each scaled by itself
+        expanded = round_channels(row.expanded * width)
+    else:
+        expanded = round_channels(in_channels * row.expanded / unscaled)
+    squeezed = 0
+    if row.squeeze_excite:
+        of = {"expanded": expanded, "input": in_channels}[squeeze.of]
+        squeezed = round_channels(of * row.squeeze_excite, squeeze.divisor)
+    activated = row.kind in ("dsa", "era")
+    return BlockPlan(
+        in_channels=in_channels,
+        expanded=expanded,
+        out=out,
+        start_kernel=row.start,
+        expand_kernel=row.kernel if fused else 0 if separable else 1,
+        depthwise_kernel=0 if fused else row.kernel,
+        stride=row.stride,
+        dilation=1,
+        squeezed=squeezed,
+        squeeze=squeeze,
+        nonlinearity=row.nonlinearity,
+        project_activated=activated,
+        residual=row.skip and not activated and row.stride == 1 and in_channels == out,
+    )
+
+
+def _layer(channels: int, rule: str, width: float) -> int:
+    """Channels of the last or hidden layer at a width."""
+    factor = {"scaled": width, "grows": max(1.0, width), "fixed": 1.0}[rule]
+    return round_channels(channels * factor) if channels else 0

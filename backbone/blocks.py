@@ -1,12 +1,38 @@
-"""The building blocks of MobileNetV3: convolution with norm, squeeze-and-excite, and the bottleneck with its taps."""
+"""The building blocks: convolution with norm, squeeze-and-excite, and the one bottleneck of all families, with taps."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
-POINTS = ("expand", "depthwise", "out")
-"""The values of a bottleneck that can be tapped, in the order in which they are computed."""
+from backbone.architectures import BlockPlan
+
+ACTIVATIONS = {"RE": nn.ReLU, "R6": nn.ReLU6, "HS": nn.Hardswish}
+GATES = {"hard_sigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
+PADDINGS = ("symmetric", "same")
+
+
+class Convolution(NamedTuple):
+    """What all convolutions of a network share."""
+
+    norm_eps: float = 1e-3
+    norm_momentum: float = 0.01
+    padding: str = "symmetric"  # or "same": TensorFlow's, which pads strided convolutions less on the left and top
+
+
+class SameConv2d(nn.Conv2d):
+    """Strided convolution padded as TensorFlow's SAME at every input size: the odd pixel goes right and below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []  # left, right, top, bottom
+        for axis in (1, 0):
+            size, step = x.shape[axis + 2], self.stride[axis]
+            reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+            total = (-(-size // step) - 1) * step + reach - size  # not negative: no kernel is narrower than its stride
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, pads))
 
 
 class ConvNormAct(nn.Module):
@@ -23,11 +49,20 @@ class ConvNormAct(nn.Module):
         activation: Callable[[], nn.Module] | None = None,
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.01,
+        padding: str = "symmetric",
     ) -> None:
         super().__init__()
-        padding = (kernel_size - 1) // 2 * dilation
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
+        # Without a stride the two paddings agree, as all kernels are odd.
+        same = padding == "same" and stride > 1
+        self.conv = (SameConv2d if same else nn.Conv2d)(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0 if same else (kernel_size - 1) // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
         self.activation = nn.Identity() if activation is None else activation()
@@ -37,71 +72,93 @@ class ConvNormAct(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the mean of all channels (section 5.3; hard sigmoid): same shape."""
-
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.expand = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean((2, 3), keepdim=True)  # [N, C, 1, 1]
-        return x * F.hardsigmoid(self.expand(F.relu(self.reduce(mean))))
-
-
-class Bottleneck(nn.Module):
-    """The inverted residual of figure 4: 1x1 expansion, depthwise convolution, squeeze-and-excite, 1x1 projection.
-
-    It returns the values at `points` as a dict and builds nothing past the deepest of them:
-    `expand` is what enters the depthwise convolution (the block's input where nothing is expanded),
-    `depthwise` what leaves it, before squeeze-and-excite, `out` the block's output. The first two are taken after norm
-    and activation.
-    """
+    """Scales each channel by a gate computed from the mean of all channels (V3, section 5.3): same shape."""
 
     def __init__(
         self,
-        in_channels: int,
-        expanded: int,
-        out_channels: int,
-        *,
-        kernel_size: int,
-        stride: int,
-        dilation: int,
-        squeezed: int | None,
-        activation: Callable[[], nn.Module],
-        residual: bool,
-        points: tuple[str, ...],
-        norm_eps: float,
-        norm_momentum: float,
+        channels: int,
+        squeezed: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        gate: Callable[[], nn.Module] = nn.Hardsigmoid,
     ) -> None:
         super().__init__()
-        self.points = points
-        self.residual = residual
-        deepest = max(POINTS.index(point) for point in points)
-        norm = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.activation = activation()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate()
 
-        self.expand: nn.Module = nn.Identity()
-        if expanded != in_channels:
-            self.expand = ConvNormAct(in_channels, expanded, 1, activation=activation, **norm)
-        self.depthwise = self.squeeze_excite = self.project = None
-        if deepest >= POINTS.index("depthwise"):
-            self.depthwise = ConvNormAct(
-                expanded, expanded, kernel_size, stride, dilation, groups=expanded, activation=activation, **norm
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3), keepdim=True)  # [N, C, 1, 1]
+        return x * self.gate(self.expand(self.activation(self.reduce(mean))))
+
+
+class Bottleneck(nn.Module):
+    """[start depthwise], expansion, [depthwise], [squeeze-and-excite], projection; added to the input where that fits.
+
+    With a 1x1 expansion it is the inverted residual of V2 and V3 (figure 4), without one V1's separable convolution,
+    with a k x k expansion and no depthwise the fused block, with a start V4's universal inverted bottleneck.
+
+    It returns the values at `points` as a dict and builds nothing past the deepest of them: `start` is what leaves the
+    first depthwise convolution (norm, no activation); `expand` what enters the depthwise convolution (the block's input
+    where nothing is expanded) and `depthwise` what leaves it, before squeeze-and-excite, both after norm and
+    activation; `out` the block's output.
+    """
+
+    def __init__(self, plan: BlockPlan, convolution: Convolution, *, points: tuple[str, ...], drop_path: float) -> None:
+        super().__init__()
+        self.points = points
+        self.residual = plan.residual
+        depth = max(plan.points.index(point) for point in points)
+        built = plan.points[: depth + 1]
+        activation = ACTIVATIONS[plan.nonlinearity]
+        common = {"dilation": plan.dilation, **convolution._asdict()}
+        strides = {plan.strided_point: plan.stride}
+
+        self.start = None
+        if "start" in built:
+            channels = plan.in_channels
+            self.start = ConvNormAct(
+                channels, channels, plan.start_kernel, strides.get("start", 1), groups=channels, **common
             )
-        if deepest >= POINTS.index("out"):
-            self.squeeze_excite = nn.Identity() if squeezed is None else SqueezeExcite(expanded, squeezed)
-            self.project = ConvNormAct(expanded, out_channels, 1, **norm)
+        self.expand: nn.Module = nn.Identity()
+        if "expand" in built and plan.expand_kernel:
+            self.expand = ConvNormAct(
+                plan.in_channels,
+                plan.expanded,
+                plan.expand_kernel,
+                strides.get("expand", 1),
+                activation=activation,
+                **common,
+            )
+        self.depthwise = self.squeeze_excite = self.project = None
+        if "depthwise" in built:
+            self.depthwise = ConvNormAct(
+                plan.expanded,
+                plan.expanded,
+                plan.depthwise_kernel,
+                plan.stride,
+                groups=plan.expanded,
+                activation=activation,
+                **common,
+            )
+        if "out" in built:
+            self.squeeze_excite = nn.Identity()
+            if plan.squeezed:
+                inner = ACTIVATIONS[plan.squeeze.nonlinearity or plan.nonlinearity]
+                self.squeeze_excite = SqueezeExcite(plan.expanded, plan.squeezed, inner, GATES[plan.squeeze.gate])
+            after = activation if plan.project_activated else None
+            self.project = ConvNormAct(plan.expanded, plan.out, 1, activation=after, **common)
+        self.drop_path = StochasticDepth(drop_path, "row") if plan.residual and drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         values = {}
-        y = self.expand(x)
-        if "expand" in self.points:
-            values["expand"] = y
+        y = x
+        if self.start is not None:
+            y = values["start"] = self.start(y)
+        y = values["expand"] = self.expand(y)
         if self.depthwise is not None:
-            y = self.depthwise(y)
-            if "depthwise" in self.points:
-                values["depthwise"] = y
+            y = values["depthwise"] = self.depthwise(y)
         if self.project is not None:
             y = self.project(self.squeeze_excite(y))
-            values["out"] = x + y if self.residual else y
-        return values
+            values["out"] = x + self.drop_path(y) if self.residual else y
+        return {point: values[point] for point in self.points}

@@ -1,102 +1,81 @@
-"""The convolutional body of a MobileNetV3 whose named values can be tapped, and the classifier on top of it."""
+"""The convolutional body of a network whose named values can be tapped, and the classifier on top of it."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from backbone.architectures import ARCHITECTURES, round_channels, with_tail
-from backbone.blocks import POINTS, Bottleneck, ConvNormAct
+from backbone.architectures import ARCHITECTURES, Architecture, plan, tails, with_tail
+from backbone.blocks import ACTIVATIONS, PADDINGS, Bottleneck, ConvNormAct, Convolution
+from backbone.definitions import definition
 from backbone.errors import InputError
 
-ACTIVATIONS = {"RE": nn.ReLU, "HS": nn.Hardswish}
-
-
-class Feature(NamedTuple):
-    """What a tap gives: its channels, and its stride relative to the input."""
-
-    channels: int
-    stride: int
+OWN = "own architecture"
+"""The name of networks that were not made by name."""
 
 
 class Network(nn.Module):
     """A body that returns the values at its taps; make one with `create`.
 
     `features` declares each tap's channels and stride; `all_features` those of every tap the architecture has.
+    `plan` has the channels of every block, built or not.
     """
 
     def __init__(
         self,
-        architecture: str,
+        name: str,
+        architecture: Architecture,
         *,
         width: float,
-        tail: str,
         output_stride: int,
         in_channels: int,
         taps: tuple[str, ...],
         dilate_strided_block: bool,
-        norm_eps: float,
-        norm_momentum: float,
+        fixed_stem: bool,
+        convolution: Convolution,
+        drop_path: float,
     ) -> None:
         super().__init__()
-        table = ARCHITECTURES[architecture]
+        self.name = name
         self.architecture = architecture
-        self.rows = with_tail(table, tail)
-        norm = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
-
-        channels = round_channels(table.stem * width)
-        self.all_features = {"stem": Feature(channels, 2)}
-        plans = []  # the arguments of each bottleneck
-        stride, dilation = 2, 1
-        for number, row in enumerate(self.rows, start=1):
-            step, block_dilation = row.stride, dilation
-            if stride * step > output_stride:
-                dilation *= step
-                step = 1
-                # The equivalent of the strided network dilates only what follows; torchvision dilates this block too.
-                block_dilation = dilation if dilate_strided_block else block_dilation
-            expanded, out = round_channels(row.expanded * width), round_channels(row.out * width)
-            plans.append(
-                {
-                    "in_channels": channels,
-                    "expanded": expanded,
-                    "out_channels": out,
-                    "kernel_size": row.kernel,
-                    "stride": step,
-                    "dilation": block_dilation,
-                    "squeezed": round_channels(expanded // 4) if row.squeeze_excite else None,
-                    "activation": ACTIVATIONS[row.nonlinearity],
-                    "residual": row.stride == 1 and channels == out,
-                }
-            )
-            self.all_features[f"{number}.expand"] = Feature(expanded, stride)
-            stride *= step
-            self.all_features[f"{number}.depthwise"] = Feature(expanded, stride)
-            self.all_features[f"{number}.out"] = Feature(out, stride)
-            channels = out
-        last = round_channels(table.tails[tail].last * width)
-        self.all_features["last"] = Feature(last, stride)
-
+        self.padding = convolution.padding
+        self.plan = plan(
+            architecture,
+            width=width,
+            output_stride=output_stride,
+            dilate_strided_block=dilate_strided_block,
+            fixed_stem=fixed_stem,
+        )
+        self.all_features = self.plan.features
         order = list(self.all_features)
         unknown = [tap for tap in taps if tap not in self.all_features]
         if unknown or not taps:
-            raise InputError(f"taps {unknown or taps} unknown; {architecture} has: {', '.join(order)}")
+            raise InputError(f"taps {unknown or taps} unknown; {name} has: {', '.join(order)}")
         self.features = {tap: self.all_features[tap] for tap in taps}
         deepest = max(taps, key=order.index)
+        blocks = self.plan.blocks
+        activation = ACTIVATIONS[architecture.nonlinearity]
 
-        self.stem = ConvNormAct(in_channels, self.all_features["stem"].channels, 3, 2, activation=nn.Hardswish, **norm)
+        stem = self.all_features["stem"].channels
+        self.stem = ConvNormAct(in_channels, stem, 3, 2, activation=activation, **convolution._asdict())
         self.blocks = nn.ModuleDict()
         if deepest in ("stem", "last"):
-            depth = {"stem": 0, "last": len(plans)}[deepest]
+            depth = {"stem": 0, "last": len(blocks)}[deepest]
         else:
             depth = int(deepest.split(".")[0])
-        for number, plan in enumerate(plans[:depth], start=1):
-            points = tuple(point for point in POINTS if f"{number}.{point}" in taps)
+        for number, block in enumerate(blocks[:depth], start=1):
+            points = tuple(point for point in block.points if f"{number}.{point}" in taps)
             if (number < depth or deepest == "last") and "out" not in points:
                 points += ("out",)
-            self.blocks[str(number)] = Bottleneck(**plan, points=points, **norm)
-        self.last = ConvNormAct(channels, last, 1, activation=nn.Hardswish, **norm) if deepest == "last" else None
+            # Stochastic depth grows linearly with depth (arXiv 1603.09382).
+            drop = drop_path * (number - 1) / max(1, len(blocks) - 1)
+            self.blocks[str(number)] = Bottleneck(block, convolution, points=points, drop_path=drop)
+        self.last = None
+        if deepest == "last":  # without a last convolution that tap is the last block's output
+            self.last = nn.Identity()
+            if self.plan.last:
+                self.last = ConvNormAct(
+                    blocks[-1].out, self.plan.last, 1, activation=activation, **convolution._asdict()
+                )
         initialise(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -110,24 +89,46 @@ class Network(nn.Module):
             values["last"] = self.last(x)
         return {tap: values[tap] for tap in self.features}
 
+    def definition(self) -> list[str]:
+        """The body as strings that `definitions.parse` reads; also what printing a network begins with."""
+        return definition(self.architecture, self.plan)
+
+    def extra_repr(self) -> str:
+        return " ".join(self.definition())
+
 
 class Classifier(nn.Module):
-    """Body, mean over the map, hidden layer with hard swish, dropout, one output per class; see `classifier`."""
+    """Body, mean over the map, hidden layer where the architecture has one, dropout, one output per class."""
 
-    def __init__(self, network: Network, hidden: int, num_classes: int, dropout: float) -> None:
+    def __init__(self, network: Network, *, hidden: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.backbone = network
-        self.hidden = nn.Linear(network.features["last"].channels, hidden)
+        architecture = network.architecture
+        channels = network.features["last"].channels
+        self.hidden = self.hidden_norm = self.activation = None
+        if hidden:
+            self.hidden = nn.Linear(channels, hidden, bias=architecture.hidden_bias)
+            if architecture.hidden_norm:
+                like = network.stem.norm
+                self.hidden_norm = nn.BatchNorm1d(hidden, eps=like.eps, momentum=like.momentum)
+            self.activation = ACTIVATIONS[architecture.nonlinearity]()
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden, num_classes)
-        for layer in (self.hidden, self.output):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        self.output = nn.Linear(hidden or channels, num_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [N, C, H, W] -> logits [N, num_classes]."""
-        pooled = self.backbone(images)["last"].mean((2, 3))
-        return self.output(self.dropout(F.hardswish(self.hidden(pooled))))
+        x = self.backbone(images)["last"].mean((2, 3))
+        if self.hidden is not None:
+            x = self.hidden(x)
+            if self.hidden_norm is not None:
+                x = self.hidden_norm(x)
+            x = self.activation(x)
+        return self.output(self.dropout(x))
 
 
 def initialise(module: nn.Module) -> None:
@@ -144,8 +145,18 @@ def names() -> list[str]:
     return sorted(ARCHITECTURES)
 
 
+def architecture(name: str) -> Architecture:
+    """The table of a name in `names()`.
+
+    Raises:
+        InputError: an unknown name; the message lists the valid ones.
+    """
+    _check("architecture", name, names())
+    return ARCHITECTURES[name]
+
+
 def create(
-    name: str,
+    name: str | Architecture,
     *,
     width: float = 1.0,
     tail: str = "full",
@@ -153,49 +164,87 @@ def create(
     in_channels: int = 3,
     taps: Iterable[str] = ("last",),
     dilate_strided_block: bool = False,
+    fixed_stem: bool = False,
     norm_eps: float = 1e-3,
     norm_momentum: float = 0.01,
+    padding: str = "symmetric",
+    drop_path: float = 0.0,
 ) -> Network:
     """A network that returns the values at `taps`; nothing past the deepest tap is built.
 
     Arguments:
-        name: one of `names()`.
+        name: one of `names()`, or an architecture of one's own.
         width: multiplies all channels, which are then rounded to multiples of 8.
-        tail: "full", or with the last stage halved "detection" (section 6.3) or "segmentation" (section 6.4, RF2).
+        tail: "full"; for MobileNetV3 also the last stage halved, "detection" (section 6.3) or "segmentation"
+            (section 6.4, RF2).
         output_stride: 8, 16 or 32; strides beyond it become dilations.
-        taps: "stem", "<block>.expand", "<block>.depthwise", "<block>.out" (blocks numbered from 1) and "last".
+        taps: "stem", "<block>.<point>" (blocks numbered from 1 as in the paper's table) and "last". Points are
+            "expand", "depthwise" and "out", "start" in universal inverted bottlenecks; see `blocks.Bottleneck`.
         dilate_strided_block: dilate also the block whose stride was removed, as torchvision's segmenters do.
+        fixed_stem: keep the stem's channels whatever the width, as some published narrow networks do.
+        padding: "symmetric", or "same" as TensorFlow pads, for weights that were trained so.
+        drop_path: probability of leaving out the last block's residual branch in training; grows linearly up to it.
     Raises:
-        InputError: an unknown name, tail, stride or tap; the message lists the valid ones.
+        InputError: an unknown name, tail, stride, padding or tap; the message lists the valid ones.
     """
-    _check("architecture", name, names())
-    _check("tail", tail, list(ARCHITECTURES[name].tails))
+    table = name if isinstance(name, Architecture) else architecture(name)
+    _check("tail", tail, tails(table))
     _check("output_stride", output_stride, [8, 16, 32])
+    _check("padding", padding, list(PADDINGS))
     if not width > 0:
         raise InputError(f"width {width!r} must be above 0")
+    if not 0 <= drop_path < 1:
+        raise InputError(f"drop_path {drop_path!r} must be at least 0 and below 1")
     return Network(
-        name,
+        OWN if isinstance(name, Architecture) else name,
+        with_tail(table, tail),
         width=width,
-        tail=tail,
         output_stride=output_stride,
         in_channels=in_channels,
         taps=tuple(taps),
         dilate_strided_block=dilate_strided_block,
-        norm_eps=norm_eps,
-        norm_momentum=norm_momentum,
+        fixed_stem=fixed_stem,
+        convolution=Convolution(norm_eps, norm_momentum, padding),
+        drop_path=drop_path,
     )
 
 
 def classifier(
-    name: str, *, num_classes: int = 1000, width: float = 1.0, in_channels: int = 3, dropout: float = 0.2
+    name: str | Architecture,
+    *,
+    num_classes: int = 1000,
+    width: float = 1.0,
+    tail: str = "full",
+    in_channels: int = 3,
+    dropout: float = 0.2,
+    hidden: int | None = None,
+    fixed_stem: bool = False,
+    norm_eps: float = 1e-3,
+    norm_momentum: float = 0.01,
+    padding: str = "symmetric",
+    drop_path: float = 0.0,
 ) -> Classifier:
     """An ImageNet classifier: images [N, C, H, W] -> logits [N, num_classes].
 
-    The hidden layer grows with widths above 1 and never shrinks, as in the paper's table of widths (appendix).
+    Arguments as `create`'s, and:
+        hidden: channels of the hidden layer; by default the architecture's. It never shrinks with the width, and only
+            MobileNetV3-Small's grows: so the parameters are those of the paper's table of widths (appendix).
+        dropout: probability before the output layer.
     """
-    network = create(name, width=width, in_channels=in_channels, taps=("last",))
-    hidden = round_channels(ARCHITECTURES[name].hidden * max(1.0, width))
-    return Classifier(network, hidden, num_classes, dropout)
+    network = create(
+        name,
+        width=width,
+        tail=tail,
+        in_channels=in_channels,
+        taps=("last",),
+        fixed_stem=fixed_stem,
+        norm_eps=norm_eps,
+        norm_momentum=norm_momentum,
+        padding=padding,
+        drop_path=drop_path,
+    )
+    hidden = network.plan.hidden if hidden is None else hidden
+    return Classifier(network, hidden=hidden, num_classes=num_classes, dropout=dropout)
 
 
 def _check(what: str, value: object, valid: list) -> None:

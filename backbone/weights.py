@@ -1,19 +1,36 @@
-"""Reads weight files and loads them strictly, translating published layouts to ours at the door."""
+"""Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
+import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from backbone.architectures import ARCHITECTURES, Plan, plan, tails, with_tail
 from backbone.errors import InputError
-from backbone.network import Classifier, Network
+from backbone.layouts import INCEPTION, NORM, Layout, Triple, recognise, torchvision_names
+from backbone.network import Classifier, Network, classifier
 
-NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+__all__ = ["NORM", "Pretrained", "from_weights", "load_strictly", "load_weights", "read_weights", "torchvision_names"]
+
+Source = str | Path | Mapping[str, Tensor]
+"""A weights file or a state dict."""
+
+BODY = ("stem.", "blocks.", "last.")
+HEAD = ("hidden.", "hidden_norm.", "output.")
+GIT_LFS = b"version https://git-lfs"
+WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 1.1, 1.2, 1.25, 1.3, 1.4, 1.5, 2.0)
+"""The widths of published networks; `from_weights` looks no further."""
+
+TIMM_EPS_OF_TENSORFLOW = ("mobilenet_v3_large_rw", "fbnet_c")
+"""timm's published files with a norm epsilon of 1e-3 and symmetric padding; the tf_ ones have SAME padding with it."""
 
 
-def read_weights(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, of a .pt or .pth file (also below "model" or "state_dict"), or of a mapping.
 
     Raises:
@@ -25,6 +42,9 @@ def read_weights(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]
         path = Path(source)
         if not path.is_file():
             raise InputError(f"{path}: no such weights file; give the path of a .safetensors, .pt or .pth file")
+        with open(path, "rb") as file:
+            if file.read(len(GIT_LFS)) == GIT_LFS:
+                raise InputError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
         try:
             if path.suffix == ".safetensors":
                 state = load_file(path)
@@ -67,69 +87,200 @@ def load_strictly(
     model.load_state_dict({key: state[key] for key in own})
 
 
-def torchvision_names(network: Network) -> dict[str, str]:
-    """torchvision's names of the body (`features.…`) -> ours, for the whole architecture, built or not."""
-    names = _conv_norm("features.0", "stem")
-    for number, row in enumerate(network.rows, start=1):
-        theirs, ours, part = f"features.{number}.block", f"blocks.{number}", 0
-        if network.all_features[f"{number}.expand"].channels != _channels_into(network, number):
-            names |= _conv_norm(f"{theirs}.{part}", f"{ours}.expand")
-            part += 1
-        names |= _conv_norm(f"{theirs}.{part}", f"{ours}.depthwise")
-        part += 1
-        if row.squeeze_excite:
-            for layer, mine in (("fc1", "reduce"), ("fc2", "expand")):
-                for value in ("weight", "bias"):
-                    names[f"{theirs}.{part}.{layer}.{value}"] = f"{ours}.squeeze_excite.{mine}.{value}"
-            part += 1
-        names |= _conv_norm(f"{theirs}.{part}", f"{ours}.project")
-    return names | _conv_norm(f"features.{len(network.rows) + 1}", "last")
+class Pretrained(NamedTuple):
+    """What `from_weights` found in a checkpoint."""
+
+    classifier: Classifier
+    name: str  # of the architecture
+    width: float
+    layout: str  # "torchvision", "timm" or "taproot"
+    mean: Triple  # of the inputs' normalisation, RGB in 0..1; without a config.json that of the publisher's usual file
+    std: Triple
 
 
-def load_weights(model: Network | Classifier, source: str | Path | Mapping[str, Tensor]) -> str:
+def from_weights(source: Source, *, padding: str | None = None, norm_eps: float | None = None) -> Pretrained:
+    """The classifier that a checkpoint is of, with its weights: architecture, width, classes and head are found in it.
+
+    Arguments:
+        padding: of timm's weights, which do not tell. By default "same" for minimalistic networks and for files whose
+            name, or that in the config.json beside them, begins with "tf_", "symmetric" for all others.
+        norm_eps: of timm's weights. By default 1e-3 with SAME padding, for FBNet-C and for mobilenetv3_rw, else 1e-5.
+    Raises:
+        InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
+    """
+    layout = recognise(read_weights(source), _name(source))
+    name, width, tail, fixed_stem = _find_architecture(layout.state, _name(source))
+    if layout.padding is not None and padding not in (None, layout.padding):
+        raise InputError(f"{_name(source)}: {layout.name}'s weights have {layout.padding} padding, not {padding!r}")
+    padding = padding or _padding(layout, name, source) or "symmetric"
+    hidden = layout.state.get("hidden.weight")
+    output = layout.state.get("output.weight")
+    if output is None:
+        raise InputError(f"{_name(source)}: has no output layer; build the body with create and use load_weights")
+    model = classifier(
+        name,
+        num_classes=len(output),
+        width=width,
+        tail=tail,
+        in_channels=layout.state["stem.conv.weight"].shape[1],
+        hidden=0 if hidden is None else len(hidden),
+        fixed_stem=fixed_stem,
+        padding=padding,
+        norm_eps=norm_eps or _norm_eps(layout, name, padding) or 1e-3,
+    )
+    _load(model, layout, source=_name(source), norm_eps=norm_eps)
+    mean, std = _normalisation(layout, padding, name, source)
+    return Pretrained(model, name, width, layout.name, mean, std)
+
+
+def load_weights(model: Network | Classifier, source: Source, *, norm_eps: float | None = None) -> str:
     """Loads a published or own checkpoint, recognised by its names, and returns the name of its layout.
 
     A bare network takes the body out of a classifier's checkpoint; a network cut at its deepest tap leaves what lies
-    beyond it. Layouts: ours, and torchvision's classification models.
+    beyond it. Layouts: ours, torchvision's and timm's classification models. Where the weights were trained with
+    another norm epsilon than the model's, the norms' scales are adapted, so that the evaluated numbers are theirs.
 
+    Arguments:
+        norm_eps: the epsilon that timm's weights were trained with; by default as in `from_weights`.
     Raises:
-        InputError: the layout is unknown, or a tensor is missing, left over or of another shape.
+        InputError: the layout is unknown, the model's padding is not the weights', or a tensor is missing, left over
+            or of another shape.
     """
-    state = read_weights(source)
+    layout = recognise(read_weights(source), _name(source))
     network = model.backbone if isinstance(model, Classifier) else model
-    names = torchvision_names(network)
-    layers = {"hidden": "classifier.0", "output": "classifier.3"}
-    head = {f"{theirs}.{value}": f"{ours}.{value}" for ours, theirs in layers.items() for value in ("weight", "bias")}
+    padding = _padding(layout, network.name, source)
+    if padding not in (None, network.padding):
+        raise InputError(
+            f"{_name(source)}: {layout.name}'s weights need padding={padding!r}, the model has {network.padding!r}; "
+            "build it so, or use from_weights"
+        )
+    _load(model, layout, source=_name(source), norm_eps=norm_eps)
+    return layout.name
+
+
+def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps: float | None) -> None:
+    network = model.backbone if isinstance(model, Classifier) else model
+    state = layout.state
+    eps = norm_eps or _norm_eps(layout, network.name, network.padding)
+    if eps is not None and eps != network.stem.norm.eps:
+        state = _with_norm_eps(state, eps, network.stem.norm.eps)
     prefix = "backbone." if isinstance(model, Classifier) else ""
+    state = {(prefix if key.startswith(BODY) else "") + key: value for key, value in state.items()}
 
-    if "features.0.0.weight" in state:
-        layout = "torchvision"
-        translation = {theirs: prefix + ours for theirs, ours in names.items()} | head
-        state = {translation.get(key, key): value for key, value in state.items()}
-    elif "stem.conv.weight" in state or "backbone.stem.conv.weight" in state:
-        layout = "taproot"
-        state = {
-            key if key in head.values() else prefix + key.removeprefix("backbone."): value
-            for key, value in state.items()
-        }
-    else:
-        first = next(iter(state), None)
-        raise InputError(f"{_name(source)}: unknown layout (first name {first!r}); known: torchvision's and ours")
-
-    unbuilt = {prefix + name for name in names.values()}
+    unbuilt = {prefix + name for name in _body_names(network.plan)}
     if isinstance(model, Network):
-        unbuilt |= set(head.values())
-    load_strictly(model, state, source=_name(source), unbuilt=frozenset(unbuilt))
-    return layout
+        unbuilt |= {key for key in state if key.startswith(HEAD)}
+    load_strictly(model, state, source=source, unbuilt=frozenset(unbuilt))
 
 
-def _conv_norm(theirs: str, ours: str) -> dict[str, str]:
-    return {f"{theirs}.0.weight": f"{ours}.conv.weight"} | {f"{theirs}.1.{key}": f"{ours}.norm.{key}" for key in NORM}
+def _padding(layout: Layout, name: str, source: Source) -> str | None:
+    """The padding that the weights were trained with; None where nothing tells."""
+    if layout.name == "timm" and (_published_name(source).startswith("tf_") or name.endswith("_minimalistic")):
+        return "same"
+    return layout.padding
 
 
-def _channels_into(network: Network, number: int) -> int:
-    return network.all_features["stem" if number == 1 else f"{number - 1}.out"].channels
+def _published_name(source: Source) -> str:
+    """timm's name of a network, from the configuration beside its file or from the file's name; else empty."""
+    if isinstance(source, Mapping):
+        return ""
+    return _hub_config(source).get("architecture", Path(source).name)
 
 
-def _name(source: str | Path | Mapping[str, Tensor]) -> str:
+def _normalisation(layout: Layout, padding: str, name: str, source: Source) -> tuple[Triple, Triple]:
+    """What the publisher's inputs were normalised by, as far as is known."""
+    if layout.name != "timm":
+        return layout.mean, layout.std
+    config = _hub_config(source).get("pretrained_cfg", {})
+    if "mean" in config and "std" in config:
+        return tuple(config["mean"]), tuple(config["std"])
+    # timm's tf_ files and those of MobileNetV1
+    half = padding == "same" or name.startswith("mobilenet_v1")
+    return INCEPTION if half else (layout.mean, layout.std)
+
+
+def _hub_config(source: Source) -> dict[str, Any]:
+    """The config.json that Hugging Face's hub keeps beside timm's weights; empty where there is none."""
+    if isinstance(source, Mapping) or not (path := Path(source).parent / "config.json").is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); copy it again or remove it") from error
+    return config if isinstance(config, dict) and isinstance(config.get("pretrained_cfg"), dict) else {}
+
+
+def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:
+    """The epsilon that the weights were trained with; None where it is the model's own matter."""
+    if layout.name == "timm" and (padding == "same" or name in TIMM_EPS_OF_TENSORFLOW):
+        return 1e-3
+    return layout.norm_eps
+
+
+def _with_norm_eps(state: dict[str, Tensor], theirs: float, ours: float) -> dict[str, Tensor]:
+    """Scales norms so that with epsilon `ours` they give what they gave with `theirs`."""
+    state = dict(state)
+    for key, variance in state.items():
+        scale = key.removesuffix("running_var") + "weight"
+        if key.endswith(".running_var") and scale in state:
+            state[scale] = state[scale] * ((variance + ours) / (variance + theirs)).sqrt()
+    return state
+
+
+def _body_names(plan: Plan) -> set[str]:
+    """The names of all tensors of a body, built or not."""
+    layers = ["stem"] + ["last"] * bool(plan.last)
+    names = set()
+    for number, block in enumerate(plan.blocks, start=1):
+        parts = ["project"]
+        kernels = {"start": block.start_kernel, "expand": block.expand_kernel, "depthwise": block.depthwise_kernel}
+        parts += [part for part, kernel in kernels.items() if kernel]
+        layers += [f"blocks.{number}.{part}" for part in parts]
+        if block.squeezed:
+            inner = (f"blocks.{number}.squeeze_excite.{layer}" for layer in ("reduce", "expand"))
+            names |= {f"{layer}.{value}" for layer in inner for value in ("weight", "bias")}
+    names |= {f"{layer}.conv.weight" for layer in layers}
+    return names | {f"{layer}.norm.{value}" for layer in layers for value in NORM}
+
+
+class _Found(NamedTuple):
+    """The architecture that weights are of."""
+
+    name: str
+    width: float
+    tail: str
+    fixed_stem: bool
+
+
+def _find_architecture(state: dict[str, Tensor], source: str) -> _Found:
+    """Compares channels and kernels of a state dict in our names with those of every architecture."""
+
+    def size(key: str, axis: int) -> int:
+        return state[key].shape[axis] if key in state else 0
+
+    blocks = []
+    while any(key.startswith(f"blocks.{len(blocks) + 1}.") for key in state):
+        block = f"blocks.{len(blocks) + 1}"
+        kernels = [size(f"{block}.{part}.conv.weight", 2) for part in ("start", "expand", "depthwise")]
+        out, expanded = (size(f"{block}.project.conv.weight", axis) for axis in (0, 1))
+        blocks.append((*kernels, expanded, out, size(f"{block}.squeeze_excite.reduce.weight", 0)))
+    wanted = (size("stem.conv.weight", 0), blocks, size("last.conv.weight", 0))
+    for name, table in ARCHITECTURES.items():
+        if len(table.rows) != len(blocks):
+            continue
+        for found in (_Found(name, *choice) for choice in product(WIDTHS, tails(table), (False, True))):
+            candidate = plan(with_tail(table, found.tail), width=found.width, fixed_stem=found.fixed_stem)
+            shapes = [
+                (b.start_kernel, b.expand_kernel, b.depthwise_kernel, b.expanded, b.out, b.squeezed)
+                for b in candidate.blocks
+            ]
+            if (candidate.features["stem"].channels, shapes, candidate.last) == wanted:
+                return found
+    raise InputError(
+        f"{source}: {len(blocks)} blocks with channels that no known architecture has at widths "
+        f"{', '.join(map(str, sorted(WIDTHS)))}; build the network yourself and use load_weights"
+    )
+
+
+def _name(source: Source) -> str:
     return "state dict" if isinstance(source, Mapping) else str(source)

@@ -44,13 +44,29 @@ def heaped_raw(anchors: torch.Tensor, spread: float, background: float, heaps: i
         (0.3, 0.0, 2, "all"),
     ],
 )
+@pytest.mark.parametrize("near", [1.0, 0.01])  # boxes near their anchors have many an IoU of just the threshold
 @torch.inference_mode()
-def test_detections_equal_torchvisions(torchvision_model, anchors, spread, background, heaps, passing):
+def test_detections_equal_torchvisions(torchvision_model, anchors, spread, background, heaps, passing, near):
     torch.manual_seed(0)
     raw = heaped_raw(anchors, spread, background, heaps)
+    raw = raw._replace(box_offsets=raw.box_offsets * near)
     share = (raw.class_logits.softmax(dim=-1)[..., 1:] > 0.001).float().mean().item()
     low, high = {"none": (0, 0), "some": (1e-6, 0.2), "many": (0.15, 0.5), "all": (1, 1)}[passing]
     assert low <= share <= high
+    outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
+    (expected,) = torchvision_model.postprocess_detections(outputs, [anchors], [(320, 320)])
+    (found,) = det.PostProcess("softmax", background=True)(raw, anchors, (320, 320), [(320, 320)])
+    assert torch.equal(found.scores, expected["scores"])
+    assert torch.equal(found.boxes, expected["boxes"])
+    assert torch.equal(found.labels + 1, expected["labels"])
+
+
+@pytest.mark.parametrize(("background", "step"), [(0.0, 0.5), (9.0, 1.0), (13.0, 1.0)])
+@torch.inference_mode()
+def test_equal_scores_come_in_torchvisions_order(torchvision_model, anchors, background, step):
+    torch.manual_seed(0)
+    raw = heaped_raw(anchors, 2.0, background, 0)
+    raw = det.RawDetections((raw.class_logits / step).round() * step, raw.box_offsets * 0.01)
     outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
     (expected,) = torchvision_model.postprocess_detections(outputs, [anchors], [(320, 320)])
     (found,) = det.PostProcess("softmax", background=True)(raw, anchors, (320, 320), [(320, 320)])

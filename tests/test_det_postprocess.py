@@ -33,6 +33,15 @@ def heaped_raw(anchors: torch.Tensor, spread: float, background: float, heaps: i
     return det.RawDetections(logits, offsets)
 
 
+def assert_torchvision_finds_the_same(model, raw: det.RawDetections, anchors: torch.Tensor) -> None:
+    outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
+    (expected,) = model.postprocess_detections(outputs, [anchors], [(320, 320)])
+    (found,) = det.PostProcess("softmax", background=True)(raw, anchors, (320, 320), [(320, 320)])
+    assert torch.equal(found.scores, expected["scores"])
+    assert torch.equal(found.boxes, expected["boxes"])
+    assert torch.equal(found.labels + 1, expected["labels"])
+
+
 @pytest.mark.parametrize(
     "spread, background, heaps, passing",
     [
@@ -53,12 +62,7 @@ def test_detections_equal_torchvisions(torchvision_model, anchors, spread, backg
     share = (raw.class_logits.softmax(dim=-1)[..., 1:] > 0.001).float().mean().item()
     low, high = {"none": (0, 0), "some": (1e-6, 0.2), "many": (0.15, 0.5), "all": (1, 1)}[passing]
     assert low <= share <= high
-    outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
-    (expected,) = torchvision_model.postprocess_detections(outputs, [anchors], [(320, 320)])
-    (found,) = det.PostProcess("softmax", background=True)(raw, anchors, (320, 320), [(320, 320)])
-    assert torch.equal(found.scores, expected["scores"])
-    assert torch.equal(found.boxes, expected["boxes"])
-    assert torch.equal(found.labels + 1, expected["labels"])
+    assert_torchvision_finds_the_same(torchvision_model, raw, anchors)
 
 
 @pytest.mark.parametrize(("background", "step"), [(0.0, 0.5), (9.0, 1.0), (13.0, 1.0)])
@@ -67,12 +71,7 @@ def test_equal_scores_come_in_torchvisions_order(torchvision_model, anchors, bac
     torch.manual_seed(0)
     raw = heaped_raw(anchors, 2.0, background, 0)
     raw = det.RawDetections((raw.class_logits / step).round() * step, raw.box_offsets * 0.01)
-    outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
-    (expected,) = torchvision_model.postprocess_detections(outputs, [anchors], [(320, 320)])
-    (found,) = det.PostProcess("softmax", background=True)(raw, anchors, (320, 320), [(320, 320)])
-    assert torch.equal(found.scores, expected["scores"])
-    assert torch.equal(found.boxes, expected["boxes"])
-    assert torch.equal(found.labels + 1, expected["labels"])
+    assert_torchvision_finds_the_same(torchvision_model, raw, anchors)
 
 
 @torch.inference_mode()

@@ -269,7 +269,7 @@ def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path
 @pytest.mark.slow
 def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     """Five pictures do not divide by two: each must count exactly once."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
     weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]

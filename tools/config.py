@@ -118,7 +118,9 @@ class SegConfig:
 
     data: SegData = field(default_factory=SegData)
     model: SegModel = field(default_factory=SegModel)
-    weights: str | None = knob(None, "start from this file: a backbone's (torchvision's layout too) or a whole model's")
+    weights: str | None = knob(
+        None, "start from this file: a backbone's (ours, torchvision's, timm's) or a whole model's"
+    )
     augment: SegAugment = field(default_factory=SegAugment)
     loss: dict[str, float] = knob({"cross_entropy": 1.0}, "losses and their factors: cross_entropy, dice")
     mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1")
@@ -133,7 +135,9 @@ class DetConfig:
 
     data: DetData = field(default_factory=DetData)
     model: DetModel = field(default_factory=DetModel)
-    weights: str | None = knob(None, "start from this file: a backbone's (torchvision's layout too) or a whole model's")
+    weights: str | None = knob(
+        None, "start from this file: a backbone's (ours, torchvision's, timm's) or a whole model's"
+    )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
     mean: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1")

@@ -30,7 +30,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, ch
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
-def normalised(
+def network_input(
     frame_bgr: np.ndarray,
     *,
     mean: Sequence[float],

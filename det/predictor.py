@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.inference import for_inference, normalised
+from backbone.inference import for_inference, network_input
 from det.model import RawDetections, SSDLite
 from det.postprocess import PostProcess
 from det.transforms import resize
@@ -97,7 +97,7 @@ class Predictor:
     def prepare(self, frame_bgr: np.ndarray) -> Tensor:
         """The network input of a frame: normalised float32 `[1, 3, H, W]`, channels last, on the device."""
         image = resize(frame_bgr, self.image_size_hw)
-        return normalised(image, mean=self.mean, std=self.std, device=self.device)
+        return network_input(image, mean=self.mean, std=self.std, device=self.device)
 
     def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> Result:
         """The result for a frame of (height, width), from raw output for its one input."""

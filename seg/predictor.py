@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbone.inference import for_inference, normalised
+from backbone.inference import for_inference, network_input
 from seg.label_map import label_map
 
 
@@ -47,6 +47,6 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, frame_bgr: np.ndarray) -> SegResult:
-        images = normalised(frame_bgr, mean=self.mean, std=self.std, device=self.device)
+        images = network_input(frame_bgr, mean=self.mean, std=self.std, device=self.device)
         labels = label_map(self.model(images), frame_bgr.shape[:2])[0]
         return SegResult(labels.cpu().numpy(), self.classes, self.colors)

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backbone.images import read_image
 from tools import eval_det, eval_seg, make_demo_data, train_det, train_seg, video
 from tools.console import console, run
 from tools.predict import load
@@ -87,7 +88,7 @@ def draw_sheet(path: Path, weights: list[Path], pictures: list[Path]) -> None:
     models = [load(file) for file in weights]
     rows = []
     for picture in pictures:
-        frame = cv2.imread(str(picture))
+        frame = read_image(picture)
         rows.append(np.hstack([frame, *(model(frame).draw(frame) for model in models)]))
     cv2.imwrite(str(path), np.vstack(rows))
 

@@ -18,7 +18,6 @@ The same settings always write the same bytes.
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import InputError
+from tools.checkpoint import replace_file
 from tools.console import console, progress, run
 from tools.demo_view import LABELS, View, contours, render
 from tools.demo_world import Camera, make_camera, make_world
@@ -219,10 +219,7 @@ def _write_image(path: Path, image: NDArray, options: Sequence[int] = ()) -> Non
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content), "utf-8")
-    os.replace(unfinished, path)
+    replace_file(path, lambda part: part.write_text(json.dumps(content), "utf-8"))
 
 
 def _write_cityscapes(root: Path, split: str, scene: Scene) -> None:

@@ -16,7 +16,6 @@ Exit codes: 0 complete; 2 bad input; 3 the source ended before the length it pro
 
 import argparse
 import json
-import os
 import queue
 import signal
 import sys
@@ -30,8 +29,10 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from backbone.errors import InputError
+from tools.checkpoint import replace_file
 from tools.console import progress, run
 from tools.video_io import Pictures, Sink, Source, VideoSink, has_display, open_sink, open_source, without_password
 
@@ -404,9 +405,7 @@ def _refuse_overlap(args: argparse.Namespace, source: Source) -> None:
 
 
 def _load_predictors(args: argparse.Namespace) -> list[Callable[[np.ndarray], Any]]:
-    # Imported here because torch takes seconds, which --help and a mistyped name should not cost.
-    import torch
-
+    # Imported here because the models bring libraries that take seconds, which --help should not cost.
     from tools.predict import load
 
     if args.device is not None:
@@ -417,16 +416,6 @@ def _load_predictors(args: argparse.Namespace) -> list[Callable[[np.ndarray], An
             raise InputError(f"--device {args.device} cannot be used here, try cpu: {reason}") from None
     options = {"engine": args.engine, "device": args.device, "score_threshold": args.score_threshold}
     return [load(path, **options) for path in args.weights]
-
-
-def _write_status(path: Path, status: dict[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(status, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"--status {path} cannot be written: {error.strerror}") from None
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -522,7 +511,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         status = _status(args, source, fps, counts, outcome, time.perf_counter() - start)
         if status_path is not None:
-            _write_status(status_path, status)
+            text = json.dumps(status, indent=2, allow_nan=False) + "\n"
+            replace_file(status_path, lambda part: part.write_text(text, encoding="utf-8"))
 
     if status["message"]:
         print(f"{status['status']}: {status['message']}", file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
+from torchvision.ops import StochasticDepth, drop_block2d
 
 from backbone.architectures import BlockPlan
 
@@ -92,6 +92,23 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(self.expand(self.activation(self.reduce(mean))))
 
 
+class DropBlock(nn.Module):
+    """Sets squares of 7x7 values to zero in training, a share `p` of all values (arXiv 1810.12890); `p` may change.
+
+    torchvision's own module fails where a map's side is even and below 7.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        side = min(7, *x.shape[-2:])
+        return drop_block2d(x, self.p, side - 1 + side % 2)
+
+
 class Bottleneck(nn.Module):
     """[start depthwise], expansion, [depthwise], [squeeze-and-excite], projection; added to the input where that fits.
 
@@ -104,7 +121,15 @@ class Bottleneck(nn.Module):
     activation; `out` the block's output.
     """
 
-    def __init__(self, plan: BlockPlan, convolution: Convolution, *, points: tuple[str, ...], drop_path: float) -> None:
+    def __init__(
+        self,
+        plan: BlockPlan,
+        convolution: Convolution,
+        *,
+        points: tuple[str, ...],
+        drop_path: float,
+        drop_block: float,
+    ) -> None:
         super().__init__()
         self.points = points
         self.residual = plan.residual
@@ -149,6 +174,7 @@ class Bottleneck(nn.Module):
             after = activation if plan.project_activated else None
             self.project = ConvNormAct(plan.expanded, plan.out, 1, activation=after, **common)
         self.drop_path = StochasticDepth(drop_path, "row") if plan.residual and drop_path else nn.Identity()
+        self.drop_block = DropBlock(drop_block) if drop_block else nn.Identity()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -160,5 +186,6 @@ class Bottleneck(nn.Module):
             y = values["depthwise"] = self.depthwise(y)
         if self.project is not None:
             y = self.project(self.squeeze_excite(y))
+            y = self.drop_block(y)
             values["out"] = x + self.drop_path(y) if self.residual else y
         return {point: values[point] for point in self.points}

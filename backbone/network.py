@@ -33,6 +33,7 @@ class Network(nn.Module):
         fixed_stem: bool,
         convolution: Convolution,
         drop_path: float,
+        drop_block: float,
     ) -> None:
         super().__init__()
         self.name = name
@@ -68,7 +69,10 @@ class Network(nn.Module):
                 points += ("out",)
             # Stochastic depth grows linearly with depth (arXiv 1603.09382).
             drop = drop_path * (number - 1) / max(1, len(blocks) - 1)
-            self.blocks[str(number)] = Bottleneck(block, convolution, points=points, drop_path=drop)
+            deep = self.all_features[f"{number}.out"].stride >= 16
+            self.blocks[str(number)] = Bottleneck(
+                block, convolution, points=points, drop_path=drop, drop_block=drop_block if deep else 0.0
+            )
         self.last = None
         if deepest == "last":  # without a last convolution that tap is the last block's output
             self.last = nn.Identity()
@@ -169,6 +173,7 @@ def create(
     norm_momentum: float = 0.01,
     padding: str = "symmetric",
     drop_path: float = 0.0,
+    drop_block: float = 0.0,
 ) -> Network:
     """A network that returns the values at `taps`; nothing past the deepest tap is built.
 
@@ -184,6 +189,8 @@ def create(
         fixed_stem: keep the stem's channels whatever the width, as some published narrow networks do.
         padding: "symmetric", or "same" as TensorFlow pads, for weights that were trained so.
         drop_path: probability of leaving out the last block's residual branch in training; grows linearly up to it.
+        drop_block: share of values left out in training, in 7x7 squares, of what blocks of stride 16 and more add
+            (DropBlock, arXiv 1810.12890).
     Raises:
         InputError: an unknown name, tail, stride, padding or tap; the message lists the valid ones.
     """
@@ -195,6 +202,8 @@ def create(
         raise InputError(f"width {width!r} must be above 0")
     if not 0 <= drop_path < 1:
         raise InputError(f"drop_path {drop_path!r} must be at least 0 and below 1")
+    if not 0 <= drop_block < 1:
+        raise InputError(f"drop_block {drop_block!r} must be at least 0 and below 1")
     return Network(
         OWN if isinstance(name, Architecture) else name,
         with_tail(table, tail),
@@ -206,6 +215,7 @@ def create(
         fixed_stem=fixed_stem,
         convolution=Convolution(norm_eps, norm_momentum, padding),
         drop_path=drop_path,
+        drop_block=drop_block,
     )
 
 
@@ -223,6 +233,7 @@ def classifier(
     norm_momentum: float = 0.01,
     padding: str = "symmetric",
     drop_path: float = 0.0,
+    drop_block: float = 0.0,
 ) -> Classifier:
     """An ImageNet classifier: images [N, C, H, W] -> logits [N, num_classes].
 
@@ -242,6 +253,7 @@ def classifier(
         norm_momentum=norm_momentum,
         padding=padding,
         drop_path=drop_path,
+        drop_block=drop_block,
     )
     hidden = network.plan.hidden if hidden is None else hidden
     return Classifier(network, hidden=hidden, num_classes=num_classes, dropout=dropout)

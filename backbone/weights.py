@@ -133,7 +133,9 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
     return Pretrained(model, name, width, layout.name, mean, std)
 
 
-def load_weights(model: Network | Classifier, source: Source, *, norm_eps: float | None = None) -> str:
+def load_weights(
+    model: Network | Classifier, source: Source, *, norm_eps: float | None = None, keep_output: bool = False
+) -> str:
     """Loads a published or own checkpoint, recognised by its names, and returns the name of its layout.
 
     A bare network takes the body out of a classifier's checkpoint; a network cut at its deepest tap leaves what lies
@@ -142,6 +144,7 @@ def load_weights(model: Network | Classifier, source: Source, *, norm_eps: float
 
     Arguments:
         norm_eps: the epsilon that timm's weights were trained with; by default as in `from_weights`.
+        keep_output: leave a classifier's output layer as it is, for other classes than the checkpoint's.
     Raises:
         InputError: the layout is unknown, the model's padding is not the weights', or a tensor is missing, left over
             or of another shape.
@@ -154,6 +157,9 @@ def load_weights(model: Network | Classifier, source: Source, *, norm_eps: float
             f"{_name(source)}: {layout.name}'s weights need padding={padding!r}, the model has {network.padding!r}; "
             "build it so, or use from_weights"
         )
+    if keep_output:
+        own = {f"output.{key}": value for key, value in model.output.state_dict().items()}
+        layout = layout._replace(state=layout.state | own)
     _load(model, layout, source=_name(source), norm_eps=norm_eps)
     return layout.name
 

@@ -88,6 +88,14 @@ def load_description(path: str | Path) -> dict[str, Any]:
     return json.loads(metadata[KEY])
 
 
+def find_description(path: str | Path) -> dict[str, Any] | None:
+    """The description of a file that `save_model` wrote; None for any other weights file."""
+    try:
+        return load_description(path)
+    except InputError:
+        return None
+
+
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     with safe_open(path, "pt") as file:

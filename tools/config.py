@@ -84,6 +84,44 @@ class DetLoss:
 
 
 @dataclass(frozen=True)
+class BackboneData:
+    root: str = knob("data/imagenet", "folder with train/CLASS/ and val/CLASS/, pictures in them")
+    train_split: str = knob("train", "folder to learn from")
+    val_split: str = knob("val", "folder to evaluate on")
+    workers: int = knob(2, "loader processes per training process; 0 loads in the training process")
+    crop_pct: float = knob(0.875, "share of the shorter side that the central crop of an evaluation keeps")
+
+
+@dataclass(frozen=True)
+class BackboneModel:
+    name: str = knob("mobilenet_v3_large", "architecture; tools.summary lists them")
+    width: float = knob(1.0, "multiplies all channels")
+    padding: str = knob("symmetric", "symmetric, or same as TensorFlow pads")
+    norm_eps: float = knob(1e-3, "epsilon of the norms")
+    norm_momentum: float = knob(0.01, "momentum of the norms' running statistics; raise it for short runs")
+    dropout: float = knob(0.2, "probability before the output layer")
+    drop_path: float = knob(0.0, "stochastic depth: probability of leaving out the last block")
+    drop_block: float = knob(0.0, "DropBlock in blocks of stride 16 and 32: probability that the last step reaches")
+
+
+@dataclass(frozen=True)
+class BackboneAugment:
+    size: int = knob(224, "height and width of crops, in evaluation too")
+    scale: list[float] = knob([0.08, 1.0], "smallest and largest share of the area in a training crop")
+    flip: float = knob(0.5, "probability of a mirror image")
+    jitter: float = knob(0.0, "largest change of brightness, contrast and saturation")
+    policy: str = knob("none", "none, randaugment or autoaugment")
+    erase: float = knob(0.0, "probability of random erasing")
+    mixup: float = knob(0.0, "alpha of mixup; 0 for none; with cutmix, one of the two per batch")
+    cutmix: float = knob(0.0, "alpha of cutmix; 0 for none")
+
+
+@dataclass(frozen=True)
+class BackboneLoss:
+    label_smoothing: float = knob(0.1, "share of the target that all classes get")
+
+
+@dataclass(frozen=True)
 class Optim:
     name: str = knob("adamw", "adamw, sgd or rmsprop")
     lr: float = knob(0.002, "highest learning rate, for the batch size as given")
@@ -91,8 +129,12 @@ class Optim:
     nesterov: bool = knob(False, "Nesterov momentum, for sgd")
     weight_decay: float = knob(0.01, "of convolution weights; norms and biases have none")
     clip: float = knob(0.0, "largest norm of the gradient; 0 does not clip")
-    schedule: str = knob("poly", "poly or cosine, both down to 0 at the last step")
+    lr_low: float = knob(0.0, "lowest learning rate: where poly and cosine end, triangular2 and range begin")
+    schedule: str = knob("poly", "poly, cosine, step, triangular2 (cyclic), or range (a learning-rate range test)")
     power: float = knob(0.9, "exponent of the poly schedule")
+    gamma: float = knob(0.97, "factor of the step schedule, every optim.step_every steps")
+    step_every: int = knob(1000, "steps between the step schedule's falls")
+    half_cycle: int = knob(1000, "steps from triangular2's lowest rate to its highest, which halves in each cycle")
     warmup: int = knob(100, "steps of linear warm-up")
     ema: float = knob(0.999, "decay of the weight average that is evaluated and kept; 0 for none")
 
@@ -146,17 +188,52 @@ class DetConfig:
     run: Run = field(default_factory=Run)
 
 
-Config = TypeVar("Config", SegConfig, DetConfig)
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A classification experiment."""
+
+    data: BackboneData = field(default_factory=BackboneData)
+    model: BackboneModel = field(default_factory=BackboneModel)
+    weights: str | None = knob(
+        None, "start from this file, ours or published; an output layer for other classes begins anew"
+    )
+    augment: BackboneAugment = field(default_factory=BackboneAugment)
+    loss: BackboneLoss = field(default_factory=BackboneLoss)
+    mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1")
+    std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1")
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+
+
+AnyConfig = SegConfig | DetConfig | BackboneConfig
+Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
 
 LIMITS: dict[str, tuple[float, float]] = {
     "data.workers": (0, 256),
+    "data.crop_pct": (0.1, 1),
+    "augment.size": (8, 4096),
+    "augment.flip": (0, 1),
+    "augment.jitter": (0, 10),
+    "augment.erase": (0, 1),
+    "augment.mixup": (0, 100),
+    "augment.cutmix": (0, 100),
+    "loss.label_smoothing": (0, 0.99),
+    "model.norm_eps": (1e-12, 1),
+    "model.norm_momentum": (0, 1),
+    "model.dropout": (0, 0.99),
+    "model.drop_path": (0, 0.99),
+    "model.drop_block": (0, 0.99),
     "model.width": (0.1, 8),
     "model.filters": (1, 4096),
     "optim.lr": (0, 100),
     "optim.momentum": (0, 0.99999),
     "optim.weight_decay": (0, 1),
     "optim.clip": (0, 1e9),
+    "optim.lr_low": (0, 100),
     "optim.power": (0, 10),
+    "optim.gamma": (0, 1),
+    "optim.step_every": (1, 1e9),
+    "optim.half_cycle": (1, 1e9),
     "optim.warmup": (0, 1e9),
     "optim.ema": (0, 0.99999999),
     "run.steps": (1, 1e9),
@@ -171,7 +248,8 @@ LIMITS: dict[str, tuple[float, float]] = {
 CHOICES = {
     "data.train_labels": ("gtFine", "gtCoarse"),
     "optim.name": ("sgd", "rmsprop", "adamw"),
-    "optim.schedule": ("poly", "cosine"),
+    "optim.schedule": ("poly", "cosine", "step", "triangular2", "range"),
+    "augment.policy": ("none", "randaugment", "autoaugment"),
     "run.precision": ("no", "bf16", "fp16"),
     "augment.strength": ("ssd", "flip", "none"),
     "loss.kind": ("softmax", "focal"),
@@ -219,6 +297,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         if not OmegaConf.is_dict(part):
             raise InputError(f"{source}: must be a table of keys and values")
         _check_keys(kind(), OmegaConf.to_container(part), source)
+        if OmegaConf.select(part, "run.precision") is False:  # YAML reads a bare no as false
+            OmegaConf.update(part, "run.precision", "no")
         try:
             config = OmegaConf.merge(config, part)
         except OmegaConfBaseException as error:
@@ -231,7 +311,7 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
     return config
 
 
-def to_yaml(config: SegConfig | DetConfig) -> str:
+def to_yaml(config: AnyConfig) -> str:
     """The whole config as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 

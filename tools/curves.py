@@ -1,10 +1,11 @@
-"""Draws a run's log as a picture: losses, learning rate and scores over the steps."""
+"""Draws a run's log as a picture: losses, learning rate and scores over the steps; or a learning-rate range test."""
 
 import csv
 from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -12,10 +13,7 @@ import matplotlib.pyplot as plt
 
 def draw_curves(log: Path, picture: Path) -> None:
     """Reads `log.csv` (step, name, value) and writes a PNG with one panel per kind of figure."""
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with log.open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves[row["name"]].append((int(row["step"]), float(row["value"])))
+    curves = read_log(log)
     losses = {name: points for name, points in curves.items() if "loss" in name}
     scores = {name: points for name, points in curves.items() if name.startswith("val/") and name.count("/") == 1}
     panels = [("loss", losses), ("learning rate", {"lr": curves["lr"]}), ("validation", scores)]
@@ -33,3 +31,39 @@ def draw_curves(log: Path, picture: Path) -> None:
             axis.legend(fontsize="small")
     figure.savefig(picture, dpi=110)
     plt.close(figure)
+
+
+def draw_lr_range(log: Path, picture: Path) -> float:
+    """Draws the loss of a learning-rate range test over the rate; returns the rate at which the loss falls fastest."""
+    curves = read_log(log)
+    rates, losses = (np.array([value for _, value in curves[name]]) for name in ("lr", "loss"))
+    smooth = np.empty_like(losses)
+    mean = 0.0
+    for index, value in enumerate(losses):  # a running mean, freed of its start at 0
+        mean = 0.9 * mean + 0.1 * value
+        smooth[index] = mean / (1 - 0.9 ** (index + 1))
+    lowest = int(smooth.argmin())
+    slopes = np.gradient(smooth, np.log(rates)) if len(rates) > 1 else np.zeros(1)
+    fastest = float(rates[slopes[: lowest + 1].argmin()])
+
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    axis.plot(rates, losses, alpha=0.3, label="loss")
+    axis.plot(rates, smooth, label="running mean")
+    axis.axvline(fastest, color="black", linestyle="--", label=f"falls fastest: {fastest:.2g}")
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylim(top=2 * losses[0] - min(0, smooth.min()))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+    return fastest
+
+
+def read_log(log: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) pairs by name."""
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            curves[row["name"]].append((int(row["step"]), float(row["value"])))
+    return curves

@@ -1,4 +1,4 @@
-"""The training loop that segmentation and detection share: read `train` from top to bottom.
+"""The training loop that all tasks share: read `train` from top to bottom.
 
 Whatever is random follows from numbers: the order of samples from (seed, epoch), a sample's augmentation from
 (seed, epoch, index), dropout from (seed, step, process), the learning rate from (step, steps). So a run that was
@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from backbone.errors import InputError
 from tools import checkpoint
-from tools.config import FREE_ON_RESUME, DetConfig, Optim, Run, SegConfig, flatten, to_yaml
+from tools.config import FREE_ON_RESUME, AnyConfig, Optim, Run, flatten, to_yaml
 from tools.console import console, progress
-from tools.curves import draw_curves
+from tools.curves import draw_curves, draw_lr_range
 
 NON_FINITE = 20
 """Exit code of a run that stopped because its loss was not a finite number."""
@@ -61,13 +61,28 @@ class SampleOrder(Sampler):
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
-    """The rate of step 0..steps-1: linear warm-up, then a poly or cosine fall that would reach 0 at `steps`."""
+    """The rate of step 0..steps-1: linear warm-up, then what `optim.schedule` names.
+
+    poly and cosine fall from lr and would reach lr_low at `steps`; step multiplies lr by gamma every step_every steps;
+    triangular2 goes up to lr and back in 2 * half_cycle steps, half as high in each cycle (arXiv 1506.01186); range
+    rises from lr_low to lr by the same factor in each step.
+    """
     if step < optim.warmup:
         return optim.lr * (step + 1) / optim.warmup
-    share = (step - optim.warmup) / max(1, steps - optim.warmup)
+    since = step - optim.warmup
+    share = since / max(1, steps - optim.warmup)
+    span = optim.lr - optim.lr_low
     if optim.schedule == "poly":
-        return optim.lr * (1 - share) ** optim.power
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
+        return optim.lr_low + span * (1 - share) ** optim.power
+    if optim.schedule == "cosine":
+        return optim.lr_low + span * 0.5 * (1 + math.cos(math.pi * share))
+    if optim.schedule == "step":
+        return optim.lr * optim.gamma ** (since // optim.step_every)
+    if optim.schedule == "range":
+        return optim.lr_low * (optim.lr / optim.lr_low) ** (since / max(1, steps - optim.warmup - 1))
+    cycle, position = divmod(since, 2 * optim.half_cycle)
+    height = 1 - abs(position / optim.half_cycle - 1)
+    return optim.lr_low + span * height / 2**cycle
 
 
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
@@ -103,7 +118,7 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
     return Accelerator(mixed_precision=precision, step_scheduler_with_optimizer=False, cpu=no_gpu)
 
 
-def open_run(config: SegConfig | DetConfig, resume: bool) -> dict[str, Any] | None:
+def open_run(config: AnyConfig, resume: bool) -> dict[str, Any] | None:
     """Checks the run folder and returns the state to go on from, or None for a new run.
 
     Raises:
@@ -125,7 +140,7 @@ def open_run(config: SegConfig | DetConfig, resume: bool) -> dict[str, Any] | No
 
 def train(
     *,
-    config: SegConfig | DetConfig,
+    config: AnyConfig,
     accelerator: Accelerator,
     model: nn.Module,
     description: dict[str, Any],
@@ -135,6 +150,7 @@ def train(
     evaluate: Callable[[nn.Module], dict[str, float]],
     score: str,
     state: dict[str, Any] | None,
+    before_step: Callable[[int], None] | None = None,
 ) -> int:
     """Trains a model into the folder `config.run.out` and returns the process's exit code.
 
@@ -144,6 +160,7 @@ def train(
         collate: makes a batch of samples; the batch is then moved to the device.
         evaluate: figures of a model; every process calls it. `score` names the one by which the best is kept.
         state: of an earlier run to go on from, as `open_run` returned it.
+        before_step: called with each step's number before the forward pass, for what is scheduled in the model.
     """
     run, optim = config.run, config.optim
     out, is_main, device = Path(run.out), accelerator.is_main_process, accelerator.device
@@ -186,8 +203,12 @@ def train(
         timeout=300 if config.data.workers else 0,
     )
 
+    ranging, lowest = optim.schedule == "range", math.inf
+    if ranging and not 0 < optim.lr_low < optim.lr:
+        raise InputError(f"optim.lr_low {optim.lr_low:g} must lie between 0 and optim.lr {optim.lr:g} for a range test")
+
     def save(step: int) -> None:
-        if not is_main:
+        if ranging or not is_main:
             return
         checkpoint.save_state(
             out / "last.pt",
@@ -215,10 +236,15 @@ def train(
             torch.manual_seed(
                 int(np.random.SeedSequence((run.seed, step, accelerator.process_index)).generate_state(1)[0])
             )
+            if before_step is not None:
+                before_step(step)
             model.train()
             terms = loss(stepped, to_device(batch, device))
             total = sum(terms.values())
-            if not math.isfinite(value := total.item()):
+            value, lowest = total.item(), min(lowest, total.item())
+            if ranging and not value < 4 * lowest:
+                break  # the range test has found the rate that is too high
+            if not math.isfinite(value):
                 return stop_non_finite(step, value, terms, rate)
             accelerator.backward(total)
             if optim.clip:
@@ -237,7 +263,7 @@ def train(
                 clock, timed_from = time.perf_counter(), done
             bar.update(task, completed=done)
 
-            if done % run.eval_every == 0 or done == run.steps:
+            if not ranging and (done % run.eval_every == 0 or done == run.steps):
                 pause = time.perf_counter()
                 try:
                     scores = evaluate(kept.eval())
@@ -261,7 +287,10 @@ def train(
                 if is_main:
                     console.print(f"stopped after step {done}; go on with --resume")
                 return 128 + signalled
-    if is_main:
+    if is_main and ranging:
+        rate = draw_lr_range(out / "log.csv", out / "lr_range.png")
+        console.print(f"the loss falls fastest at optim.lr={rate:.2g}; see {out / 'lr_range.png'}", soft_wrap=True)
+    elif is_main:
         draw_curves(out / "log.csv", out / "curves.png")
     return 0
 
@@ -282,7 +311,7 @@ def numbered(loader: DataLoader, start: int, save: Callable[[int], None]) -> Ite
 class Log:
     """`log.csv` (step, name, value) and TensorBoard events of a run, beside its `config.yaml`."""
 
-    def __init__(self, folder: Path, config: SegConfig | DetConfig, start: int) -> None:
+    def __init__(self, folder: Path, config: AnyConfig, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
         try:
@@ -359,8 +388,10 @@ def device_text(accelerator: Accelerator) -> str:
     return f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type}"
 
 
-def print_end(config: SegConfig | DetConfig, evaluation: str) -> None:
+def print_end(config: AnyConfig, evaluation: str) -> None:
     """The last lines of a run: where its result is and what to run next."""
+    if config.optim.schedule == "range":
+        return
     best = Path(config.run.out) / "best.safetensors"
     console.print(f"done: {best}; curves in {best.with_name('curves.png')}", soft_wrap=True)
     console.print(f"next: python -m {evaluation} --weights {best}", soft_wrap=True)

@@ -7,6 +7,7 @@ python -m tools.summary "cn_k3_s2_c16_nhs ds_k3_s2_c16 ir_r2_k3_s2_e4_c24 ir_r3_
 """
 
 import argparse
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import backbone as backbones
 from backbone import Architecture, InputError
+from backbone.architectures import Plan
 from tools import console
 
 
@@ -126,8 +128,34 @@ def comparison(width: float | None) -> list[list[str]]:
     ]
 
 
-def describe(name: str | Architecture, *, width: float, tail: str, output_stride: int, size: int) -> None:
-    """Prints the size of one network's body, its strings, and its taps with channels and strides.
+def receptive_fields(plan: Plan, *, padding: str, size: int) -> dict[str, tuple[int, float]]:
+    """The side of each tap's receptive field and where its first value is centred, in input pixels from 0.
+
+    What squeeze-and-excite adds, the mean of the whole map, is left out.
+    """
+    side, field, jump, centre = size, 1, 1, 0.0
+
+    def convolve(kernel: int, stride: int, dilation: int) -> tuple[int, float]:
+        nonlocal side, field, jump, centre
+        reach = dilation * (kernel - 1)
+        out = math.ceil(side / stride)
+        before = max((out - 1) * stride + reach + 1 - side, 0) // 2 if padding == "same" else reach // 2
+        field += reach * jump
+        centre += (reach / 2 - before) * jump
+        side, jump = out, jump * stride
+        return field, centre
+
+    found = {"stem": convolve(3, 2, 1)}
+    for number, block in enumerate(plan.blocks, start=1):
+        kernels = {"start": block.start_kernel, "expand": block.expand_kernel, "depthwise": block.depthwise_kernel}
+        for point in block.points:
+            stride = block.stride if point == block.strided_point else 1
+            found[f"{number}.{point}"] = convolve(kernels.get(point) or 1, stride, block.dilation)
+    return found | {"last": (field, centre)}
+
+
+def describe(name: str | Architecture, *, width: float, tail: str, output_stride: int, padding: str, size: int) -> None:
+    """Prints the size of one network's body, its strings, and its taps with channels, strides and receptive fields.
 
     Raises:
         InputError: what `backbone.create` raises, and an input of fewer pixels than the network's stride.
@@ -135,15 +163,20 @@ def describe(name: str | Architecture, *, width: float, tail: str, output_stride
     if size < 32:
         raise InputError(f"--size {size} must be at least 32, the stride of the networks")
     with torch.device("meta"):
-        body = backbones.create(name, width=width, tail=tail, output_stride=output_stride)
+        body = backbones.create(name, width=width, tail=tail, output_stride=output_stride, padding=padding)
         parameters, macs = count(body, size)
     console.console.print(
         f"{body.name}, width {width:g}, body of {parameters:.3f} M parameters, {macs:.1f} M MACs at {size}"
     )
     for string in body.definition():
         console.console.print(f"  {string}")
-    rows = [[tap, str(feature.channels), str(feature.stride)] for tap, feature in body.all_features.items()]
-    console.console.print(console.table("taps", ["tap", "channels", "stride"], rows))
+    fields = receptive_fields(body.plan, padding=padding, size=size)
+    rows = [
+        [tap, str(feature.channels), str(feature.stride), str(fields[tap][0]), f"{fields[tap][1]:g}"]
+        for tap, feature in body.all_features.items()
+    ]
+    columns = ["tap", "channels", "stride", "receptive field", "first centre"]
+    console.console.print(console.table("taps, receptive fields in pixels", columns, rows))
 
 
 def main() -> None:
@@ -152,6 +185,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, help="multiplies the channels (default 1; without a name, the papers')")
     parser.add_argument("--tail", default="full", help="full, detection or segmentation (MobileNetV3)")
     parser.add_argument("--output-stride", type=int, default=32, help="8, 16 or 32 (default)")
+    parser.add_argument("--padding", default="symmetric", help="symmetric (default), or same as TensorFlow pads")
     parser.add_argument(
         "--size", type=int, default=224, help="side of the square input whose MACs are counted (default 224)"
     )
@@ -168,6 +202,7 @@ def main() -> None:
         width=1.0 if arguments.width is None else arguments.width,
         tail=arguments.tail,
         output_stride=arguments.output_stride,
+        padding=arguments.padding,
         size=arguments.size,
     )
 

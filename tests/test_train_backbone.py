@@ -1,0 +1,210 @@
+"""Classification: a recipe runs to its end, resumes to the bit, is scored; every shipped one starts; range test."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import backbone
+from backbone import InputError
+from backbone.blocks import DropBlock
+from backbone.folder import ImageFolder
+from backbone.images import read_image
+from backbone.transforms import eval_transform, train_transform
+from tests.test_train import assert_equal
+from tools import checkpoint, eval_backbone, loop, train_backbone
+from tools.config import Optim
+from tools.loop import learning_rate
+from tools.predict import load
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "imagenet").glob("*.yaml"))
+FINETUNE = next(path for path in CONFIGS if path.stem == "finetune")
+SMALL = ["model.name=mobilenet_v3_small", "model.width=0.35", "augment.size=32", "data.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes told apart by their colour: 8 training and 3 validation pictures of each."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for channel, name in enumerate(("blue", "green", "red")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = generator.integers(0, 120, (40, 56, 3), np.uint8)
+                image[:, :, channel] += 100
+                cv2.imwrite(str(root / split / name / f"{number}.png"), image)
+    return root
+
+
+def train(pictures, out, *more, config=FINETUNE, steps=6):
+    own = [f"data.root={pictures}", f"run.out={out}", f"run.steps={steps}", "run.batch=6", f"run.eval_every={steps}"]
+    return train_backbone.main([str(config), *SMALL, *own, "optim.warmup=2", "run.precision=no", *more])
+
+
+ALL_THAT_IS_RANDOM = ["augment.mixup=0.2", "augment.cutmix=1", "model.drop_block=0.3", "model.drop_path=0.2"]
+
+
+@pytest.mark.parametrize(("stop_at", "workers"), [(1, 2), (4, 0)])
+def test_an_interrupted_run_resumes_to_the_bit(pictures, tmp_path, monkeypatch, stop_at, workers):
+    assert train(pictures, tmp_path / "whole", *ALL_THAT_IS_RANDOM) == 0
+
+    def interrupt(optim: Optim, step: int, steps: int) -> float:
+        if step == stop_at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(optim, step, steps)
+
+    more = [*ALL_THAT_IS_RANDOM, f"data.workers={workers}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", interrupt)
+        assert train(pictures, tmp_path / "cut", *more) == 128 + signal.SIGTERM
+    assert train(pictures, tmp_path / "cut", *more, "--resume") == 0
+    states = [checkpoint.load_state(tmp_path / name / "last.pt") for name in ("whole", "cut")]
+    for state in states:
+        del state["config"]
+    assert_equal(*states)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_recipe_starts(pictures, tmp_path, config):
+    assert train(pictures, tmp_path / "run", config=config, steps=1) == 0
+
+
+def test_crops_of_the_demo_world_are_told_apart(world, tmp_path):
+    for split in ("train", "val"):
+        annotations = json.loads((world / "coco" / "annotations" / f"instances_{split}2017.json").read_text())
+        names = {category["id"]: category["name"] for category in annotations["categories"]}
+        files = {image["id"]: image["file_name"] for image in annotations["images"]}
+        for number, entry in enumerate(annotations["annotations"]):
+            x, y, w, h = (int(value) for value in entry["bbox"])
+            if min(w, h) >= 6:
+                picture = read_image(world / "coco" / f"{split}2017" / files[entry["image_id"]])
+                path = tmp_path / split / names[entry["category_id"]] / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), picture[y : y + h, x : x + w])
+    counts = {path.name: len(list(path.iterdir())) for path in (tmp_path / "train").iterdir()}
+    for path in (tmp_path / "val").iterdir():
+        assert path.name in counts
+    more = ["run.batch=16", "optim.lr=0.005", "augment.erase=0", "optim.ema=0.9", "model.norm_momentum=0.1"]
+    assert train(tmp_path, tmp_path / "run", *more, steps=80) == 0
+    scores = checkpoint.load_description(tmp_path / "run" / "best.safetensors")["scores"]
+    assert scores["top1"] > 2 / len(counts)
+
+
+def test_evaluation_scores_what_training_kept_and_published_weights_alike(pictures, tmp_path):
+    out = tmp_path / "run"
+    assert train(pictures, out, "optim.lr=0.01", "optim.ema=0", "model.norm_momentum=0.3", steps=20) == 0
+    weights = out / "best.safetensors"
+    assert eval_backbone.main(["--weights", str(weights), "--data", str(pictures)]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    kept = checkpoint.load_description(weights)["scores"]
+    assert (metrics["top1"], metrics["top5"]) == (kept["top1"], kept["top5"]) == (metrics["top1"], 1.0)
+
+    model, _ = eval_backbone.load_classifier(weights)
+    with_background = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=1001)
+    state = with_background.state_dict()
+    state |= {name: value for name, value in model.state_dict().items() if not name.startswith("output.")}
+    state["output.weight"][1:4], state["output.bias"][1:4] = model.output.weight, model.output.bias
+    state["output.bias"][0], state["output.bias"][4:] = 100, -100
+    torch.save(state, tmp_path / "published.pt")
+    names = ["blue", "green", "red", *(f"class{number}" for number in range(4, 1001))]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    predictions = tmp_path / "predictions.csv"
+    given = ["--weights", tmp_path / "published.pt", "--data", pictures, "--classes", tmp_path / "names.txt"]
+    given += ["--size", 32, "--save-predictions", predictions]
+    assert eval_backbone.main([str(value) for value in given]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == metrics["top1"]
+    with predictions.open() as file:
+        rows = list(csv.DictReader(file))
+    assert np.mean([row["class"] == row["predicted"] for row in rows]) == metrics["top1"]
+    with pytest.raises(InputError, match="is a classifier"):
+        load(weights)
+
+
+def test_weights_for_other_classes_begin_with_a_new_output_layer(pictures, tmp_path, capsys):
+    torch.manual_seed(0)
+    published = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=7)
+    torch.save(published.state_dict(), tmp_path / "seven.pt")
+    model = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3)
+    output = model.output.weight.clone()
+    said = train_backbone.load_start(model, str(tmp_path / "seven.pt"), ["blue", "green", "red"])
+    assert "without its output layer for 7 classes" in said
+    assert torch.equal(model.output.weight, output)
+    assert torch.equal(model.hidden.weight, published.hidden.weight)
+    other = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=7)
+    assert "whole" in train_backbone.load_start(other, str(tmp_path / "seven.pt"), list("abcdefg"))
+    assert torch.equal(other.output.weight, published.output.weight)
+
+
+def test_a_range_test_stops_when_the_loss_grows_and_leaves_a_plot(pictures, tmp_path):
+    more = ["optim.schedule=range", "optim.lr_low=1e-4", "optim.lr=100", "optim.warmup=0", "run.log_every=1"]
+    assert train(pictures, tmp_path / "run", *more, "optim.name=sgd", "optim.ema=0", steps=40) == 0
+    assert read_image(tmp_path / "run" / "lr_range.png").shape[0] > 100
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
+    rates = [float(row["value"]) for row in rows if row["name"] == "lr"]
+    assert 3 < len(rates) < 40
+    assert np.allclose(np.diff(np.log(rates)), np.log(1e6) / 39)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_schedules_are_functions_of_the_step():
+    step = Optim(lr=1.0, warmup=0, schedule="step", gamma=0.5, step_every=3)
+    assert [learning_rate(step, n, 9) for n in range(9)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    cyclic = Optim(lr=1.0, lr_low=0.2, warmup=0, schedule="triangular2", half_cycle=2)
+    rates = [learning_rate(cyclic, n, 9) for n in range(9)]
+    weights = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(weights.parameters(), lr=0.2, momentum=0.9)
+    theirs = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.2, 1.0, step_size_up=2, mode="triangular2")
+    expected = []
+    for _ in range(9):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert rates == pytest.approx(expected)
+    cosine = Optim(lr=1.0, lr_low=0.1, warmup=0, schedule="cosine")
+    assert learning_rate(cosine, 0, 100) == 1 and learning_rate(cosine, 99, 100) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_drop_block_is_built_deep_down_only_and_leaves_evaluation_alone():
+    torch.manual_seed(0)
+    net = backbone.create("mobilenet_v3_small", drop_block=0.5)
+    numbers = [int(name.split(".")[1]) for name, m in net.named_modules() if isinstance(m, DropBlock)]
+    assert numbers == [n for n in range(1, 12) if net.all_features[f"{n}.out"].stride >= 16]
+    plain = backbone.create("mobilenet_v3_small")
+    plain.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(net.eval()(x)["last"], plain.eval()(x)["last"])
+    torch.manual_seed(1)
+    assert not torch.equal(net.train()(x)["last"], plain.train()(x)["last"])
+
+
+def test_augmentation_follows_from_the_seed_and_leaves_torchs_generator(pictures):
+    transform = train_transform(32, jitter=0.3, policy="randaugment", erase=0.5)
+    dataset = ImageFolder(pictures, "train", transform, seed=3)
+    before = torch.get_rng_state()
+    samples = [dataset[epoch, number].image for epoch in (0, 1) for number in range(4)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(samples[1], dataset[0, 1].image)
+    assert len({sample.numpy().tobytes() for sample in samples}) == 8
+    assert dataset[0, 0].image.dtype == torch.uint8 and dataset[0, 0].image.shape == (3, 32, 32)
+
+
+def test_a_folder_that_is_no_set_of_classes_is_an_error(pictures, tmp_path):
+    transform = eval_transform(32)
+    with pytest.raises(InputError, match="no such folder"):
+        ImageFolder(pictures, "test", transform)
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match="1 class folders"):
+        ImageFolder(tmp_path, "val", transform)
+    (tmp_path / "val" / "dog").mkdir()
+    with pytest.raises(InputError, match="cat: holds no picture"):
+        ImageFolder(tmp_path, "val", transform)
+    with pytest.raises(InputError, match="class 'blue' is none of the 2 known classes"):
+        ImageFolder(pictures, "val", transform, names=["cat", "dog"])

@@ -1,9 +1,12 @@
 """Times this suite beside what a user would do with torchvision, alternating in one run.
 
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
+    python -m tools.benchmark backbone --compile
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
+`backbone`: building a classifier and its forward pass on 224x224, in evaluation mode as built, beside timm's of the
+same network (an extra: pip install -e '.[dev]').
 """
 
 import argparse
@@ -12,7 +15,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,6 +26,7 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
+import backbone as backbones
 from backbone.weights import read_weights
 from seg.cityscapes import COLORS
 from tools.console import console, progress, run, table
@@ -123,6 +128,52 @@ def video(arguments: argparse.Namespace) -> None:
     )
 
 
+TIMM_NAMES = {
+    "mobilenet_v3_large": "mobilenetv3_large_100",
+    "mobilenet_v3_small": "mobilenetv3_small_100",
+    "mobilenet_v2": "mobilenetv2_100",
+    "mnasnet_a1": "semnasnet_100",
+    "mobilenet_v4_conv_small": "mobilenetv4_conv_small",
+}
+
+
+def backbone(arguments: argparse.Namespace) -> None:
+    """The comparison of classifiers with timm's."""
+    import timm
+
+    batches = (1, 32)
+    rows = []
+    with progress() as bar, torch.inference_mode():
+        for name in bar.track(arguments.names, description="backbone"):
+            makers = (partial(backbones.classifier, name), partial(timm.create_model, TIMM_NAMES[name]))
+            models = [make().eval() for make in makers]
+            ratios = [compare(makers, arguments.rounds)]
+            for compiled in (False, True)[: 1 + arguments.compile]:
+                runners = [torch.compile(model) if compiled else model for model in models]
+                for batch in batches:
+                    images = torch.randn(batch, 3, 224, 224)
+                    rounds = arguments.rounds if batch > 1 else 5 * arguments.rounds
+                    ratios.append(compare([partial(runner, images) for runner in runners], rounds))
+            rows.append([name, *(f"{ours:.1f} / {theirs:.1f} = {ours / theirs:.2f}" for ours, theirs in ratios)])
+    columns = ["", "building", *(f"eager, batch {n}" for n in batches)]
+    columns += [f"compiled, batch {n}" for n in batches] if arguments.compile else []
+    title = f"milliseconds, taproot / timm; {torch.get_num_threads()} threads, {arguments.rounds} rounds"
+    console.print(table(title, columns, rows))
+
+
+def compare(contenders: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Median milliseconds of each contender, called in turn, after one call that does not count."""
+    times: list[list[float]] = [[] for _ in contenders]
+    for number in range(rounds + 1):
+        for index in range(len(contenders)):
+            place = (index + number) % len(contenders)  # who comes first changes
+            start = time.perf_counter()
+            contenders[place]()
+            if number:
+                times[place].append(1000 * (time.perf_counter() - start))
+    return [statistics.median(values) for values in times]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -137,6 +188,11 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--frames", type=int, default=100, help="per round; default: 100")
     command.add_argument("--rounds", type=int, default=3, help="alternating; default: 3")
     command.set_defaults(run=video)
+    command = commands.add_parser("backbone", help="building and forward pass of classifiers, beside timm's")
+    command.add_argument("--names", nargs="+", choices=list(TIMM_NAMES), default=list(TIMM_NAMES), help="default: all")
+    command.add_argument("--compile", action="store_true", help="torch.compile both as well; takes minutes")
+    command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
+    command.set_defaults(run=backbone)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

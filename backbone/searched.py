@@ -131,7 +131,7 @@ SINGLE_PATH_NAS = MNASNET_B1._replace(
 
 
 def chamnet(stem: int, stages: list[tuple[int, int, int, int, int]], last: int) -> Architecture:
-    """A ChamNet from stages (kernel, expansion, out, repeats, stride). An expansion of 1 is a 1x1 convolution here, too."""
+    """A ChamNet from stages (kernel, expansion, out, repeats, stride); an expansion of 1 is a 1x1 convolution, too."""
     rows = repeated(stem, [(*stage, __) for stage in stages], "RE")
     return Architecture(stem=stem, rows=tuple(rows), nonlinearity="RE", last=last, last_width="fixed")
 

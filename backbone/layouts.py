@@ -42,7 +42,6 @@ TIMM_UNLIKE = {
     "layer_scale": "scaled branches (a hybrid MobileNetV4)",
     "dw_end": "a depthwise convolution behind the projection",
     "conv_s2d": "a stem that folds pixels into channels",
-    "aa": "blurred strides",
 }
 """Parts of timm's networks by the sign in their names, and in words."""
 TIMM_SQUEEZE = {"se.conv_reduce": "squeeze_excite.reduce", "se.conv_expand": "squeeze_excite.expand"}
@@ -155,7 +154,7 @@ def _timm(state: dict[str, Tensor], source: str) -> Layout:
     for place in order:
         keys, theirs = grouped[place], f"blocks.{place[0]}.{place[1]}"
         if "conv.weight" in keys:
-            if place == order[-1]:
+            if place == order[-1] and not activated:
                 ours = "last"
             else:
                 number += not activated

@@ -141,13 +141,17 @@ V3_LARGE_RANDL = V3_LARGE._replace(
 # d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, behind it.
 V3_LARGE_SQUEEZE_FIRST = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
 V3_SMALL_SQUEEZE_FIRST = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
-# Not in the paper: timm's deeper mobilenetv3_large_150d; how often each row stands there.
+# Not in the paper: timm's deeper mobilenetv3_large_150d. Its last 1x1 convolution stands there twice, as a block here.
 V3_LARGE_DEPTH_12 = V3_LARGE._replace(
-    rows=tuple(
-        row
-        for row, count in zip(V3_LARGE.rows, (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2), strict=True)
-        for _ in range(count)
+    rows=(
+        *(
+            row
+            for row, count in zip(V3_LARGE.rows, (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2), strict=True)
+            for _ in range(count)
+        ),
+        Row(1, 960, 960, __, "HS", 1, "era"),
     ),
+    last=0,
     tails=(),
 )
 

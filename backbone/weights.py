@@ -1,6 +1,7 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -232,6 +233,8 @@ def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
     """The layout of a file or state dict, with what the file says of its model."""
     state, description = _read(source)
     layout = recognise(state, _name(source))
+    if layout.name == "timm" and re.search(r"_(aa|blur)_", _published_name(source)):
+        raise InputError(f"{_name(source)}: timm's network blurs before its strides, which no architecture here does")
     model = description.get("model", {})
     if layout.name == "taproot" and model:
         name = model.get("name", model.get("backbone"))  # of a classifier, or of a segmenter or detector

@@ -29,6 +29,8 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
     description = load_description(path)
     if task is not None and description["task"] != task:
         raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
+    if description["task"] == "classification":
+        raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
     package = {"segmentation": seg, "detection": det}[description["task"]]
     model = package.create(**description["model"])
     package.load_weights(model, load_tensors(path))

@@ -6,9 +6,10 @@ python -m tools.convert_weights model.pth same_padded.safetensors --padding same
 python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.safetensors
 python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
 
-Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision.
-A classifier's file is for backbone.from_weights and for the key `weights` of a training; the others are also for
-tools.predict, tools.video and the evaluations.
+Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision. Class
+names are those in the file, or torchvision's own where its LR-ASPP or SSDLite has as many classes as the published one,
+or numbers, unless --classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of
+a training; the others are also for tools.predict, tools.video and the evaluations.
 """
 
 import argparse
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write; an old one is replaced")
     parser.add_argument("--padding", choices=["symmetric", "same"], help="for timm's weights; default: by their name")
     parser.add_argument("--norm-eps", type=float, help="norm epsilon of timm's weights; default: by their name")
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line; default: see above")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line")
     arguments = parser.parse_args(argv)
     source, out = arguments.source, arguments.out
     if out.suffix != ".safetensors":

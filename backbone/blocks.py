@@ -73,7 +73,10 @@ class ConvNormAct(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the mean of all channels (V3, section 5.3): same shape."""
+    """Scales each channel by a gate computed from the mean of all channels (V3, section 5.3): same shape.
+
+    `after` is an activation behind the scaling.
+    """
 
     def __init__(
         self,
@@ -81,16 +84,18 @@ class SqueezeExcite(nn.Module):
         squeezed: int,
         activation: Callable[[], nn.Module] = nn.ReLU,
         gate: Callable[[], nn.Module] = nn.Hardsigmoid,
+        after: Callable[[], nn.Module] = nn.Identity,
     ) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.activation = activation()
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.gate = gate()
+        self.after = after()
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((2, 3), keepdim=True)  # [N, C, 1, 1]
-        return x * self.gate(self.expand(self.activation(self.reduce(mean))))
+        return self.after(x * self.gate(self.expand(self.activation(self.reduce(mean)))))
 
 
 class DropBlock(nn.Module):
@@ -119,7 +124,7 @@ class Bottleneck(nn.Module):
     It returns the values at `points` as a dict and builds nothing past the deepest of them: `start` is what leaves the
     first depthwise convolution (norm, no activation); `expand` what enters the depthwise convolution (the block's input
     where nothing is expanded) and `depthwise` what leaves it, before squeeze-and-excite, both after norm and
-    activation; `out` the block's output.
+    activation (`depthwise` before it where squeeze-and-excite comes first); `out` the block's output.
     """
 
     def __init__(
@@ -164,14 +169,15 @@ class Bottleneck(nn.Module):
                 plan.depthwise_kernel,
                 plan.stride,
                 groups=plan.expanded,
-                activation=activation,
+                activation=None if plan.squeezed_first else activation,
                 **common,
             )
         if "out" in built:
             self.squeeze_excite = nn.Identity()
             if plan.squeezed:
                 inner = ACTIVATIONS[plan.squeeze.nonlinearity or plan.nonlinearity]
-                self.squeeze_excite = SqueezeExcite(plan.expanded, plan.squeezed, inner, GATES[plan.squeeze.gate])
+                last = activation if plan.squeezed_first else nn.Identity
+                self.squeeze_excite = SqueezeExcite(plan.expanded, plan.squeezed, inner, GATES[plan.squeeze.gate], last)
             after = activation if plan.project_activated else None
             self.project = ConvNormAct(plan.expanded, plan.out, 1, activation=after, **common)
         self.drop_path = StochasticDepth(drop_path, "row") if plan.residual and drop_path else nn.Identity()

@@ -133,6 +133,27 @@ V3_LARGE_RW = V3_LARGE._replace(
     hidden_bias=False,
     squeeze=Squeeze(divisor=1, nonlinearity=""),
 )
+# Randl's port: block 1 has a 1x1 expansion, and squeezed channels are not rounded.
+V3_LARGE_RANDL = V3_LARGE._replace(
+    rows=(V3_LARGE.rows[0]._replace(kind="ir"), *V3_LARGE.rows[1:]),
+    squeeze=Squeeze(divisor=1),
+)
+# d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, behind it.
+V3_LARGE_SQUEEZE_FIRST = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
+V3_SMALL_SQUEEZE_FIRST = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
+# Not in the paper: timm's deeper mobilenetv3_large_150d. Its last 1x1 convolution stands there twice, as a block here.
+V3_LARGE_DEPTH_12 = V3_LARGE._replace(
+    rows=(
+        *(
+            row
+            for row, count in zip(V3_LARGE.rows, (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2), strict=True)
+            for _ in range(count)
+        ),
+        Row(1, 960, 960, __, "HS", 1, "era"),
+    ),
+    last=0,
+    tails=(),
+)
 
 
 def _uib(start: int, middle: int, expanded: int, out: int, stride: int) -> Row:
@@ -194,5 +215,26 @@ V4_CONV_MEDIUM = V4_CONV_SMALL._replace(
         _uib(0, 0, 1024, 256, 1),
         _uib(0, 0, 1024, 256, 1),
         _uib(5, 0, 512, 256, 1),
+    ),
+)
+V4_CONV_LARGE = V4_CONV_SMALL._replace(
+    stem=24,
+    rows=(
+        Row(3, 96, 48, __, "RE", 2, "er"),
+        _uib(3, 5, 192, 96, 2),
+        _uib(3, 3, 384, 96, 1),
+        _uib(3, 5, 384, 192, 2),
+        *(_uib(3, 3, 768, 192, 1) for _ in range(3)),
+        _uib(3, 5, 768, 192, 1),
+        *(_uib(5, 3, 768, 192, 1) for _ in range(5)),
+        _uib(3, 0, 768, 192, 1),
+        _uib(5, 5, 768, 512, 2),
+        *(_uib(5, 5, 2048, 512, 1) for _ in range(3)),
+        _uib(5, 0, 2048, 512, 1),
+        _uib(5, 3, 2048, 512, 1),
+        *(_uib(5, 0, 2048, 512, 1) for _ in range(2)),
+        _uib(5, 3, 2048, 512, 1),
+        _uib(5, 5, 2048, 512, 1),
+        *(_uib(5, 0, 2048, 512, 1) for _ in range(3)),
     ),
 )

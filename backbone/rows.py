@@ -34,6 +34,7 @@ class Squeeze(NamedTuple):
     divisor: int = 8  # and are rounded to a multiple of this
     gate: str = "hard_sigmoid"  # or "sigmoid"
     nonlinearity: str = "RE"  # of the squeezed layer; "" for the block's own
+    before_activation: bool = False  # of the depthwise convolution, in blocks that expand; else behind it
 
 
 class Tail(NamedTuple):

@@ -9,7 +9,7 @@ from det.model import RawDetections, SSDLite, SSDLiteHead, create
 from det.postprocess import Detections, PostProcess
 from det.predictor import Predictor, Result
 from det.transforms import eval_transform, train_transform
-from det.weights import load_weights
+from det.weights import from_weights, load_weights
 
 __all__ = [
     "Batch",
@@ -28,6 +28,7 @@ __all__ = [
     "create",
     "eval_transform",
     "evaluate",
+    "from_weights",
     "load_ground_truth",
     "load_weights",
     "read_results",

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbone.errors import InputError
+from backbone.translation import INCEPTION, Triple
 from backbone.weights import NORM, load_strictly, read_weights, torchvision_names
-from det.model import SSDLite
+from det.anchors import anchors_per_cell
+from det.model import SSDLite, create
 
 EXTRA_PARTS = ("reduce", "depthwise", "project")
 PREDICTORS = {"classification_head": "class_predictors", "regression_head": "box_predictors"}
@@ -36,6 +39,34 @@ def load_weights(model: SSDLite, source: str | Path | Mapping[str, Tensor]) -> s
         )
     load_strictly(model, state, source=name)
     return layout
+
+
+class Pretrained(NamedTuple):
+    """What `from_weights` found in a checkpoint."""
+
+    model: nn.Module
+    layout: str
+    arguments: dict[str, Any]  # the keywords of `create` that build it
+    mean: Triple  # of the inputs' normalisation in the publisher's file, RGB in 0..1
+    std: Triple
+
+
+def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
+    """The detector that another library's checkpoint is of, with its weights: torchvision's ssdlite320.
+
+    Raises InputError as `load_weights` does.
+    """
+    state = read_weights(source)
+    arguments: dict[str, Any] = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
+    scores = "head.classification_head.module_list"
+    if f"{scores}.0.1.weight" in state:
+        arguments |= {
+            "num_classes": len(state[f"{scores}.0.1.weight"]) // anchors_per_cell("torchvision")[0],
+            "tail": "detection" if len(state[f"{scores}.1.0.0.weight"]) == 480 else "full",
+            "image_size": 320,
+        }
+    model = create(**arguments)
+    return Pretrained(model, load_weights(model, source), arguments, *INCEPTION)
 
 
 def _torchvision_names(model: SSDLite) -> dict[str, str]:

@@ -3,6 +3,6 @@
 from seg.label_map import label_map
 from seg.model import LRASPP, create, upsample
 from seg.predictor import Predictor, SegResult
-from seg.weights import load_weights
+from seg.weights import from_weights, load_weights
 
-__all__ = ["LRASPP", "Predictor", "SegResult", "create", "label_map", "load_weights", "upsample"]
+__all__ = ["LRASPP", "Predictor", "SegResult", "create", "from_weights", "label_map", "load_weights", "upsample"]

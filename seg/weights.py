@@ -7,10 +7,10 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.weights import NORM, load_strictly, read_weights, torchvision_names
-from seg.model import LRASPP
+from seg.model import Segmenter
 
 
-def load_weights(model: LRASPP, source: str | Path | Mapping[str, Tensor]) -> str:
+def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) -> str:
     """Loads a checkpoint, recognised by its names, and returns the name of its layout ("taproot" or "torchvision").
 
     Raises:
@@ -32,7 +32,7 @@ def load_weights(model: LRASPP, source: str | Path | Mapping[str, Tensor]) -> st
     return layout
 
 
-def _torchvision_names(model: LRASPP) -> dict[str, str]:
+def _torchvision_names(model: Segmenter) -> dict[str, str]:
     names = {
         theirs.replace("features.", "backbone.", 1): f"backbone.{ours}"
         for theirs, ours in torchvision_names(model.backbone).items()

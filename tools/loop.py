@@ -6,6 +6,7 @@ interrupted goes on as if nothing had happened, at any step and with any number 
 """
 
 import csv
+import dataclasses
 import math
 import signal
 import time
@@ -68,6 +69,13 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
     if optim.schedule == "poly":
         return optim.lr * (1 - share) ** optim.power
     return optim.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def for_batch(optim: Optim, batch: int) -> Optim:
+    """The settings with their rate for this batch: it grows in proportion to the batch that it was given for."""
+    if optim.lr_for_batch is None:
+        return optim
+    return dataclasses.replace(optim, lr=optim.lr * batch / optim.lr_for_batch)
 
 
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
@@ -145,7 +153,7 @@ def train(
         evaluate: figures of a model; every process calls it. `score` names the one by which the best is kept.
         state: of an earlier run to go on from, as `open_run` returned it.
     """
-    run, optim = config.run, config.optim
+    run, optim = config.run, for_batch(config.optim, config.run.batch)
     out, is_main, device = Path(run.out), accelerator.is_main_process, accelerator.device
     start = state["step"] if state else 0
     share = run.batch // accelerator.num_processes
@@ -202,6 +210,9 @@ def train(
             },
         )
 
+    if is_main and optim != config.optim:
+        given = f"{config.optim.lr:g} for a batch of {optim.lr_for_batch}"
+        console.print(f"learning rate {optim.lr:g} for run.batch {run.batch}; given as {given}")
     clock, timed_from = time.perf_counter(), start
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())

@@ -28,8 +28,7 @@ def pixel_scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 class _PixelScores(Function):
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        (height, width), device = labels.shape[-2:], logits.device
-        down, across = (_resizing(*sides, device) for sides in zip(logits.shape[-2:], (height, width), strict=True))
+        down, across = (_resizing(*sides, logits) for sides in zip(logits.shape[-2:], labels.shape[-2:], strict=True))
         log_sums, chosen = (logits.new_empty(labels.shape) for _ in range(2))
         for number, rows in _strips(logits, labels):
             fine = _resize(logits[number], down[rows], across)  # [C, rows, W]
@@ -67,10 +66,11 @@ def _resize(logits: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return (rows.flatten(0, 1) @ across.t()).view(*rows.shape[:2], -1)
 
 
-def _resizing(coarse: int, fine: int, device: torch.device) -> Tensor:
-    """Weights [fine, coarse] of bilinear resizing with half-pixel centres."""
-    position = ((torch.arange(fine, device=device) + 0.5) * (coarse / fine) - 0.5).clamp(min=0)
+def _resizing(coarse: int, fine: int, like: Tensor) -> Tensor:
+    """Weights [fine, coarse] of bilinear resizing with half-pixel centres, of a tensor's type and device."""
+    position = (torch.arange(fine, dtype=like.dtype, device=like.device) + 0.5) * (coarse / fine) - 0.5
+    position = position.clamp(min=0)
     first = position.long()
     share = (position - first)[:, None]
-    weights = torch.zeros(fine, coarse, device=device).scatter_(1, first[:, None], 1 - share)
+    weights = like.new_zeros(fine, coarse).scatter_(1, first[:, None], 1 - share)
     return weights.scatter_add_(1, (first + 1).clamp(max=coarse - 1)[:, None], share)

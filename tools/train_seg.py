@@ -34,6 +34,8 @@ def make_losses(config: SegConfig, train_set: SegDataset) -> dict[str, Callable[
     unknown = [name for name in config.loss if name not in LOSSES]
     if unknown:
         raise InputError(f"loss.{unknown[0]}: no such loss; valid: {', '.join(LOSSES)}")
+    if not any(config.loss.values()):
+        raise InputError("loss: every factor is 0; give one loss a factor above 0")
     settings, weights, count = config.loss_settings, config.loss_settings.class_weights, len(train_set.names)
     if weights is not None and (len(weights) != count or min(weights) < 0 or settings.balanced):
         raise InputError(

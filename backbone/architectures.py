@@ -98,15 +98,16 @@ def tails(architecture: Architecture) -> list[str]:
 
 
 def with_tail(architecture: Architecture, tail: str) -> Architecture:
-    """The architecture with the last three bottlenecks and the last convolution as the named tail has them."""
+    """The architecture with the last bottlenecks and the last convolution as the named tail has them."""
     if tail == "full":
         return architecture
     chosen = dict(architecture.tails)[tail]
-    last_three = [
-        row._replace(expanded=expanded, out=chosen.out)
-        for row, expanded in zip(architecture.rows[-3:], chosen.expanded, strict=True)
+    kept = len(architecture.rows) - len(chosen.out)
+    changed = [
+        row._replace(expanded=expanded, out=out)
+        for row, expanded, out in zip(architecture.rows[kept:], chosen.expanded, chosen.out, strict=True)
     ]
-    return architecture._replace(rows=(*architecture.rows[:-3], *last_three), last=chosen.last)
+    return architecture._replace(rows=(*architecture.rows[:kept], *changed), last=chosen.last)
 
 
 def plan(

@@ -38,10 +38,10 @@ class Squeeze(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The channels of the last three bottlenecks and of the last 1x1 convolution."""
+    """The channels of the last bottlenecks, as many as are listed, and of the last 1x1 convolution."""
 
-    expanded: tuple[int, int, int]
-    out: int
+    expanded: tuple[int, ...]
+    out: tuple[int, ...]
     last: int
 
 

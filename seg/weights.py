@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from backbone.errors import InputError
 from backbone.translation import IMAGENET, Triple
 from backbone.weights import NORM, load_strictly, read_weights, torchvision_names
-from seg.model import LRASPP, create
+from seg.model import Segmenter, create
 
 
-def load_weights(model: LRASPP, source: str | Path | Mapping[str, Tensor]) -> str:
+def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) -> str:
     """Loads a checkpoint, recognised by its names, and returns the name of its layout ("taproot" or "torchvision").
 
     Raises:
@@ -66,7 +66,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     return Pretrained(model, load_weights(model, source), arguments, *IMAGENET)
 
 
-def _torchvision_names(model: LRASPP) -> dict[str, str]:
+def _torchvision_names(model: Segmenter) -> dict[str, str]:
     names = {
         theirs.replace("features.", "backbone.", 1): f"backbone.{ours}"
         for theirs, ours in torchvision_names(model.backbone).items()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from backbone.images import read_label
 from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, find_pictures
 from tools import checkpoint, console, eval_det, eval_seg, loop, train_det, train_seg
 from tools.config import Optim, Run
-from tools.loop import SampleOrder, learning_rate
+from tools.loop import SampleOrder, for_batch, learning_rate
 from tools.predict import load
 
 ROOT = Path(__file__).parent.parent
@@ -318,3 +319,53 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written \(disk full"):
         checkpoint.replace_file(path, write)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
+    monkeypatch.setattr(train_seg, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))
+    own = ["run.steps=1", "run.batch=2", "data.workers=0", "data.val_limit=1", "model.width=0.35", "run.precision='no'"]
+    own += ["augment.crop_hw=[64,64]", f"data.root={world / 'cityscapes'}", f"run.out={tmp_path / 'run'}"]
+    assert train_seg.main([str(path), *own]) == 0
+    load(tmp_path / "run" / "best.safetensors")
+
+
+class Evaluation(NamedTuple):
+    """What stands in for an evaluation."""
+
+    scores: dict[str, float]
+
+
+def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
+    main, arguments = command("seg", world, tmp_path / "run")
+    own = ["model.head=fpn", "model.auxiliary=true", "model.filters=32", "loss.cross_entropy=0", "loss.ohem=1"]
+    own += ["loss.dice=0.5", "loss.lovasz=0.1", "loss_settings.balanced=true", "loss_settings.min_kept=50"]
+    assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
+    names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
+    assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
+    model = load(tmp_path / "run" / "best.safetensors").model
+    assert model.auxiliary is not None and model.stride == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.cross=1", "loss.cross: no such loss; valid: cross_entropy, ohem"),
+        ("loss.cross_entropy=0", "loss: every factor is 0"),
+        ("loss_settings.class_weights=[1,2]", r"class_weights \[1.0, 2.0\] must be 19 numbers"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(world, tmp_path, override, message):
+    main, arguments = command("seg", world, tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        main([*arguments, override])
+
+
+def test_the_rate_grows_with_the_batch_where_a_recipe_says_for_which_it_is(world, tmp_path, capsys):
+    assert for_batch(Optim(lr=0.01), 8) == Optim(lr=0.01)
+    assert for_batch(Optim(lr=0.01, lr_for_batch=16), 8).lr == pytest.approx(0.005)
+    main, arguments = command("seg", world, tmp_path / "run")
+    own = ["optim.lr=0.01", "optim.lr_for_batch=16", "optim.warmup=0", "run.steps=1", "run.log_every=1"]
+    assert main([*arguments, *own]) == 0
+    assert "learning rate 0.0025 for run.batch 4; given as 0.01 for a batch of 16" in capsys.readouterr().out
+    assert "1,lr,0.0025" in (tmp_path / "run" / "log.csv").read_text()

@@ -2,21 +2,29 @@
 
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
     python -m tools.benchmark backbone --compile
+    python -m tools.benchmark seg-step --size 512 512 --batch 4 --compile
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
+
 `backbone`: building a classifier and its forward pass on 224x224, in evaluation mode as built, beside timm's of the
 same network (an extra: pip install -e '.[dev]').
+
+`seg-step`: a training step (forward, cross-entropy at full size, backward, SGD) of LR-ASPP Large in torchvision's variant
+as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in a process of its own.
 """
 
 import argparse
 import itertools
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
@@ -24,12 +32,16 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import functional as F
 
 import backbone as backbones
+import seg.loss
 from backbone.weights import read_weights
 from seg.cityscapes import COLORS
+from tools.config import Optim
 from tools.console import console, progress, run, table
+from tools.loop import make_optimizer
 from tools.predict import load
 from tools.video import Counts, Drawing, process
 from tools.video_io import open_sink, open_source
@@ -174,6 +186,83 @@ def compare(contenders: Sequence[Callable[[], object]], rounds: int) -> list[flo
     return [statistics.median(values) for values in times]
 
 
+def make_seg_step(contender: str, size_hw: tuple[int, int], batch: int) -> Callable[[], None]:
+    """A training step of "torchvision", "taproot" or "taproot compiled" on random pictures of 19 classes."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, *size_hw)
+    labels = torch.randint(0, 19, (batch, *size_hw), dtype=torch.uint8)
+    if contender == "torchvision":
+        model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=19
+        ).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-6)
+
+        def loss() -> torch.Tensor:
+            return cross_entropy(model(images)["out"], labels.long(), ignore_index=255)
+    else:
+        plain = seg.create(variant="torchvision").train().to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+        optimizer = make_optimizer(plain, Optim(name="sgd", lr=0.01, weight_decay=1e-6))
+        stepped = torch.compile(plain) if contender == "taproot compiled" else plain
+
+        def loss() -> torch.Tensor:
+            return seg.loss.cross_entropy(stepped(images), labels)
+
+    def step() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def serve_seg_steps(pipe: Connection, contender: str, size_hw: tuple[int, int], batch: int, threads: int) -> None:
+    """In a process of its own: does a step for every message and answers with its seconds, at the end with its memory.
+
+    The first answer is the time to the end of the first step, compilation included; one more step warms up.
+    """
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    step = make_seg_step(contender, size_hw, batch)
+    step()
+    first = time.perf_counter() - start
+    step()
+    pipe.send(first)
+    while pipe.recv():
+        start = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - start)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def seg_step(arguments: argparse.Namespace) -> None:
+    """The comparison of training steps."""
+    context = multiprocessing.get_context("spawn")
+    contenders = ["torchvision", "taproot"] + ["taproot compiled"] * arguments.compile
+    pipes, first = {}, {}
+    for contender in contenders:  # one after the other: nothing runs beside a first step
+        pipes[contender], theirs = context.Pipe()
+        settings = (theirs, contender, tuple(arguments.size), arguments.batch, arguments.threads)
+        context.Process(target=serve_seg_steps, args=settings, daemon=True).start()
+        first[contender] = pipes[contender].recv()
+    seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
+    with progress() as bar:
+        for _ in bar.track(range(arguments.rounds), description="rounds"):
+            for contender in contenders:
+                pipes[contender].send(True)
+                seconds[contender].append(pipes[contender].recv())
+    rows, medians = [], {contender: statistics.median(values) for contender, values in seconds.items()}
+    for contender, values in seconds.items():
+        pipes[contender].send(False)
+        ratio = medians["torchvision"] / medians[contender]
+        memory = f"{pipes[contender].recv():.0f} MiB"
+        times = [f"{medians[contender]:.2f} s", f"{min(values):.2f} to {max(values):.2f}", f"{ratio:.2f}x"]
+        rows.append([contender, *times, memory, f"{first[contender]:.0f} s"])
+    height, width = arguments.size
+    title = f"training step, {arguments.batch} pictures of {height}x{width}, {arguments.threads} threads"
+    console.print(table(title, ["", "median", "range", "speed", "peak memory", "first step"], rows))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -193,6 +282,13 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--compile", action="store_true", help="torch.compile both as well; takes minutes")
     command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
     command.set_defaults(run=backbone)
+    command = commands.add_parser("seg-step", help="seconds of a training step of LR-ASPP, and its memory")
+    command.add_argument("--size", type=int, nargs=2, default=(512, 512), help="height and width; default: 512 512")
+    command.add_argument("--batch", type=int, default=4, help="pictures; default: 4")
+    command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as torch chooses")
+    command.add_argument("--compile", action="store_true", help="also with run.compile=true; takes minutes")
+    command.set_defaults(run=seg_step)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

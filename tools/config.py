@@ -36,13 +36,16 @@ class SegData:
 
 @dataclass(frozen=True)
 class SegModel:
-    head: str = knob("lraspp", "segmentation head")
-    backbone: str = knob("mobilenet_v3_large", "mobilenet_v3_large or mobilenet_v3_small")
-    variant: str = knob("paper", "paper, or torchvision (its numbers and weights)")
+    head: str = knob("lraspp", "lraspp, raspp, deeplabv3plus, fpn, unet, …; an unknown one lists all")
+    backbone: str = knob("mobilenet_v3_large", "any network that `python -m tools.summary` lists")
+    variant: str = knob("paper", "of lraspp: paper, or torchvision (its numbers and weights)")
     width: float = knob(1.0, "multiplies the backbone's channels")
     tail: str | None = knob(None, "full, detection or segmentation; by default the variant's")
-    output_stride: int = knob(16, "of the deeper tap: 8, 16 or 32")
-    filters: int = knob(128, "channels inside the head")
+    output_stride: int | None = knob(None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp")
+    filters: int | None = knob(None, "channels inside the head; by default its own, 128 for lraspp")
+    pooling: str | None = knob(None, "of lraspp: windows (49x49) or global; by default the variant's")
+    dropout: float = knob(0.0, "probability of leaving out a channel before the classifying convolution")
+    auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,17 @@ class SegAugment:
     contrast: float = knob(0.3, "largest change of contrast")
     saturation: float = knob(0.3, "largest change of saturation")
     hue: float = knob(0.05, "largest change of hue, in turns")
+
+
+@dataclass(frozen=True)
+class SegLoss:
+    class_weights: list[float] | None = knob(None, "of cross_entropy and ohem: one number for each class, in order")
+    balanced: bool = knob(False, "of cross_entropy and ohem: weights of classes from the training labels' counts")
+    label_smoothing: float = knob(0.0, "of cross_entropy: share of the target spread over all classes")
+    threshold: float = knob(0.7, "of ohem: pixels whose label has a smaller probability are hard")
+    min_kept: int = knob(130000, "of ohem: at least so many pixels of a process's batch, the hardest, count")
+    gamma: float = knob(2.0, "of focal: how much easy pixels are left out")
+    auxiliary: float = knob(0.4, "factor of the auxiliary head's loss, for model.auxiliary")
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,8 @@ class BackboneLoss:
 @dataclass(frozen=True)
 class Optim:
     name: str = knob("adamw", "adamw, sgd or rmsprop")
-    lr: float = knob(0.002, "highest learning rate, for the batch size as given")
+    lr: float = knob(0.002, "highest learning rate")
+    lr_for_batch: int | None = knob(None, "lr is meant for this batch and grows with run.batch; by default as given")
     momentum: float = knob(0.9, "of sgd and rmsprop")
     nesterov: bool = knob(False, "Nesterov momentum, for sgd")
     weight_decay: float = knob(0.01, "of convolution weights; norms and biases have none")
@@ -164,7 +179,10 @@ class SegConfig:
         None, "start from this file: a backbone's (ours, torchvision's, timm's) or a whole model's"
     )
     augment: SegAugment = field(default_factory=SegAugment)
-    loss: dict[str, float] = knob({"cross_entropy": 1.0}, "losses and their factors: cross_entropy, dice")
+    loss: dict[str, float] = knob(
+        {"cross_entropy": 1.0}, "losses and their factors: cross_entropy, ohem, dice, jaccard, lovasz, focal"
+    )
+    loss_settings: SegLoss = field(default_factory=SegLoss)
     mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1")
     std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1")
     optim: Optim = field(default_factory=Optim)
@@ -225,7 +243,14 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.drop_block": (0, 0.99),
     "model.width": (0.1, 8),
     "model.filters": (1, 4096),
+    "model.dropout": (0, 0.99),
+    "loss_settings.label_smoothing": (0, 1),
+    "loss_settings.threshold": (1e-6, 1),
+    "loss_settings.min_kept": (0, 1e12),
+    "loss_settings.gamma": (0, 100),
+    "loss_settings.auxiliary": (0, 100),
     "optim.lr": (0, 100),
+    "optim.lr_for_batch": (1, 65536),
     "optim.momentum": (0, 0.99999),
     "optim.weight_decay": (0, 1),
     "optim.clip": (0, 1e9),
@@ -365,7 +390,7 @@ def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
 
 def _check_values(values: dict[str, Any], source: str) -> None:
     for key, (low, high) in LIMITS.items():
-        if key in values and not low <= values[key] <= high:
+        if values.get(key) is not None and not low <= values[key] <= high:
             raise InputError(f"{source}: {key} is {values[key]}; it must lie between {low:g} and {high:g}")
     for key, valid in CHOICES.items():
         if key in values and values[key] not in valid:

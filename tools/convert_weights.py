@@ -74,6 +74,8 @@ def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | No
         "classes": found.classes,
         "mean": found.mean,
         "std": found.std,
+        "size": 224,
+        "crop_pct": 0.875,
     }
     return Recognised(found.classifier, found.layout, description)
 

@@ -10,8 +10,9 @@ with torchvision's eager models of the same tasks. Peers have random weights unl
 `backbone`: building a classifier and its forward pass on 224x224, in evaluation mode as built, beside timm's of the
 same network (an extra: pip install -e '.[dev]').
 
-`seg-step`: a training step (forward, cross-entropy at full size, backward, SGD) of LR-ASPP Large in torchvision's variant
-as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in a process of its own.
+`seg-step`: a training step (forward, cross-entropy at full size, backward, SGD) of LR-ASPP Large in torchvision's
+variant as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in a process of
+its own.
 """
 
 import argparse

@@ -243,7 +243,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.drop_block": (0, 0.99),
     "model.width": (0.1, 8),
     "model.filters": (1, 4096),
-    "model.dropout": (0, 0.99),
     "loss_settings.label_smoothing": (0, 1),
     "loss_settings.threshold": (1e-6, 1),
     "loss_settings.min_kept": (0, 1e12),

@@ -4,7 +4,7 @@ from det.annotations import read_results
 from det.coco import Batch, CocoDetection, Sample, collate
 from det.loss import SSDLoss
 from det.matching import Targets
-from det.metrics import evaluate, load_ground_truth, self_check, to_results
+from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
 from det.postprocess import Detections, PostProcess
 from det.predictor import Predictor, Result
@@ -28,6 +28,9 @@ __all__ = [
     "create",
     "eval_transform",
     "evaluate",
+    "figures_of",
+    "has_fast",
+    "judge",
     "load_ground_truth",
     "load_weights",
     "read_results",

@@ -15,7 +15,7 @@ from backbone.errors import InputError
 from backbone.images import read_image
 from det.annotations import read_annotations
 from det.matching import Targets
-from det.transforms import Transform
+from det.transforms import CROWD, Transform
 
 # Every batch is padded to one of these numbers of boxes, so that a compiled training step meets few shapes.
 BUCKETS = (8, 32, 64, 128, 256, 512, 1024)
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 
     image: Tensor  # [3, H, W] uint8 RGB
     boxes: Tensor  # [n, 4] float32, xyxy in pixels of `image`
-    labels: Tensor  # [n] int64, contiguous object classes from 0
+    labels: Tensor  # [n] int64, contiguous object classes from 0, or CROWD
     image_id: int
     original_size_hw: tuple[int, int]  # of the picture on disk
 
@@ -50,21 +50,25 @@ def collate(samples: Sequence[Sample]) -> Batch:
     boxes = torch.zeros(len(samples), padded, 4)
     labels = torch.zeros(len(samples), padded, dtype=torch.int64)
     valid = torch.zeros(len(samples), padded, dtype=torch.bool)
+    crowd = torch.zeros(len(samples), padded, dtype=torch.bool)
     for row, sample in enumerate(samples):
         count = len(sample.labels)
         boxes[row, :count] = sample.boxes
-        labels[row, :count] = sample.labels
-        valid[row, :count] = True
+        labels[row, :count] = sample.labels.clamp(min=0)
+        valid[row, :count] = sample.labels != CROWD
+        crowd[row, :count] = sample.labels == CROWD
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
-        targets=Targets(boxes, labels, valid),
+        targets=Targets(boxes, labels, valid, crowd),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples]),
     )
 
 
 class CocoDetection(Dataset):
-    """Pictures and boxes of one split; pictures without boxes are kept as negatives, crowds are left out.
+    """Pictures and boxes of one split; pictures without boxes are kept as negatives.
+
+    Crowds are no objects to learn: their boxes have the label CROWD and only say what is not background.
 
     Arguments:
         root: folder of the data set.
@@ -78,8 +82,8 @@ class CocoDetection(Dataset):
     Attributes:
         annotation_file: the json, for evaluation.
         classes: names by label. category_ids: the file's ids by label. image_ids: by index.
-        dropped: how many annotations were left out, by reason: crowd, non-finite, outside, degenerate (under 1 pixel
-            wide or high after clipping to the picture).
+        dropped: how many annotations are no objects to learn, by reason: crowd, non-finite, outside, degenerate (under
+            1 pixel wide or high after clipping to the picture).
 
     An item is asked for by index (epoch 0) or by (epoch, index), and is a `Sample`.
 
@@ -131,14 +135,15 @@ class CocoDetection(Dataset):
         outside &= (boxes_xywh[:, 2:] > 0).all(axis=1)
         thin = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) < MIN_BOX_SIDE
         self.dropped = {}
-        keep = np.ones(len(boxes), bool)
+        usable = finite & ~outside & ~thin
+        left = np.ones(len(boxes), bool)
         for reason, bad in (("crowd", crowd), ("non-finite", ~finite), ("outside", outside), ("degenerate", thin)):
-            self.dropped[reason] = int((keep & bad).sum())
-            keep &= ~bad
-        order = np.argsort(owners[keep], kind="stable")
-        self.boxes = clipped[keep][order].astype(np.float32)
-        self.labels = labels[keep][order]
-        self.first = np.searchsorted(owners[keep][order], np.arange(len(self.image_ids) + 1))
+            self.dropped[reason] = int((left & bad).sum())
+            left &= ~bad
+        order = np.argsort(owners[usable], kind="stable")
+        self.boxes = clipped[usable][order].astype(np.float32)
+        self.labels = np.where(crowd, CROWD, labels)[usable][order]
+        self.first = np.searchsorted(owners[usable][order], np.arange(len(self.image_ids) + 1))
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -1,8 +1,7 @@
 """COCO-style detection data: annotations checked and kept as arrays, samples, and padded batches."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset
 
 from backbone.errors import InputError
 from backbone.images import read_image
-from det.annotations import read_annotations
+from det.annotations import check_file_name, read_annotations
 from det.matching import Targets
 from det.transforms import CROWD, Transform
 
@@ -193,15 +192,12 @@ def _check_files(files: list[str], folder: Path, name: str) -> None:
     """Every picture must exist, below the folder, links followed."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures; check data.root and the split")
-    real_folder = os.path.realpath(folder)
-    missing = []
-    for number, file in enumerate(files):
-        bad = "\0" in file or "\\" in file or "://" in file or PurePosixPath(file).is_absolute() or not file
-        real = "" if bad else os.path.realpath(os.path.join(real_folder, file))
-        if not real.startswith(real_folder + os.sep):
-            raise InputError(f"{name}: images[{number}].file_name {file!r:.80} must be a path inside {folder}")
-        if not os.path.isfile(real):
-            missing.append(file)
+    real_folder = folder.resolve()
+    missing = [
+        file
+        for number, file in enumerate(files)
+        if not check_file_name(file, real_folder, f"{name}: images[{number}]").is_file()
+    ]
     if missing:
         raise InputError(
             f"{folder}: {len(missing)} of {len(files)} pictures that {name} lists are missing: {', '.join(missing[:3])}"

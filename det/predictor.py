@@ -26,8 +26,11 @@ class Result(NamedTuple):
     labels: np.ndarray  # [n] int64, indices into classes
     classes: list[str]
 
-    def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0) -> np.ndarray:
-        """A copy of the uint8 BGR frame `[H, W, 3]` with every box of at least that score, its class and score."""
+    def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0, show_scores: bool = True) -> np.ndarray:
+        """A copy of the uint8 BGR frame `[H, W, 3]` with every box of at least that score, its class and score.
+
+        Annotations have no scores to show: `show_scores=False`.
+        """
         canvas = frame_bgr.copy()
         colors = class_colors(len(self.classes))
         # Sizes that read the same on a thumbnail and on a 4K frame.
@@ -37,7 +40,7 @@ class Result(NamedTuple):
         for index in shown[::-1]:  # best last, on top
             left, top, right, bottom = (round(float(value)) for value in self.boxes[index])
             blue, green, red = color = colors[self.labels[index]]
-            text = f"{self.classes[self.labels[index]]} {self.scores[index]:.2f}"
+            text = self.classes[self.labels[index]] + (f" {self.scores[index]:.2f}" if show_scores else "")
             (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
             cv2.rectangle(canvas, (left, top), (right, bottom), color, thickness)
             text_bottom = max(top, text_height + baseline)

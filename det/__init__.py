@@ -1,6 +1,6 @@
 """SSDLite object detection: model, loss, post-processing, COCO data, evaluation and prediction."""
 
-from det.annotations import read_results
+from det.annotations import annotation_file, is_scored, picture_folder, read_results
 from det.coco import Batch, CocoDetection, Sample, collate
 from det.loss import SSDLoss
 from det.matching import Targets
@@ -24,15 +24,18 @@ __all__ = [
     "SSDLoss",
     "Sample",
     "Targets",
+    "annotation_file",
     "collate",
     "create",
     "eval_transform",
     "evaluate",
     "figures_of",
     "has_fast",
+    "is_scored",
     "judge",
     "load_ground_truth",
     "load_weights",
+    "picture_folder",
     "read_results",
     "self_check",
     "to_results",

@@ -13,11 +13,32 @@ TABLES = ("images", "annotations", "categories")
 def read_annotations(path: str | Path) -> dict[str, Any]:
     """The content of an annotation file, after `check_annotations`.
 
+    The boxes of COCO's test splits are secret: an `image_info_*.json` has none and is read as if it said so.
     Raises InputError naming the file, and the line or field.
     """
     content = read_json(path)
+    if not is_scored(path) and isinstance(content, dict):
+        content.setdefault("annotations", [])
     check_annotations(content, str(path))
     return content
+
+
+def annotation_file(root: str | Path, split: str) -> Path:
+    """`annotations/instances_SPLIT.json`, or `image_info_SPLIT.json` where only that exists."""
+    instances, image_info = (
+        Path(root) / "annotations" / f"{kind}_{split}.json" for kind in ("instances", "image_info")
+    )
+    return image_info if image_info.exists() and not instances.exists() else instances
+
+
+def is_scored(path: str | Path) -> bool:
+    """Whether an annotation file has boxes to score against; COCO's `image_info_*.json` of the test splits have not."""
+    return not Path(path).name.startswith("image_info_")
+
+
+def picture_folder(root: str | Path, split: str) -> Path:
+    """`SPLIT/`; the pictures of the split test-dev2017 are among those of test2017."""
+    return Path(root) / split.replace("test-dev", "test")
 
 
 def check_annotations(content: Any, name: str) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from backbone.errors import InputError
 from backbone.images import read_image
-from det.annotations import check_file_name, read_annotations
+from det.annotations import annotation_file, check_file_name, picture_folder, read_annotations
 from det.matching import Targets
 from det.transforms import CROWD, Transform
 
@@ -71,7 +71,8 @@ class CocoDetection(Dataset):
 
     Arguments:
         root: folder of the data set.
-        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures.
+        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures; COCO's test splits
+            have `image_info_<split>.json`, without boxes.
         annotations, images: another annotation file, another folder of pictures.
         transform: from `det.train_transform` or `det.eval_transform`; None leaves pictures as they are on disk.
         categories: class names in the order of the labels, as used in training; the file may lack some of them (their
@@ -101,8 +102,8 @@ class CocoDetection(Dataset):
         categories: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
-        self.annotation_file = Path(annotations or Path(root) / "annotations" / f"instances_{split}.json")
-        self.folder = Path(images or Path(root) / split)
+        self.annotation_file = Path(annotations or annotation_file(root, split))
+        self.folder = Path(images or picture_folder(root, split))
         self.transform = transform
         self.seed = seed
         name = str(self.annotation_file)

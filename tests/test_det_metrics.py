@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 import det
 from backbone.errors import InputError
+from tools import benchmark
 
 CATEGORY_IDS = [1, 3, 90]
 
@@ -115,6 +117,15 @@ def test_without_the_fast_judge_it_is_refused_with_the_cure(monkeypatch):
     monkeypatch.setattr(det.metrics, "has_fast", lambda: False)
     with pytest.raises(InputError, match="pip install"):
         det.evaluate(ground_truth(), [], fast=True)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_five_thousand_pictures_stays_below_a_gigabyte(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    files = benchmark.generate_detections(tmp_path, pictures=5000, per_picture=20)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # the peak of a process of its own
+        figures, _, gigabytes = pool.apply(benchmark.measure, (benchmark.judge_fast, files))
+    assert 0 < figures[0] < 1 and gigabytes < 1
 
 
 def test_results_are_not_changed_and_files_lacking_fields_are_judged_alike(tmp_path):

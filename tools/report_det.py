@@ -64,7 +64,7 @@ class Compared(NamedTuple):
 def best_f1(judged: COCOeval) -> list[BestF1]:
     """The best F1 at IoU 0.5 of every class, from pycocotools' matches."""
     areas, images = len(judged.params.areaRng), len(judged.params.imgIds)
-    grid = np.linspace(0, 1, 101)
+    grid = np.arange(101) / 100
     results = []
     for position in range(len(judged.params.catIds)):
         first = position * areas * images  # evalImgs runs over classes, areas (all of them first) and pictures
@@ -162,8 +162,8 @@ def write_report(*, facts: dict[str, str], judged: COCOeval, folder: Path) -> st
         "<h2>Precision and recall</h2>",
         _curves(judged, names, best),
         "<h2>Confusion</h2><p class=note>A row is a class of the boxes, a column what was detected there (IoU 0.5, "
-        "scores from each class's threshold on, or the classes' median), in percent of the row. The last row is detections where there is no "
-        "box, the last column boxes that nothing was detected at.</p>",
+        "scores from each class's threshold on, or the classes' median), in percent of the row. The last row is "
+        "detections where there is no box, the last column boxes that nothing was detected at.</p>",
         matrix([*names, "no box"], [*names, "not detected"], confusion_matrix(compared, category_ids)),
     ]
     errors = {picture.image_id: sum(picture.missed()) + sum(picture.wrong()) for picture in compared}
@@ -194,9 +194,10 @@ def _figures(judged: COCOeval, figures: dict[str, float]) -> str:
         for area, count, row in zip(AREAS, counts, rows, strict=True)
     ]
     others = [name for name in FIGURES if name not in sum(rows, ())]
+    head = "".join(f"<th>{name} %</th>" for name in others)
     return (
-        f"<table><tr><th>size</th><th>boxes</th><th>AP %</th><th>AR %</th></tr>{''.join(lines)}</table><br>"
-        f"<table><tr>{''.join(f'<th>{name} %</th>' for name in others)}</tr><tr>{_cells(figures, others)}</tr></table>"
+        f"<table><tr><th>size</th><th>boxes</th><th>AP %</th><th>AR %</th></tr>{''.join(lines)}</table>"
+        f"<p></p><table><tr>{head}</tr><tr>{_cells(figures, others)}</tr></table>"
     )
 
 
@@ -229,7 +230,7 @@ def _curves(judged: COCOeval, names: list[str], best: list[BestF1]) -> str:
     precision = judged.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class] of all areas and 100 detections
     present = [number for number in range(len(names)) if (precision[:, :, number] > -1).all()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2), layout="constrained")
-    recall, thresholds = judged.params.recThrs, np.linspace(0, 1, 101)
+    recall, thresholds = judged.params.recThrs, np.arange(101) / 100
     named = len(present) <= NUM_NAMED
     for order, number in enumerate(present):
         style = {"color": f"C{order}" if named else "0.8", "linewidth": 1.2 if named else 0.6}

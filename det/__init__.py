@@ -1,10 +1,10 @@
 """SSDLite object detection: model, loss, post-processing, COCO data, evaluation and prediction."""
 
-from det.annotations import read_results
+from det.annotations import annotation_file, is_scored, picture_folder, read_results
 from det.coco import Batch, CocoDetection, Sample, collate
 from det.loss import SSDLoss
 from det.matching import Targets
-from det.metrics import evaluate, load_ground_truth, self_check, to_results
+from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
 from det.postprocess import Detections, PostProcess
 from det.predictor import Predictor, Result
@@ -24,13 +24,19 @@ __all__ = [
     "SSDLoss",
     "Sample",
     "Targets",
+    "annotation_file",
     "collate",
     "create",
     "eval_transform",
     "evaluate",
+    "figures_of",
     "from_weights",
+    "has_fast",
+    "is_scored",
+    "judge",
     "load_ground_truth",
     "load_weights",
+    "picture_folder",
     "read_results",
     "self_check",
     "to_results",

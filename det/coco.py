@@ -1,8 +1,7 @@
 """COCO-style detection data: annotations checked and kept as arrays, samples, and padded batches."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -13,9 +12,9 @@ from torch.utils.data import Dataset
 
 from backbone.errors import InputError
 from backbone.images import read_image
-from det.annotations import read_annotations
+from det.annotations import annotation_file, check_file_name, picture_folder, read_annotations
 from det.matching import Targets
-from det.transforms import Transform
+from det.transforms import CROWD, Transform
 
 # Every batch is padded to one of these numbers of boxes, so that a compiled training step meets few shapes.
 BUCKETS = (8, 32, 64, 128, 256, 512, 1024)
@@ -29,7 +28,7 @@ class Sample(NamedTuple):
 
     image: Tensor  # [3, H, W] uint8 RGB
     boxes: Tensor  # [n, 4] float32, xyxy in pixels of `image`
-    labels: Tensor  # [n] int64, contiguous object classes from 0
+    labels: Tensor  # [n] int64, contiguous object classes from 0, or CROWD
     image_id: int
     original_size_hw: tuple[int, int]  # of the picture on disk
 
@@ -50,25 +49,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
     boxes = torch.zeros(len(samples), padded, 4)
     labels = torch.zeros(len(samples), padded, dtype=torch.int64)
     valid = torch.zeros(len(samples), padded, dtype=torch.bool)
+    crowd = torch.zeros(len(samples), padded, dtype=torch.bool)
     for row, sample in enumerate(samples):
         count = len(sample.labels)
         boxes[row, :count] = sample.boxes
-        labels[row, :count] = sample.labels
-        valid[row, :count] = True
+        labels[row, :count] = sample.labels.clamp(min=0)
+        valid[row, :count] = sample.labels != CROWD
+        crowd[row, :count] = sample.labels == CROWD
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
-        targets=Targets(boxes, labels, valid),
+        targets=Targets(boxes, labels, valid, crowd),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples]),
     )
 
 
 class CocoDetection(Dataset):
-    """Pictures and boxes of one split; pictures without boxes are kept as negatives, crowds are left out.
+    """Pictures and boxes of one split; pictures without boxes are kept as negatives.
+
+    Crowds are no objects to learn: their boxes have the label CROWD and only say what is not background.
 
     Arguments:
         root: folder of the data set.
-        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures.
+        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures; COCO's test splits
+            have `image_info_<split>.json`, without boxes.
         annotations, images: another annotation file, another folder of pictures.
         transform: from `det.train_transform` or `det.eval_transform`; None leaves pictures as they are on disk.
         categories: class names in the order of the labels, as used in training; the file may lack some of them (their
@@ -78,8 +82,8 @@ class CocoDetection(Dataset):
     Attributes:
         annotation_file: the json, for evaluation.
         classes: names by label. category_ids: the file's ids by label. image_ids: by index.
-        dropped: how many annotations were left out, by reason: crowd, non-finite, outside, degenerate (under 1 pixel
-            wide or high after clipping to the picture).
+        dropped: how many annotations are no objects to learn, by reason: crowd, non-finite, outside, degenerate (under
+            1 pixel wide or high after clipping to the picture).
 
     An item is asked for by index (epoch 0) or by (epoch, index), and is a `Sample`.
 
@@ -98,8 +102,8 @@ class CocoDetection(Dataset):
         categories: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
-        self.annotation_file = Path(annotations or Path(root) / "annotations" / f"instances_{split}.json")
-        self.folder = Path(images or Path(root) / split)
+        self.annotation_file = Path(annotations or annotation_file(root, split))
+        self.folder = Path(images or picture_folder(root, split))
         self.transform = transform
         self.seed = seed
         name = str(self.annotation_file)
@@ -131,14 +135,15 @@ class CocoDetection(Dataset):
         outside &= (boxes_xywh[:, 2:] > 0).all(axis=1)
         thin = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) < MIN_BOX_SIDE
         self.dropped = {}
-        keep = np.ones(len(boxes), bool)
+        usable = finite & ~outside & ~thin
+        left = np.ones(len(boxes), bool)
         for reason, bad in (("crowd", crowd), ("non-finite", ~finite), ("outside", outside), ("degenerate", thin)):
-            self.dropped[reason] = int((keep & bad).sum())
-            keep &= ~bad
-        order = np.argsort(owners[keep], kind="stable")
-        self.boxes = clipped[keep][order].astype(np.float32)
-        self.labels = labels[keep][order]
-        self.first = np.searchsorted(owners[keep][order], np.arange(len(self.image_ids) + 1))
+            self.dropped[reason] = int((left & bad).sum())
+            left &= ~bad
+        order = np.argsort(owners[usable], kind="stable")
+        self.boxes = clipped[usable][order].astype(np.float32)
+        self.labels = np.where(crowd, CROWD, labels)[usable][order]
+        self.first = np.searchsorted(owners[usable][order], np.arange(len(self.image_ids) + 1))
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -188,15 +193,12 @@ def _check_files(files: list[str], folder: Path, name: str) -> None:
     """Every picture must exist, below the folder, links followed."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures; check data.root and the split")
-    real_folder = os.path.realpath(folder)
-    missing = []
-    for number, file in enumerate(files):
-        bad = "\0" in file or "\\" in file or "://" in file or PurePosixPath(file).is_absolute() or not file
-        real = "" if bad else os.path.realpath(os.path.join(real_folder, file))
-        if not real.startswith(real_folder + os.sep):
-            raise InputError(f"{name}: images[{number}].file_name {file!r:.80} must be a path inside {folder}")
-        if not os.path.isfile(real):
-            missing.append(file)
+    real_folder = folder.resolve()
+    missing = [
+        file
+        for number, file in enumerate(files)
+        if not check_file_name(file, real_folder, f"{name}: images[{number}]").is_file()
+    ]
     if missing:
         raise InputError(
             f"{folder}: {len(missing)} of {len(files)} pictures that {name} lists are missing: {', '.join(missing[:3])}"

@@ -7,7 +7,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from backbone.errors import InputError
 from det import boxes
-from det.matching import Targets, match
+from det.matching import Targets, in_crowd, match
 from det.model import RawDetections
 
 KINDS = ("softmax", "focal")
@@ -15,6 +15,8 @@ KINDS = ("softmax", "focal")
 
 class SSDLoss(nn.Module):
     """Classification plus box regression over a batch, both divided by the number of matched anchors.
+
+    Unmatched anchors in a crowd (`det.matching.in_crowd`) learn nothing; torchvision makes them background.
 
     Arguments:
         kind: "softmax" is cross-entropy with hard negatives (SSD, torchvision); "focal" is the sigmoid focal loss over
@@ -59,6 +61,7 @@ class SSDLoss(nn.Module):
         offsets = raw.box_offsets.float()
         matched = match(anchors, targets, self.iou_threshold)
         positive = matched >= 0
+        counted = positive | ~in_crowd(anchors, targets)
         index = matched.clamp(min=0)
         normaliser = positive.sum().clamp(min=1)
 
@@ -70,27 +73,28 @@ class SSDLoss(nn.Module):
 
         labels = targets.labels.gather(1, index)
         if self.kind == "focal":
-            class_loss = self._focal(logits, labels, positive)
+            class_loss = self._focal(logits, labels, positive, counted)
             box_loss = box_loss / 4
         else:
-            class_loss = self._softmax(logits, labels, positive)
+            class_loss = self._softmax(logits, labels, positive, counted)
         return {"class_loss": class_loss / normaliser, "box_loss": box_loss}
 
-    def _focal(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+    def _focal(self, logits: Tensor, labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
         if self.background:
             logits = logits[..., 1:]
         classes = torch.arange(logits.shape[-1], device=logits.device)
         wanted = (labels[..., None] == classes) & positive[..., None]
-        return sigmoid_focal_loss(logits, wanted.to(logits.dtype), self.alpha, self.gamma, reduction="sum")
+        losses = sigmoid_focal_loss(logits, wanted.to(logits.dtype), self.alpha, self.gamma)
+        return torch.where(counted[..., None], losses, 0.0).sum()
 
-    def _softmax(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+    def _softmax(self, logits: Tensor, labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
         if not self.background:
             logits = F.pad(logits, (1, 0))
         wanted = torch.where(positive, labels + 1, 0)
         losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         # Matched anchors count as negatives of loss 0, so that they can never be drawn a second time when a picture
-        # has fewer negatives than asked for (torchvision draws them twice then).
-        negatives = torch.where(positive, 0.0, losses).sort(dim=1, descending=True).values
+        # has fewer negatives than asked for (torchvision draws them twice then). So do those in crowds.
+        negatives = torch.where(positive | ~counted, 0.0, losses).sort(dim=1, descending=True).values
         rank = torch.arange(negatives.shape[1], device=negatives.device)
         hard = rank < self.negative_ratio * positive.sum(dim=1, keepdim=True)
         return torch.where(positive, losses, 0.0).sum() + torch.where(hard, negatives, 0.0).sum()

@@ -9,6 +9,8 @@ import numpy as np
 
 from backbone.errors import InputError
 
+CROWD = -1
+"""The label of a box around many objects that nobody told apart."""
 STRENGTHS = ("ssd", "flip", "none")
 # The colour around a zoomed-out picture: 0 after the usual normalisation by mean 0.5 and deviation 0.5.
 FILL = (127, 127, 127)
@@ -27,7 +29,7 @@ class Transformed(NamedTuple):
 
     image: np.ndarray  # [H, W, 3] uint8 RGB
     boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of `image`, at least 1 pixel wide and high
-    labels: np.ndarray  # [n] int64, of the boxes that are left
+    labels: np.ndarray  # [n] int64, of the boxes that are left; CROWD for crowds
 
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Transformed]
@@ -97,7 +99,7 @@ class SSDAugment:
         height, width = image.shape[:2]
         window = np.array([0, 0, width, height], np.float32)
         if self.crop_and_color:
-            window = crop(zoom_out(window, rng), boxes, rng)
+            window = crop(zoom_out(window, rng), boxes[labels != CROWD], rng)
         flip = rng.random() < 0.5
         pixels = _stretch(image, window, flip, self.out_hw)
         if self.crop_and_color:
@@ -176,9 +178,12 @@ def _stretch(image: np.ndarray, window: np.ndarray, flip: bool, out_hw: tuple[in
 def _into_window(
     boxes: np.ndarray, labels: np.ndarray, window: np.ndarray, flip: bool, out_hw: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes whose centre is in the window, clipped to it, in pixels of the input; slivers go."""
+    """Boxes whose centre is in the window, clipped to it, in pixels of the input; slivers go.
+
+    Of a crowd's box stays what is in the window, wherever its centre is.
+    """
     height, width = out_hw
-    inside = _centers_inside(boxes, window)
+    inside = _centers_inside(boxes, window) | (labels == CROWD)
     boxes, labels = boxes[inside], labels[inside]
     scale = np.array([width, height], np.float32) / (window[2:] - window[:2])
     boxes = (boxes - np.tile(window[:2], 2)) * np.tile(scale, 2)

@@ -89,11 +89,26 @@ def test_boxes_are_clipped_to_the_picture(tmp_path):
     assert dataset(write(tmp_path, text))[0].boxes[0].tolist() == [0, 6, 25, HEIGHT]
 
 
-def test_crowds_are_left_out(tmp_path):
+def test_crowds_are_no_objects_but_travel_with_the_targets(tmp_path):
     broken = content()
     broken["annotations"][0]["iscrowd"] = 1
     data = dataset(write(tmp_path, broken))
-    assert data.dropped["crowd"] == 1 and data[0].labels.tolist() == [1]
+    assert data.dropped["crowd"] == 1 and data[0].labels.tolist() == [-1, 1]
+    targets = det.collate([data[0], data[2]]).targets
+    assert targets.crowd.nonzero().tolist() == [[0, 0]] and targets.valid.nonzero().tolist() == [[0, 1]]
+    assert targets.boxes[0, 0].tolist() == [5, 6, 35, 26] and targets.labels.min() == 0
+
+
+def test_crowds_are_clipped_to_a_crop_and_do_not_guide_it():
+    image = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([[10, 10, 30, 30], [0, 0, 100, 100]], np.float32)
+    transform = det.train_transform(64)
+    for seed in range(40):
+        alone = transform(image, boxes[:1], np.array([2]), seed)
+        both = transform(image, boxes, np.array([2, -1]), seed)
+        np.testing.assert_array_equal(both.image, alone.image)
+        np.testing.assert_array_equal(both.boxes[both.labels == 2], alone.boxes)
+        assert (both.labels == -1).sum() == 1  # some of it is in every window, its centre in few
 
 
 def _set(table: str, number: int, key: str, value: object):

@@ -8,7 +8,7 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 import det
 from backbone.errors import InputError
 from det import boxes
-from det.matching import match
+from det.matching import in_crowd, match
 
 
 def targets_of(pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> det.Targets:
@@ -146,6 +146,43 @@ def test_batch_without_any_box_is_finite(anchors, kind):
     sum(losses.values()).backward()
     assert losses["box_loss"] == 0 and losses["class_loss"].isfinite()
     assert raw.class_logits.grad.isfinite().all() and raw.box_offsets.grad.isfinite().all()
+
+
+def test_anchors_in_a_crowd_are_those_with_the_centre_or_half_the_area_in_its_box():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [6, 0, 16, 10], [-9, -9, 30, 30], [50, 50, 60, 60]])
+    targets = targets_of([(torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([-1, 0]))])
+    assert in_crowd(anchors, targets).tolist() == [[True, True, False, False, False]]
+    most = targets_of([(torch.tensor([[4.0, 0, 10, 20]]), torch.tensor([-1]))])  # 60 % of the first, not its edge
+    assert in_crowd(anchors[:1], most).tolist() == [[True]]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "focal"])
+def test_anchors_in_a_crowd_are_not_taught_to_be_background(anchors, kind):
+    torch.manual_seed(8)
+    truth, labels = torch.tensor([[20.0, 20, 80, 90]]), torch.tensor([1])
+    crowd = torch.tensor([[150.0, 100, 320, 320]])
+    plain = targets_of([(truth, labels)])
+    crowded = targets_of([(torch.cat([truth, crowd]), torch.tensor([1, -1]))])
+    raw = random_raw(1, len(anchors), 4)
+    criterion = det.SSDLoss(kind, background=True)
+    inside = in_crowd(anchors, crowded)[0]
+    assert torch.equal(match(anchors, crowded), match(anchors, plain)) and 100 < inside.sum() < len(anchors)
+    gradients = {}
+    for name, targets in (("plain", plain), ("crowded", crowded)):
+        losses = criterion(raw, anchors, targets)
+        gradients[name] = torch.autograd.grad(sum(losses.values()), raw)[0][0]
+    assert gradients["plain"][inside].abs().sum() > 0
+    assert gradients["crowded"][inside].abs().sum() == 0 and gradients["crowded"][~inside].abs().sum() > 0
+    if kind == "softmax":  # other negatives take their places
+        assert (gradients["crowded"].abs().sum(1) > 0).sum() == (gradients["plain"].abs().sum(1) > 0).sum()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "focal"])
+def test_a_batch_of_crowds_only_is_finite(anchors, kind):
+    raw = random_raw(1, len(anchors), 3)
+    everywhere = targets_of([(torch.tensor([[-999.0, -999, 999, 999]]), torch.tensor([-1]))])
+    losses = det.SSDLoss(kind)(raw, anchors, everywhere)
+    assert losses["class_loss"] == 0 and losses["box_loss"] == 0
 
 
 @pytest.mark.parametrize("kind", ["softmax", "focal"])

@@ -201,6 +201,25 @@ def test_a_detector_is_scored_the_same_by_model_and_by_files(finished, world, tm
     assert reports[0]["pictures"] == 5 and "AP50" in reports[0] and "car" in reports[0]["per_class"]
 
 
+def test_detections_for_the_test_split_are_written_and_not_scored(finished, world, tmp_path, capsys):
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    content = json.loads((world / "coco" / "annotations" / "instances_val2017.json").read_text())
+    del content["annotations"]
+    (data / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    (data / "test2017").symlink_to(world / "coco" / "val2017")
+    arguments = ["--data", str(data), "--split", "test-dev2017"]
+    weights = ["--weights", str(finished["det"] / "best.safetensors"), "--out", str(tmp_path), "--name", "mine"]
+    assert eval_det.main([*weights, *arguments]) == 0
+    assert "not scored" in capsys.readouterr().out and not (tmp_path / "metrics.json").exists()
+    results = tmp_path / "detections_test-dev2017_mine_results.json"
+    rows = json.loads(results.read_text())
+    assert rows and all(row.keys() == {"image_id", "category_id", "bbox", "score"} for row in rows)
+    assert {row["image_id"] for row in rows} <= {row["id"] for row in content["images"]}
+    with pytest.raises(InputError, match=r"has no boxes to score against; upload .*mine_results\.json"):
+        eval_det.main(["--results", str(results), *arguments])
+
+
 def test_three_lines_predict_for_both_tasks(finished):
     frame = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
     for task in ("seg", "det"):
@@ -275,15 +294,22 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]
     assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    boxes = ["--weights", str(finished["det"] / "best.safetensors"), "--data", str(world / "coco"), "--workers", "0"]
+    assert eval_det.main([*boxes, "--out", str(tmp_path / "one boxes")]) == 0
     for line in (
         ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two")],
         ["tools.train_seg", *command("seg", world, tmp_path / "run")[1], "run.steps=2"],
+        ["tools.eval_det", *boxes, "--out", str(tmp_path / "two boxes")],
     ):
         run = subprocess.run([*torchrun, *line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, run.stderr[-3000:]
-        assert "2 processes" in run.stdout or run.stdout.count("mIoU") == 1  # not two that each believe to be alone
+        assert (
+            "2 processes" in run.stdout or run.stdout.count("on 5 pictures") == 1
+        )  # not two that each believe to be alone
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one == two and one["cityscapes"]["miiou"] >= 0
+    figures = [(tmp_path / f"{name} boxes" / "metrics.json").read_text() for name in ("one", "two")]
+    assert figures[0] == figures[1]
     assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 

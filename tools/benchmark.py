@@ -3,6 +3,7 @@
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
     python -m tools.benchmark backbone --compile
     python -m tools.benchmark seg-step --size 512 512 --batch 4 --compile
+    python -m tools.benchmark det-eval
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
@@ -13,10 +14,16 @@ same network (an extra: pip install -e '.[dev]').
 `seg-step`: a training step (forward, cross-entropy at full size, backward, SGD) of LR-ASPP Large in torchvision's
 variant as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in a process of
 its own.
+
+`det-eval`: generated detections judged by pycocotools as its documentation shows and by `det.evaluate(…, fast=True)`,
+from files to figures, each in a process of its own.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
+import json
 import multiprocessing
 import resource
 import statistics
@@ -32,11 +39,14 @@ import cv2
 import numpy as np
 import torch
 import torchvision
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import functional as F
 
 import backbone as backbones
+import det
 import seg.loss
 from backbone.weights import read_weights
 from seg.cityscapes import COLORS
@@ -264,6 +274,91 @@ def seg_step(arguments: argparse.Namespace) -> None:
     console.print(table(title, ["", "median", "range", "speed", "peak memory", "first step"], rows))
 
 
+def generate_detections(folder: Path, *, pictures: int, per_picture: int, classes: int = 80) -> tuple[Path, Path]:
+    """Writes annotations (7.25 boxes a picture on average, 1 % crowds) and results json of that size."""
+    random = np.random.default_rng(0)
+    category_ids = np.arange(1, classes + 1) + np.arange(classes) // 8  # with gaps, as COCO's
+    annotations, results = [], []
+    for image_id in range(1, pictures + 1):
+        count = min(random.poisson(7.25), per_picture)
+        corners, sides = random.uniform(0, 400, (count, 2)), random.lognormal(4, 1, (count, 2)).clip(2, 240)
+        boxes = np.concatenate([corners, sides], axis=1)
+        labels = random.integers(classes, size=count)
+        for box, label in zip(boxes.tolist(), labels, strict=True):
+            crowd = int(random.random() < 0.01)
+            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(category_ids[label])}
+            annotations.append(row | {"bbox": box, "area": box[2] * box[3], "iscrowd": crowd})
+        near = boxes * random.normal(1, 0.1, boxes.shape)
+        far = np.concatenate(
+            [random.uniform(0, 400, (per_picture - count, 2)), random.uniform(5, 200, (per_picture - count, 2))], axis=1
+        )
+        found = np.concatenate([near, far]).round(2)
+        found_labels = np.concatenate([labels, random.integers(classes, size=per_picture - count)])
+        scores = np.concatenate([random.beta(4, 2, count), random.beta(1, 6, per_picture - count)]).round(4)
+        for box, label, score in zip(found.tolist(), found_labels, scores.tolist(), strict=True):
+            results.append({"image_id": image_id, "category_id": int(category_ids[label]), "bbox": box, "score": score})
+    truth = {
+        "info": {},
+        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 640, "width": 640} for n in range(1, pictures + 1)],
+        "annotations": annotations,
+        "categories": [{"id": int(number), "name": f"class {number}"} for number in category_ids],
+    }
+    paths = folder / "truth.json", folder / "results.json"
+    for path, content in zip(paths, (truth, results), strict=True):
+        path.write_text(json.dumps(content))
+    return paths
+
+
+def judge_by_pycocotools(truth: Path, results: Path) -> list[float]:
+    """The twelve figures, the way pycocotools' demo computes them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth))
+        judge = COCOeval(coco, coco.loadRes(str(results)), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge.stats.tolist()
+
+
+def judge_fast(truth: Path, results: Path) -> list[float]:
+    """The twelve figures by this suite's quick evaluation."""
+    figures = det.evaluate(truth, det.read_results(results), fast=True)
+    return [figures[name] for name in det.metrics.FIGURES]
+
+
+def measure(judge: Callable[[Path, Path], list[float]], files: tuple[Path, Path]) -> tuple[list[float], float, float]:
+    """Figures, seconds and peak memory in GB of a judge."""
+    start = time.perf_counter()
+    figures = judge(*files)
+    return figures, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def det_eval(arguments: argparse.Namespace) -> None:
+    """The comparison of detection evaluations."""
+    judges = {"taproot, fast": judge_fast, "pycocotools": judge_by_pycocotools}
+    measured: dict[str, list[tuple]] = {name: [] for name in judges}
+    with tempfile.TemporaryDirectory() as folder, progress() as bar:
+        files = generate_detections(Path(folder), pictures=arguments.pictures, per_picture=arguments.detections)
+        task = bar.add_task("det-eval", total=len(judges) * arguments.rounds)
+        for _ in range(arguments.rounds):
+            for name, judge in judges.items():
+                # A process of its own for each, so that the peak of memory is that judge's.
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    measured[name].append(pool.apply(measure, (judge, files)))
+                bar.advance(task)
+    seconds = {name: statistics.median(run[1] for run in runs) for name, runs in measured.items()}
+    rows = [
+        [name, f"{seconds[name]:.1f}", f"{max(run[2] for run in runs):.2f}", f"{runs[0][0][0]:.6f}"]
+        for name, runs in measured.items()
+    ]
+    title = f"{arguments.pictures} pictures x {arguments.detections} detections"
+    console.print(table(title, ["", "seconds", "peak GB", "AP"], rows))
+    figures = [run[0] for runs in measured.values() for run in runs]
+    difference = max(abs(one - other) for run in figures for one, other in zip(run, figures[0], strict=True))
+    ratio = seconds["pycocotools"] / seconds["taproot, fast"]
+    console.print(f"{ratio:.2f}x; the twelve figures differ by at most {difference:.1e}")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -290,6 +385,11 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as torch chooses")
     command.add_argument("--compile", action="store_true", help="also with run.compile=true; takes minutes")
     command.set_defaults(run=seg_step)
+    command = commands.add_parser("det-eval", help="seconds and memory of COCO's figures")
+    command.add_argument("--pictures", type=int, default=5000, help="default: 5000")
+    command.add_argument("--detections", type=int, default=100, help="per picture; default: 100")
+    command.add_argument("--rounds", type=int, default=1, help="alternating; default: 1")
+    command.set_defaults(run=det_eval)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

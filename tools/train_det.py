@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         results = evaluate_model(model, val_set, description, accelerator=accelerator)
-        return det.evaluate(ground_truth, results)
+        return det.evaluate(ground_truth, results, fast=det.has_fast())
 
     if accelerator.is_main_process:
         console.print(f"{len(train_set)} training and {len(val_set)} validation pictures, {device_text(accelerator)}")

@@ -67,7 +67,11 @@ def _without_other_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _1e100(state: dict[str, Tensor]) -> Layout:
-    """Its _segmentation networks have the tensors of its _detection ones: both are the tail "detection"."""
+    """Its _segmentation networks have the tensors of its _detection ones: both are the tail "detection".
+
+    The Large one is that tail at `output_stride=16` with `dilate_strided_block`; the Small one also adds the input in
+    block 9, which no architecture here does.
+    """
     names = _conv_bn("input_layer", "stem") | _conv_bn("body.last_conv", "last")
     for number in range(1, 2 + highest(r"body\.bottleneck(\d+)\.", state)):
         theirs, ours = f"body.bottleneck{number - 1}", f"blocks.{number}"

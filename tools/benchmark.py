@@ -6,8 +6,8 @@
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
 
-`seg-step`: a training step (forward, cross-entropy at full size, backward, SGD) of LR-ASPP Large in torchvision's variant
-as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in a process of its own.
+`seg-step`: a training step of LR-ASPP Large in torchvision's variant (forward, cross-entropy at full size, backward,
+SGD) as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in its own process.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Box coding: boxes as offsets from anchors, and back."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,13 @@ CENTER_WEIGHT = 10.0
 SIZE_WEIGHT = 5.0
 # A size offset beyond this would make a box over 62 times its anchor; exp() of more only overflows.
 MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+class RawDetections(NamedTuple):
+    """What the network says about every anchor."""
+
+    class_logits: Tensor  # [N, A, K]
+    box_offsets: Tensor  # [N, A, 4], as `encode` defines them
 
 
 def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,11 +65,13 @@ class DetData:
 
 @dataclass(frozen=True)
 class DetModel:
-    head: str = knob("ssdlite", "detection head")
-    backbone: str = knob("mobilenet_v3_large", "mobilenet_v3_large or mobilenet_v3_small")
+    head: str = knob("ssdlite", "ssdlite, or ssdlite_fpn (maps from stride 8 on, merged top-down)")
+    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists")
     variant: str = knob("paper", "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)")
-    width: float = knob(1.0, "multiplies the backbone's channels")
-    tail: str | None = knob(None, "full, detection or segmentation; by default detection")
+    width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps")
+    tail: str | None = knob(None, "full, detection or segmentation; by default detection where the backbone has it")
+    taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
+    filters: int = knob(128, "channels of the merged maps, ssdlite_fpn only")
     image_size: list[int] = knob([320, 320], "height and width the pictures are stretched to")
 
 

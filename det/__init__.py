@@ -8,7 +8,7 @@ from det.metrics import evaluate, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
 from det.postprocess import Detections, PostProcess
 from det.predictor import Predictor, Result
-from det.transforms import eval_transform, train_transform
+from det.transforms import Transformed, eval_transform, train_transform
 from det.weights import load_weights
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SSDLoss",
     "Sample",
     "Targets",
+    "Transformed",
     "collate",
     "create",
     "eval_transform",

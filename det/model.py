@@ -12,7 +12,7 @@ from backbone.blocks import ConvNormAct
 from backbone.network import initialise
 from det.anchors import anchors as place_anchors
 from det.anchors import anchors_per_cell, pyramid_anchors
-from det.boxes import RawDetections
+from det.boxes import RESIZES, RawDetections
 from det.fpn import FPNLiteHead
 
 HEADS = ("ssdlite", "ssdlite_fpn")
@@ -112,7 +112,7 @@ class SSDLite(nn.Module):
 
     `anchors` (`[A, 4]`, xyxy pixels) fits inputs of `image_size_hw`; `anchors_for` gives those of any other size.
     `background` says whether column 0 of the class logits is the background; `num_objects` counts the others.
-    `taps` are the maps that the head is given, finest first.
+    `taps` are the maps that the head is given, finest first; `resize` is how pictures become inputs.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class SSDLite(nn.Module):
         num_outputs: int,
         variant: str,
         image_size_hw: tuple[int, int],
+        resize: str,
     ) -> None:
         super().__init__()
         self.backbone = network
@@ -131,6 +132,7 @@ class SSDLite(nn.Module):
         self.background = variant == "torchvision"
         self.num_objects = num_outputs - self.background
         self.image_size_hw = image_size_hw
+        self.resize = resize
         self.register_buffer("anchors", self._place(image_size_hw), persistent=False)
 
     def forward(self, images: Tensor) -> RawDetections:
@@ -172,6 +174,7 @@ def create(
     tail: str | None = None,
     taps: Sequence[str] | None = None,
     filters: int = 128,
+    resize: str = "stretch",
 ) -> SSDLite:
     """Build a detector with fresh weights.
 
@@ -190,6 +193,8 @@ def create(
         taps: where the head taps the backbone, at strides 16 and 32 ("ssdlite") or 8, 16 and 32; by default the
             deepest value inside the backbone at each.
         filters: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
+        resize: how pictures become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
+            large as fits, centred on grey).
 
     Raises InputError (a ValueError) for a head, backbone, variant, size, count or tap that is not possible, and what
     `backbone.create` raises for a tail or width.
@@ -200,6 +205,8 @@ def create(
         raise InputError(f"variant {variant!r} is unknown; choose one of {', '.join(NORM_MOMENTUM)}")
     if head == "ssdlite_fpn" and variant != "paper":
         raise InputError(f"head ssdlite_fpn has no variant {variant!r}; use variant paper")
+    if resize not in RESIZES:
+        raise InputError(f"resize {resize!r} is unknown; choose one of {', '.join(RESIZES)}")
     smallest = 2 if variant == "torchvision" else 1
     if num_classes < smallest:
         raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {smallest}")
@@ -229,7 +236,7 @@ def create(
         built = SSDLiteHead(*features, num_anchors=anchors_per_cell(variant), width=width, **common)
     else:
         built = FPNLiteHead(features, filters=filters, **common)
-    model = SSDLite(network, built, num_classes, variant, image_size_hw)
+    model = SSDLite(network, built, num_classes, variant, image_size_hw, resize)
     if variant == "paper":
         # He's spread where a norm follows: under the norm N(0, 0.03) only makes depthwise weights so small that
         # adaptive optimisers change them by a tenth in one step.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms
+from torchvision.ops import batched_nms, nms
 
 from backbone.errors import InputError
 from det import boxes
@@ -39,6 +39,7 @@ class PostProcess:
         nms_iou: of two boxes of a class that overlap more than this, the lower-scored goes.
         max_per_class: candidates per class that enter suppression, the best first.
         max_detections: detections kept per picture.
+        resize: "stretch" or "letterbox", how pictures became inputs (`model.resize`).
 
     Raises InputError for an unknown kind. With kind "softmax" and a background column the result is that of
     torchvision's `SSD.postprocess_detections`.
@@ -52,6 +53,7 @@ class PostProcess:
         nms_iou: float = 0.55,
         max_per_class: int = 300,
         max_detections: int = 300,
+        resize: str = "stretch",
     ) -> None:
         if kind not in KINDS:
             raise InputError(f"score kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
@@ -61,6 +63,7 @@ class PostProcess:
         self.nms_iou = nms_iou
         self.max_per_class = max_per_class
         self.max_detections = max_detections
+        self.resize = resize
 
     @torch.inference_mode()
     def __call__(
@@ -82,10 +85,17 @@ class PostProcess:
         offsets = raw.box_offsets.float()
         detections = []
         for picture, original_hw in enumerate(original_sizes_hw):
-            found = self._picture(scores[picture], offsets[picture], anchors, image_size_hw)
-            scale_y, scale_x = (old / new for old, new in zip(original_hw, image_size_hw, strict=True))
+            placement = boxes.place(original_hw, image_size_hw, self.resize)
+            left, top, width, height = placement
+            found = self._picture(scores[picture], offsets[picture], anchors, placement)
+            corner = torch.tensor([left, top, left, top], device=anchors.device)
+            scale_x, scale_y = original_hw[1] / width, original_hw[0] / height
             scale = torch.tensor([scale_x, scale_y, scale_x, scale_y], device=anchors.device)
-            detections.append(found._replace(boxes=found.boxes * scale))
+            found = found._replace(boxes=(found.boxes - corner) * scale)
+            if self.resize == "letterbox":  # what lay wholly beside the picture has no area left
+                wide = (found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1)
+                found = Detections(*(part[wide] for part in found))
+            detections.append(found)
         return detections
 
     def _scores(self, logits: Tensor) -> Tensor:
@@ -94,7 +104,7 @@ class PostProcess:
             return (logits[..., 1:] if self.background else logits).sigmoid()
         return (logits if self.background else F.pad(logits, (1, 0))).softmax(dim=-1)[..., 1:]
 
-    def _picture(self, scores: Tensor, offsets: Tensor, anchors: Tensor, image_size_hw: tuple[int, int]) -> Detections:
+    def _picture(self, scores: Tensor, offsets: Tensor, anchors: Tensor, placement: boxes.Placement) -> Detections:
         """Detections of one picture, boxes still in pixels of the network input."""
         passing = scores > self.score_threshold
         num_candidates = int(passing.sum(dim=0).clamp(max=self.max_per_class).sum())
@@ -103,7 +113,7 @@ class PostProcess:
         def suppressed(candidates: tuple[Tensor, Tensor, Tensor], most: int) -> Detections:
             kept_scores, anchor_index, labels = candidates
             placed = boxes.decode(offsets[anchor_index], anchors[anchor_index])
-            placed = clip_boxes_to_image(placed, image_size_hw)
+            placed = _clip(placed, placement)
             # + 1, the number that torchvision knows a class by, decides how far a class is shifted.
             kept = self._survivors(placed, kept_scores, labels + 1, shift)[:most]
             return Detections(placed[kept], kept_scores[kept], labels[kept])
@@ -168,6 +178,14 @@ class PostProcess:
                 keep[members[nms(candidates[members], scores[members], self.nms_iou)]] = True
         (kept,) = keep.nonzero(as_tuple=True)
         return kept[scores[kept].argsort(descending=True)]
+
+
+def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:
+    """Boxes `[..., 4]` cut off at the picture's edges."""
+    left, top, width, height = placement
+    x = boxes_xyxy[..., 0::2].clamp(left, left + width)
+    y = boxes_xyxy[..., 1::2].clamp(top, top + height)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
 
 
 def _rank_within(classes: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """SSDLite object detection: model, loss, post-processing, COCO data, evaluation and prediction."""
 
 from det.annotations import read_results
-from det.coco import Batch, CocoDetection, Sample, collate
+from det.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
 from det.loss import SSDLoss
 from det.matching import Targets
 from det.metrics import evaluate, load_ground_truth, self_check, to_results
@@ -29,9 +29,11 @@ __all__ = [
     "create",
     "eval_transform",
     "evaluate",
+    "input_sizes",
     "load_ground_truth",
     "load_weights",
     "read_results",
+    "scale_batch",
     "self_check",
     "to_results",
     "train_transform",

@@ -249,8 +249,9 @@ def mosaic(parts: Sequence[Transformed], rng: np.random.Generator) -> Transforme
     return Transformed(image, boxes, labels)
 
 
-def mixup(one: Transformed, other: Transformed, rng: np.random.Generator) -> Transformed:
+def mixup(parts: Sequence[Transformed], rng: np.random.Generator) -> Transformed:
     """Two transformed pictures laid over each other with all their boxes; the first weighs 0.5 to 1."""
+    one, other = parts
     weight = rng.uniform(0.5, 1.0)
     image = cv2.addWeighted(one.image, weight, other.image, 1 - weight, 0)
     return Transformed(image, np.concatenate([one.boxes, other.boxes]), np.concatenate([one.labels, other.labels]))

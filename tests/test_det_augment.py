@@ -220,6 +220,6 @@ def test_a_mosaic_shows_four_pictures_with_their_boxes():
 
 def test_mixup_keeps_the_boxes_of_both():
     one, other = four_parts()[0], four_parts()[3]
-    image, boxes, labels = mixup(one, other, np.random.default_rng(0))
+    image, boxes, labels = mixup([one, other], np.random.default_rng(0))
     assert labels.tolist() == [50, 200] and len(boxes) == 2
     assert 50 < image[32, 48, 0] <= 125

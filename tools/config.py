@@ -72,17 +72,25 @@ class DetModel:
     tail: str | None = knob(None, "full, detection or segmentation; by default detection where the backbone has it")
     taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
     filters: int = knob(128, "channels of the merged maps, ssdlite_fpn only")
-    image_size: list[int] = knob([320, 320], "height and width the pictures are stretched to")
+    image_size: list[int] = knob([320, 320], "height and width of the network's input")
+    resize: str = knob("stretch", "how a picture becomes the input: stretch, or letterbox (on grey)")
 
 
 @dataclass(frozen=True)
 class DetAugment:
-    strength: str = knob("ssd", "ssd (colours, expand, crop, flip), flip, or none")
+    strength: str = knob("ssd", "ssd (colours, expand, crop, flip), crop (crop, flip), flip, or none")
+    mosaic: float = knob(0.0, "share of samples made of four pictures")
+    mixup: float = knob(0.0, "share of samples with a second one laid over them")
+    input_scale: list[float] = knob([1.0, 1.0], "each step's input is drawn between these times model.image_size")
 
 
 @dataclass(frozen=True)
 class DetLoss:
-    kind: str = knob("softmax", "softmax (hard negatives 3:1) or focal (sigmoid, alpha 0.75, gamma 2)")
+    kind: str = knob("softmax", "softmax (hard negatives 3:1), focal (sigmoid) or quality (learns the box's IoU)")
+    alpha: float = knob(0.75, "focal: weight of the anchor's class; 0.5 weighs all classes alike")
+    gamma: float = knob(2.0, "focal and quality: focusing power")
+    box: str = knob("smooth_l1", "of the offsets; or giou, diou, ciou, of the boxes")
+    box_weight: float = knob(1.0, "factor of the box loss")
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,9 @@ class Run:
     log_every: int = knob(20, "steps between log rows")
     precision: str = knob("no", "mixed precision: no, bf16 or fp16")
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
-    compile: bool = knob(False, "torch.compile the model; needs a C++ compiler")
+    compile: bool = knob(
+        False, "torch.compile model and loss as one (over several processes the model); needs a C++ compiler"
+    )
     sync_norm: bool = knob(False, "batch statistics over all GPU processes")
 
 
@@ -154,6 +164,11 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.workers": (0, 256),
     "model.width": (0.1, 8),
     "model.filters": (1, 4096),
+    "augment.mosaic": (0, 1),
+    "augment.mixup": (0, 1),
+    "loss.alpha": (0, 1),
+    "loss.gamma": (0, 10),
+    "loss.box_weight": (0, 1e6),
     "optim.lr": (0, 100),
     "optim.momentum": (0, 0.99999),
     "optim.weight_decay": (0, 1),
@@ -175,8 +190,10 @@ CHOICES = {
     "optim.name": ("sgd", "rmsprop", "adamw"),
     "optim.schedule": ("poly", "cosine"),
     "run.precision": ("no", "bf16", "fp16"),
-    "augment.strength": ("ssd", "flip", "none"),
-    "loss.kind": ("softmax", "focal"),
+    "model.resize": ("stretch", "letterbox"),
+    "augment.strength": ("ssd", "crop", "flip", "none"),
+    "loss.kind": ("softmax", "focal", "quality"),
+    "loss.box": ("smooth_l1", "giou", "diou", "ciou"),
 }
 """The values of keys that name one of a few things."""
 
@@ -292,7 +309,14 @@ def _check_values(values: dict[str, Any], source: str) -> None:
     for key, valid in CHOICES.items():
         if key in values and values[key] not in valid:
             raise InputError(f"{source}: {key} is {values[key]!r}; valid: {', '.join(valid)}")
-    for key, length in (("mean", 3), ("std", 3), ("augment.crop_hw", 2), ("model.image_size", 2), ("augment.scale", 2)):
+    for key, length in (
+        ("mean", 3),
+        ("std", 3),
+        ("augment.crop_hw", 2),
+        ("model.image_size", 2),
+        ("augment.scale", 2),
+        ("augment.input_scale", 2),
+    ):
         if key in values and (len(values[key]) != length or (key != "mean" and min(values[key]) <= 0)):
             raise InputError(f"{source}: {key} is {values[key]}; it takes {length} numbers above 0")
 

@@ -76,10 +76,10 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
     if optim.name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=optim.lr, momentum=optim.momentum, alpha=0.9, eps=0.0316)
-    return torch.optim.AdamW(groups, lr=optim.lr)
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
@@ -170,7 +170,11 @@ def train(
             accelerator.scaler.load_state_dict(state["scaler"])
         best = state["best"]
     kept = average.module if average is not None else plain  # the weights that are evaluated and kept
-    stepped = torch.compile(model) if run.compile else model
+    stepped = model
+    if run.compile and accelerator.num_processes > 1:
+        stepped = torch.compile(model)  # the gradients' exchange is no part of a graph
+    elif run.compile:
+        loss = torch.compile(loss, dynamic=False)
 
     order = SampleOrder(
         len(dataset), run, start=start, process=accelerator.process_index, num_processes=accelerator.num_processes

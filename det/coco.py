@@ -66,20 +66,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def input_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tuple[int, int]]:
-    """Sizes (height, width) for training at several: between `scales[0]` and `scales[1]` times the given one.
+    """Sizes (height, width) for training at several: from `scales[0]` to `scales[1]` times the given one.
 
-    Sides are multiples of 32 (those of the given size stay as they are), the longer in steps of 32.
+    The longer side takes every multiple of 32 between; the shorter is rounded to one.
     Raises InputError where the smallest is larger than the largest.
     """
     if scales[0] > scales[1]:
-        raise InputError(f"input_scale is {list(scales)}; the smallest factor comes first")
+        raise InputError(f"augment.input_scale is {list(scales)}; give the smaller factor first")
     longer = max(image_size)
-    first, last = (max(1, round(longer * scale / SIZE_STEP)) for scale in scales)
-    sizes = []
-    for side in range(first * SIZE_STEP, (last + 1) * SIZE_STEP, SIZE_STEP):
-        scaled = (side if one == longer else round(one * side / longer / SIZE_STEP) * SIZE_STEP for one in image_size)
-        sizes.append(tuple(image_size) if side == longer else tuple(max(SIZE_STEP, one) for one in scaled))
-    return sizes
+    first, last = (round(longer * scale / SIZE_STEP) for scale in scales)
+    return [
+        tuple(max(SIZE_STEP, round(side / longer * steps) * SIZE_STEP) for side in image_size)
+        for steps in range(max(1, first), max(1, last) + 1)
+    ]
 
 
 def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> tuple[Tensor, Targets]:

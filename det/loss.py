@@ -22,8 +22,9 @@ IOU_LOSSES = {
     "ciou": complete_box_iou_loss,
 }
 BOX_KINDS = ("smooth_l1", *IOU_LOSSES)
-# Predicted boxes are at least this many pixels wide and high: the aspect ratio of less has no gradient.
-MIN_SIDE = 1e-2
+# Box losses see predictions at most this far from their anchor (in its sides) and 62 times larger or smaller: beyond, a
+# box's coordinates swallow its size, and its overlap and aspect ratio have no gradient.
+MAX_SHIFT = 10.0
 
 
 class SSDLoss(nn.Module):
@@ -111,9 +112,9 @@ class SSDLoss(nn.Module):
 
     def _decoded(self, offsets: Tensor, anchors: Tensor) -> Tensor:
         """Predicted boxes `[N, A, 4]`, xyxy, of some size whatever the offsets."""
-        decoded = boxes.decode(offsets, anchors)
-        top_left = decoded[..., :2]
-        return torch.cat([top_left, torch.maximum(decoded[..., 2:], top_left + MIN_SIDE)], dim=-1)
+        shifts = offsets[..., :2].clamp(-boxes.CENTER_WEIGHT * MAX_SHIFT, boxes.CENTER_WEIGHT * MAX_SHIFT)
+        log_scales = offsets[..., 2:].clamp(min=-boxes.SIZE_WEIGHT * boxes.MAX_LOG_SCALE)
+        return boxes.decode(torch.cat([shifts, log_scales], dim=-1), anchors)
 
     def _wanted(self, logits: Tensor, labels: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, A, objects]` and whether each is that of its anchor's class."""

@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import det
+from backbone.errors import InputError
 from det.boxes import place
 from det.transforms import Colors, crop, distort, draw_colors, mixup, mosaic, zoom_out
 
-DRAWS = 1500
+DRAWS = 1000
 PICTURE_HW = (480, 640)
 BOXES = np.array([[40, 60, 200, 300], [300, 100, 620, 420], [500, 20, 560, 60]], np.float32)
 
@@ -223,3 +225,38 @@ def test_mixup_keeps_the_boxes_of_both():
     image, boxes, labels = mixup([one, other], np.random.default_rng(0))
     assert labels.tolist() == [50, 200] and len(boxes) == 2
     assert 50 < image[32, 48, 0] <= 125
+
+
+def test_input_sizes_are_multiples_of_32_around_the_models():
+    assert det.input_sizes([320, 320], [0.9, 1.1]) == [(288, 288), (320, 320), (352, 352)]
+    assert det.input_sizes([256, 512], [0.75, 0.875]) == [(192, 384), (192, 416), (224, 448)]
+    with pytest.raises(InputError, match="smaller factor first"):
+        det.input_sizes([320, 320], [1.5, 1.0])
+
+
+def test_boxes_are_scaled_with_the_batch():
+    images = torch.zeros(2, 3, 64, 96)
+    images[:, :, 16:48, 24:72] = 1
+    targets = det.Targets(torch.tensor([[[24.0, 16, 72, 48]]] * 2), torch.zeros(2, 1), torch.ones(2, 1))
+    images, targets = det.scale_batch(images, targets, (96, 192))
+    rows, columns = (images[0, 0] > 0.5).nonzero(as_tuple=True)
+    left, top, right, bottom = targets.boxes[1, 0].tolist()
+    assert (left, top, right, bottom) == (48, 24, 144, 72)
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (left, top, right, bottom)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_mixed_samples_follow_from_seed_epoch_and_index(world, workers):
+    def batches(**keywords) -> list[bytes]:
+        transform = det.train_transform((48, 96))
+        data = det.CocoDetection(world / "coco", "train2017", transform=transform, **keywords)
+        order = [(epoch, index) for epoch in (0, 1) for index in range(4)]
+        loader = DataLoader(data, batch_size=1, sampler=order, collate_fn=det.collate, num_workers=workers)
+        return [batch.images.numpy().tobytes() + batch.targets.boxes.numpy().tobytes() for batch in loader]
+
+    mixed = batches(mosaic=0.6, mixup=0.6)
+    assert len(set(mixed)) == 8
+    assert batches(mosaic=0.6, mixup=0.6) == mixed
+    plain, other = batches(), batches(mosaic=0.6, mixup=0.6, seed=1)
+    assert 1 <= sum(one == two for one, two in zip(mixed, plain, strict=True)) <= 5
+    assert not set(other) & set(mixed)

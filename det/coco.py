@@ -8,16 +8,18 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from backbone.errors import InputError
 from backbone.images import read_image
 from det.annotations import annotation_file, check_file_name, picture_folder, read_annotations
 from det.matching import Targets
-from det.transforms import CROWD, Transform
+from det.transforms import CROWD, Transform, Transformed, mixup, mosaic
 
 # Every batch is padded to one of these numbers of boxes, so that a compiled training step meets few shapes.
 BUCKETS = (8, 32, 64, 128, 256, 512, 1024)
+SIZE_STEP = 32
 MIN_BOX_SIDE = 1.0
 ABSENT = -1
 """Stands in `category_ids` for a class that the annotation file does not have."""
@@ -64,6 +66,32 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def input_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Sizes (height, width) for training at several: from `scales[0]` to `scales[1]` times the given one.
+
+    The longer side takes every multiple of 32 between; the shorter is rounded to one.
+    Raises InputError where the smallest is larger than the largest.
+    """
+    if scales[0] > scales[1]:
+        raise InputError(f"augment.input_scale is {list(scales)}; give the smaller factor first")
+    longer = max(image_size)
+    first, last = (round(longer * scale / SIZE_STEP) for scale in scales)
+    return [
+        tuple(max(SIZE_STEP, round(side / longer * steps) * SIZE_STEP) for side in image_size)
+        for steps in range(max(1, first), max(1, last) + 1)
+    ]
+
+
+def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> tuple[Tensor, Targets]:
+    """Float images `[N, 3, H, W]` and their boxes stretched to (height, width)."""
+    if images.shape[2:] == size_hw:
+        return images, targets
+    scale = [new / old for new, old in zip(size_hw[::-1], (images.shape[3], images.shape[2]), strict=True)]
+    scaled = targets.boxes * torch.tensor(scale * 2, device=images.device)
+    images = F.interpolate(images, size_hw, mode="bilinear", antialias=True)
+    return images, targets._replace(boxes=scaled)
+
+
 class CocoDetection(Dataset):
     """Pictures and boxes of one split; pictures without boxes are kept as negatives.
 
@@ -78,6 +106,8 @@ class CocoDetection(Dataset):
         categories: class names in the order of the labels, as used in training; the file may lack some of them (their
             `category_ids` entry is -1) but have no others. By default the file's own, in the order of their ids.
         seed: with epoch and index the only source of a sample's randomness.
+        mosaic: share of samples made of four transformed pictures, mixup: of two laid over each other (which may be
+            mosaics' first); the others are drawn from the split. `transform` must give all pictures the same size.
 
     Attributes:
         annotation_file: the json, for evaluation.
@@ -101,11 +131,14 @@ class CocoDetection(Dataset):
         transform: Transform | None = None,
         categories: Sequence[str] | None = None,
         seed: int = 0,
+        mosaic: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         self.annotation_file = Path(annotations or annotation_file(root, split))
         self.folder = Path(images or picture_folder(root, split))
         self.transform = transform
         self.seed = seed
+        self.mosaic, self.mixup = mosaic, mixup
         name = str(self.annotation_file)
         content = read_annotations(self.annotation_file)
 
@@ -150,6 +183,27 @@ class CocoDetection(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = (0, key) if isinstance(key, int) else key
+        image, boxes, labels = self._mixed(epoch, index)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        height, width = (int(side) for side in self.sizes_hw[index])
+        # The arrays of the data set must not be shared with what a caller may change.
+        return Sample(
+            pixels, torch.tensor(boxes), torch.tensor(labels), self.image_ids[index], original_size_hw=(height, width)
+        )
+
+    def _mixed(self, epoch: int, index: int) -> Transformed:
+        """A sample, with the pictures that are drawn to be mixed into it."""
+        sample = self._transformed(index, (epoch, index))
+        rng = np.random.default_rng((self.seed, epoch, index))
+        # Other slots of the draw, so that a picture's augmentation here is not that of its own turn.
+        for mix, share, slots in ((mosaic, self.mosaic, (1, 2, 3)), (mixup, self.mixup, (4,))):
+            if rng.random() < share:
+                others = zip(rng.integers(len(self), size=len(slots)), slots, strict=True)
+                sample = mix([sample, *(self._transformed(int(n), (epoch, index, slot)) for n, slot in others)], rng)
+        return sample
+
+    def _transformed(self, index: int, draw: tuple[int, ...]) -> Transformed:
+        """The picture of an index with its boxes, augmented as `draw` and the seed say."""
         path = self.folder / str(self.files[index])
         image = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
         height, width = (int(side) for side in self.sizes_hw[index])
@@ -162,13 +216,10 @@ class CocoDetection(Dataset):
             )
         mine = slice(self.first[index], self.first[index + 1])
         boxes, labels = self.boxes[mine], self.labels[mine]
-        if self.transform is not None:
-            seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-            image, boxes, labels = self.transform(image, boxes, labels, seed)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        # The arrays of the data set must not be shared with what a caller may change.
-        return Sample(
-            pixels, torch.tensor(boxes), torch.tensor(labels), self.image_ids[index], original_size_hw=(height, width)
+        if self.transform is None:
+            return Transformed(image, boxes, labels)
+        return self.transform(
+            image, boxes, labels, int(np.random.SeedSequence([self.seed, *draw]).generate_state(1)[0])
         )
 
 

@@ -95,7 +95,9 @@ class Predictor:
         self.image_size_hw = model.image_size_hw
         self.network = for_inference(model, self.device)
         self.anchors = self.network.anchors
-        self.postprocess = PostProcess(kind, model.background, score_threshold=score_threshold, nms_iou=nms_iou)
+        self.postprocess = PostProcess(
+            kind, model.background, score_threshold=score_threshold, nms_iou=nms_iou, resize=model.resize
+        )
 
     @torch.inference_mode()
     def __call__(self, frame_bgr: np.ndarray) -> Result:
@@ -104,7 +106,7 @@ class Predictor:
 
     def prepare(self, frame_bgr: np.ndarray) -> Tensor:
         """The network input of a frame: normalised float32 `[1, 3, H, W]`, channels last, on the device."""
-        image = resize(frame_bgr, self.image_size_hw)
+        image = resize(frame_bgr, self.image_size_hw, self.postprocess.resize)
         return network_input(image, mean=self.mean, std=self.std, device=self.device)
 
     def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> Result:

@@ -82,7 +82,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
 
 def _torchvision_names(model: SSDLite) -> dict[str, str]:
     """torchvision's names of SSDLite -> ours. It cuts the backbone in two behind the expansion of C4's block."""
-    c4_block = int(model.c4_tap.split(".")[0])
+    c4_block = int(model.taps[0].split(".")[0])
     names = {}
     for theirs, ours in torchvision_names(model.backbone).items():
         _, block, rest = theirs.split(".", 2)

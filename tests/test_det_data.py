@@ -245,7 +245,7 @@ def test_eval_transform_stretches_picture_and_boxes(tmp_path):
     assert sample.boxes.tolist() == [[15, 12, 105, 52], [150, 60, 210, 100]]
 
 
-@pytest.mark.parametrize("strength", ["ssd", "flip", "none"])
+@pytest.mark.parametrize("strength", ["ssd", "crop", "flip", "none"])
 def test_boxes_follow_the_pixels(strength):
     """A bright rectangle on black stays where its box says, through crop, zoom-out, flip and stretch."""
     image = np.zeros((150, 200, 3), np.uint8)
@@ -257,11 +257,12 @@ def test_boxes_follow_the_pixels(strength):
         pixels, moved, kept = transform(image, boxes, labels, seed)
         assert pixels.shape == (96, 128, 3) and pixels.dtype == np.uint8
         assert len(kept) == 1
-        rows, columns = np.nonzero((pixels >= 160).all(axis=2))  # the surrounding grey is below, whatever the colours
+        black = transform(np.zeros_like(image), boxes, labels, seed).image
+        rows, columns = np.nonzero((pixels.astype(int) - black > 55).all(axis=2))  # half of what contrast leaves of 255
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(moved[0], found, atol=1.5)
         seen.add(tuple(moved[0].round().astype(int)))
-    assert {"ssd": 30, "flip": 2, "none": 1}[strength] <= len(seen)
+    assert {"ssd": 30, "crop": 30, "flip": 2, "none": 1}[strength] <= len(seen)
 
 
 def test_augmented_boxes_are_inside_and_never_slivers():
@@ -334,5 +335,5 @@ def test_another_seed_augments_otherwise(tmp_path):
 
 
 def test_unknown_augmentation_is_refused_with_the_choices():
-    with pytest.raises(InputError, match="ssd, flip, none"):
+    with pytest.raises(InputError, match="ssd, crop, flip, none"):
         det.train_transform(320, "strong")

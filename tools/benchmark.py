@@ -4,6 +4,9 @@
     python -m tools.benchmark backbone --compile
     python -m tools.benchmark seg-step --size 512 512 --batch 4 --compile
     python -m tools.benchmark det-eval
+    python -m tools.benchmark det-step
+    python -m tools.benchmark det-loader --data /data/coco
+    python -m tools.benchmark postprocess
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
@@ -17,6 +20,10 @@ its own.
 
 `det-eval`: generated detections judged by pycocotools as its documentation shows and by `det.evaluate(…, fast=True)`,
 from files to figures, each in a process of its own.
+
+`det-step`: a training step of SSDLite Large, from bytes to changed weights, beside torchvision's ssdlite320.
+`det-loader`: samples from JPEG files by the training's augmentation and by torchvision's SSD preset, in one process.
+`postprocess`: raw output to detections, with few and with all scores above the threshold.
 """
 
 import argparse
@@ -39,15 +46,19 @@ import cv2
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import backbone as backbones
 import det
 import seg.loss
+from backbone.inference import normalise
 from backbone.weights import read_weights
 from seg.cityscapes import COLORS
 from tools.config import Optim
@@ -359,6 +370,158 @@ def det_eval(arguments: argparse.Namespace) -> None:
     console.print(f"{ratio:.2f}x; the twelve figures differ by at most {difference:.1e}")
 
 
+def alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round of each contender, taken in turn after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    with progress() as bar:
+        task = bar.add_task("rounds", total=(rounds + 1) * len(contenders))
+        for number in range(rounds + 1):
+            for name, contender in contenders.items():
+                start = time.perf_counter()
+                contender()
+                if number:
+                    seconds[name].append(time.perf_counter() - start)
+                bar.advance(task)
+    return seconds
+
+
+def print_times(title: str, seconds: dict[str, list[float]], peer: str) -> None:
+    """A table of milliseconds; ratios to the peer are of medians."""
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    rows = [
+        [
+            name,
+            f"{1000 * medians[name]:.1f}",
+            f"{1000 * min(v):.1f} to {1000 * max(v):.1f}",
+            f"{medians[peer] / medians[name]:.2f}x",
+        ]
+        for name, v in seconds.items()
+    ]
+    console.print(table(f"{title}, ms", ["", "median", "range", "ratio"], rows))
+    console.print(f"{torch.get_num_threads()} threads, {len(seconds[peer])} alternating rounds")
+
+
+def det_step(arguments: argparse.Namespace) -> None:
+    """The comparison of training steps; the pictures have torchvision's own transform's size already."""
+    batch, num_classes, side = arguments.batch, 90, 320
+    generator = np.random.default_rng(0)
+    pictures = torch.from_numpy(generator.integers(0, 256, (batch, 3, side, side), np.uint8))
+    samples = []
+    for number in range(batch):
+        corners = generator.uniform(0, 240, (7, 2))
+        boxes = np.concatenate([corners, corners + generator.uniform(8, 80, (7, 2))], axis=1)
+        labels = torch.from_numpy(generator.integers(0, num_classes, 7))
+        samples.append(
+            det.Sample(pictures[number], torch.tensor(boxes, dtype=torch.float32), labels, number, (side, side))
+        )
+
+    def ours(compile_: bool) -> Callable[[], object]:
+        torch.manual_seed(0)
+        model = det.create(num_classes=num_classes + 1, variant="torchvision").to(memory_format=torch.channels_last)
+        criterion = det.SSDLoss("softmax", background=True)
+        optimizer = make_optimizer(model, Optim(name="sgd", lr=0.01))
+
+        def loss(model: nn.Module, batch: det.Batch) -> dict[str, torch.Tensor]:
+            images = normalise(batch.images, (0.5,) * 3, (0.5,) * 3)
+            return criterion(model(images), model.anchors, batch.targets)
+
+        if compile_:
+            loss = torch.compile(loss, dynamic=False, fullgraph=True)
+
+        def step() -> None:
+            total = sum(loss(model, det.collate(samples)).values())
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def theirs() -> Callable[[], object]:
+        torch.manual_seed(0)
+        model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=num_classes + 1
+        ).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+
+        def step() -> None:
+            images = [sample.image.float() / 255 for sample in samples]
+            targets = [{"boxes": sample.boxes, "labels": sample.labels + 1} for sample in samples]
+            total = sum(model(images, targets).values())
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+
+        return step
+
+    contenders = {"torchvision": theirs(), "taproot": ours(False)}
+    if not arguments.eager:
+        contenders["taproot, compiled"] = ours(True)
+    seconds = alternate(contenders, arguments.rounds)
+    print_times(f"a training step of {batch} pictures", seconds, "torchvision")
+
+
+def det_loader(arguments: argparse.Namespace) -> None:
+    """The comparison of data loading; torchvision decodes with Pillow, as its references do."""
+    ours = det.CocoDetection(arguments.data, arguments.split, transform=det.train_transform(320))
+    preset = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill=[123, 117, 104]),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.Resize((320, 320), antialias=True),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+    plain = det.CocoDetection(arguments.data, arguments.split)
+    rounds = itertools.count()
+    indices = range(min(arguments.pictures, len(ours)))
+
+    def load_ours() -> None:
+        epoch = next(rounds)
+        for index in indices:
+            ours[(epoch, index)]
+
+    def load_theirs() -> None:
+        for index in indices:
+            with Image.open(plain.folder / str(plain.files[index])) as picture:
+                image = picture.convert("RGB")
+            mine = slice(plain.first[index], plain.first[index + 1])
+            boxes = tv_tensors.BoundingBoxes(plain.boxes[mine], format="XYXY", canvas_size=(image.height, image.width))
+            preset(image, {"boxes": boxes, "labels": torch.from_numpy(plain.labels[mine])})
+
+    seconds = alternate({"torchvision": load_theirs, "taproot": load_ours}, arguments.rounds)
+    print_times(f"{len(indices)} samples", seconds, "torchvision")
+    rate = len(indices) / statistics.median(seconds["taproot"])
+    console.print(f"taproot: {rate:.0f} samples/s")
+
+
+def postprocess(arguments: argparse.Namespace) -> None:
+    """The comparison of post-processing, on random output of ssdlite320."""
+    peer = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=91
+    ).eval()
+    anchors = det.create(num_classes=91, variant="torchvision").anchors
+    finish = det.PostProcess("softmax", background=True)
+    for spread, background in ((1.0, 30.0), (2.0, 13.0), (2.0, 9.0), (0.3, 0.0)):
+        torch.manual_seed(0)
+        logits = torch.randn(1, len(anchors), 91) * spread
+        logits[..., 0] += background
+        raw = det.RawDetections(logits, torch.randn(1, len(anchors), 4))
+        outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
+        with torch.inference_mode():
+            passing = int((logits.softmax(dim=-1)[..., 1:] > 0.001).sum())
+            seconds = alternate(
+                {
+                    "torchvision": partial(peer.postprocess_detections, outputs, [anchors], [(320, 320)]),
+                    "taproot": partial(finish, raw, anchors, (320, 320), [(320, 320)]),
+                },
+                arguments.rounds,
+            )
+        print_times(f"{passing} of {logits[..., 1:].numel()} scores pass", seconds, "torchvision")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -390,6 +553,20 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--detections", type=int, default=100, help="per picture; default: 100")
     command.add_argument("--rounds", type=int, default=1, help="alternating; default: 1")
     command.set_defaults(run=det_eval)
+    command = commands.add_parser("det-step", help="a detector's training step")
+    command.add_argument("--batch", type=int, default=8, help="pictures; default: 8")
+    command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
+    command.add_argument("--eager", action="store_true", help="leave the compiled step out, which takes a minute")
+    command.set_defaults(run=det_step)
+    command = commands.add_parser("det-loader", help="detection samples per second from JPEG files")
+    command.add_argument("--data", type=Path, required=True, help="folder with annotations/ and the pictures")
+    command.add_argument("--split", default="train2017", help="default: train2017")
+    command.add_argument("--pictures", type=int, default=100, help="per round; default: 100")
+    command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
+    command.set_defaults(run=det_loader)
+    command = commands.add_parser("postprocess", help="raw detector output to boxes")
+    command.add_argument("--rounds", type=int, default=21, help="alternating; default: 21")
+    command.set_defaults(run=postprocess)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

@@ -79,22 +79,32 @@ class DetData:
 
 @dataclass(frozen=True)
 class DetModel:
-    head: str = knob("ssdlite", "detection head")
-    backbone: str = knob("mobilenet_v3_large", "mobilenet_v3_large or mobilenet_v3_small")
+    head: str = knob("ssdlite", "ssdlite, or ssdlite_fpn (maps from stride 8 on, merged top-down)")
+    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists")
     variant: str = knob("paper", "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)")
-    width: float = knob(1.0, "multiplies the backbone's channels")
-    tail: str | None = knob(None, "full, detection or segmentation; by default detection")
-    image_size: list[int] = knob([320, 320], "height and width the pictures are stretched to")
+    width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps")
+    tail: str | None = knob(None, "full, detection or segmentation; by default detection where the backbone has it")
+    taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
+    filters: int = knob(128, "channels of the merged maps, ssdlite_fpn only")
+    image_size: list[int] = knob([320, 320], "height and width of the network's input")
+    resize: str = knob("stretch", "how a picture becomes the input: stretch, or letterbox (on grey)")
 
 
 @dataclass(frozen=True)
 class DetAugment:
-    strength: str = knob("ssd", "ssd (colours, expand, crop, flip), flip, or none")
+    strength: str = knob("ssd", "ssd (colours, expand, crop, flip), crop (crop, flip), flip, or none")
+    mosaic: float = knob(0.0, "share of samples made of four pictures")
+    mixup: float = knob(0.0, "share of samples with a second one laid over them")
+    input_scale: list[float] = knob([1.0, 1.0], "each step's input is drawn between these times model.image_size")
 
 
 @dataclass(frozen=True)
 class DetLoss:
-    kind: str = knob("softmax", "softmax (hard negatives 3:1) or focal (sigmoid, alpha 0.75, gamma 2)")
+    kind: str = knob("softmax", "softmax (hard negatives 3:1), focal (sigmoid) or quality (learns the box's IoU)")
+    alpha: float = knob(0.75, "focal: weight of the anchor's class; 0.5 weighs all classes alike")
+    gamma: float = knob(2.0, "focal and quality: focusing power")
+    box: str = knob("smooth_l1", "of the offsets; or giou, diou, ciou, of the boxes")
+    box_weight: float = knob(1.0, "factor of the box loss")
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,9 @@ class Run:
     log_every: int = knob(20, "steps between log rows")
     precision: str = knob("no", "mixed precision: no, bf16 or fp16")
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
-    compile: bool = knob(False, "torch.compile the model; needs a C++ compiler")
+    compile: bool = knob(
+        False, "torch.compile model and loss as one (over several processes the model); needs a C++ compiler"
+    )
     sync_norm: bool = knob(False, "batch statistics over all GPU processes")
 
 
@@ -233,8 +245,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "augment.flip": (0, 1),
     "augment.jitter": (0, 10),
     "augment.erase": (0, 1),
-    "augment.mixup": (0, 100),
-    "augment.cutmix": (0, 100),
+    "augment.mixup": (0, 1),
+    "augment.cutmix": (0, 1),
     "loss.label_smoothing": (0, 0.99),
     "model.norm_eps": (1e-12, 1),
     "model.norm_momentum": (0, 1),
@@ -248,6 +260,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "loss_settings.min_kept": (0, 1e12),
     "loss_settings.gamma": (0, 100),
     "loss_settings.auxiliary": (0, 100),
+    "augment.mosaic": (0, 1),
+    "loss.alpha": (0, 1),
+    "loss.gamma": (0, 10),
+    "loss.box_weight": (0, 1e6),
     "optim.lr": (0, 100),
     "optim.lr_for_batch": (1, 65536),
     "optim.momentum": (0, 0.99999),
@@ -275,8 +291,10 @@ CHOICES = {
     "optim.schedule": ("poly", "cosine", "step", "triangular2", "range"),
     "augment.policy": ("none", "randaugment", "autoaugment"),
     "run.precision": ("no", "bf16", "fp16"),
-    "augment.strength": ("ssd", "flip", "none"),
-    "loss.kind": ("softmax", "focal"),
+    "model.resize": ("stretch", "letterbox"),
+    "augment.strength": ("ssd", "crop", "flip", "none"),
+    "loss.kind": ("softmax", "focal", "quality"),
+    "loss.box": ("smooth_l1", "giou", "diou", "ciou"),
 }
 """The values of keys that name one of a few things."""
 
@@ -394,7 +412,14 @@ def _check_values(values: dict[str, Any], source: str) -> None:
     for key, valid in CHOICES.items():
         if key in values and values[key] not in valid:
             raise InputError(f"{source}: {key} is {values[key]!r}; valid: {', '.join(valid)}")
-    for key, length in (("mean", 3), ("std", 3), ("augment.crop_hw", 2), ("model.image_size", 2), ("augment.scale", 2)):
+    for key, length in (
+        ("mean", 3),
+        ("std", 3),
+        ("augment.crop_hw", 2),
+        ("model.image_size", 2),
+        ("augment.scale", 2),
+        ("augment.input_scale", 2),
+    ):
         if key in values and (len(values[key]) != length or (key != "mean" and min(values[key]) <= 0)):
             raise InputError(f"{source}: {key} is {values[key]}; it takes {length} numbers above 0")
 

@@ -27,7 +27,7 @@ from tools.console import console, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
 from tools.report_det import write_report
 
-SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid"}
+SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality": "sigmoid"}
 """What turns logits into scores, by the loss they were trained with."""
 
 BATCH = 16
@@ -56,7 +56,7 @@ def evaluate_model(
         worker_init_fn=single_thread,
         timeout=300 * (workers > 0),
     )
-    finish = det.PostProcess(description["score"], model.background)
+    finish = det.PostProcess(description["score"], model.background, resize=model.resize)
     results = []
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(indices))
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         dataset = det.CocoDetection(
             arguments.data,
             arguments.split,
-            transform=det.eval_transform(model.image_size_hw),
+            transform=det.eval_transform(model.image_size_hw, model.resize),
             categories=description["classes"],
         )
         ground_truth = det.load_ground_truth(annotations)

@@ -197,7 +197,11 @@ def train(
             accelerator.scaler.load_state_dict(state["scaler"])
         best = state["best"]
     kept = average.module if average is not None else plain  # the weights that are evaluated and kept
-    stepped = torch.compile(model) if run.compile else model
+    stepped = model
+    if run.compile and accelerator.num_processes > 1:
+        stepped = torch.compile(model)  # the gradients' exchange is no part of a graph
+    elif run.compile:
+        loss = torch.compile(loss, dynamic=False)
 
     order = SampleOrder(
         len(dataset), run, start=start, process=accelerator.process_index, num_processes=accelerator.num_processes

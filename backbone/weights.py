@@ -129,7 +129,7 @@ class Pretrained(NamedTuple):
     mean: Triple  # of the inputs' normalisation, RGB in 0..1; without a config.json that of the publisher's usual file
     std: Triple
     classes: list[str]  # names, where the weights tell them, else numbers
-    model: dict[str, Any]  # the keywords of `network.classifier` that build it
+    arguments: dict[str, Any]  # the keywords of `network.classifier` that build it
 
 
 def from_weights(source: Source, *, padding: str | None = None, norm_eps: float | None = None) -> Pretrained:
@@ -239,7 +239,7 @@ def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
     """The layout of a file or state dict, with what the file says of its model."""
     state, description = _read(source)
     layout = recognise(state, _name(source))
-    if layout.name == "timm" and re.search(r"_(aa|blur)_", _published_name(source)):
+    if layout.name == "timm" and re.search(r"conv_(aa|blur)_", _published_name(source)):
         raise InputError(f"{_name(source)}: timm's network blurs before its strides, which no architecture here does")
     model = description.get("model", {})
     if layout.name == "taproot" and model:

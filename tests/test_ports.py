@@ -90,7 +90,7 @@ def test_gives_the_ports_logits(name, randomise):
     torch.manual_seed(0)
     theirs = with_small_variances(randomise(build()))
     found = backbone.from_weights(theirs.state_dict())
-    assert (found.layout, found.name, found.width, found.model["tail"]) == expected
+    assert (found.layout, found.name, found.width, found.arguments["tail"]) == expected
     assert found.mean == (0.485, 0.456, 0.406) and found.classes == [str(number) for number in range(10)]
     assert largest_difference(found.classifier, theirs) < 1e-4
 

@@ -70,7 +70,7 @@ def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | No
     found = backbone.from_weights(source, padding=padding, norm_eps=norm_eps)
     description = {
         "task": "classification",
-        "model": found.model,
+        "model": found.arguments,
         "classes": found.classes,
         "mean": found.mean,
         "std": found.std,

@@ -47,7 +47,8 @@ def draw_lr_range(log: Path, figures: Path, picture: Path) -> float:
         smooth[index] = mean / (1 - 0.9 ** (index + 1))
     lowest = int(smooth.argmin())
     slopes = np.gradient(smooth, np.log(rates)) if len(rates) > 1 else np.zeros(1)
-    fastest = float(rates[slopes[: lowest + 1].argmin()])
+    first = min(10, lowest)  # before it the running mean is of few losses, and falls and rises with each
+    fastest = float(rates[first + slopes[first : lowest + 1].argmin()])
     with figures.open("w", newline="") as file:
         csv.writer(file).writerows([("lr", "loss", "running_mean"), *zip(rates, losses, smooth, strict=True)])
 

@@ -6,6 +6,14 @@ from backbone import mobilenets, searched
 from backbone.rows import Architecture, Row, Squeeze, round_channels
 
 ARCHITECTURES = {
+    "chamnet_a": searched.CHAMNET_A,
+    "chamnet_b": searched.CHAMNET_B,
+    "chamnet_c": searched.CHAMNET_C,
+    "chamnet_d": searched.CHAMNET_D,
+    "chamnet_e": searched.CHAMNET_E,
+    "chamnet_f": searched.CHAMNET_F,
+    "chamnet_v1": searched.CHAMNET_V1,
+    "chamnet_v2": searched.CHAMNET_V2,
     "fbnet_c": searched.FBNET_C,
     "mnasnet_a1": searched.MNASNET_A1,
     "mnasnet_b1": searched.MNASNET_B1,
@@ -16,10 +24,15 @@ ARCHITECTURES = {
     "mobilenet_v2_depth12": mobilenets.V2_DEPTH_12,
     "mobilenet_v2_depth14": mobilenets.V2_DEPTH_14,
     "mobilenet_v3_large": mobilenets.V3_LARGE,
+    "mobilenet_v3_large_depth12": mobilenets.V3_LARGE_DEPTH_12,
     "mobilenet_v3_large_minimalistic": mobilenets.V3_LARGE_MINIMALISTIC,
+    "mobilenet_v3_large_randl": mobilenets.V3_LARGE_RANDL,
     "mobilenet_v3_large_rw": mobilenets.V3_LARGE_RW,
+    "mobilenet_v3_large_squeeze_first": mobilenets.V3_LARGE_SQUEEZE_FIRST,
     "mobilenet_v3_small": mobilenets.V3_SMALL,
     "mobilenet_v3_small_minimalistic": mobilenets.V3_SMALL_MINIMALISTIC,
+    "mobilenet_v3_small_squeeze_first": mobilenets.V3_SMALL_SQUEEZE_FIRST,
+    "mobilenet_v4_conv_large": mobilenets.V4_CONV_LARGE,
     "mobilenet_v4_conv_medium": mobilenets.V4_CONV_MEDIUM,
     "mobilenet_v4_conv_small": mobilenets.V4_CONV_SMALL,
     "single_path_nas": searched.SINGLE_PATH_NAS,
@@ -58,6 +71,11 @@ class BlockPlan(NamedTuple):
         return (*start, "expand", *depthwise, "out")
 
     @property
+    def squeezed_first(self) -> bool:
+        """Whether squeeze-and-excite comes before the depthwise convolution's activation."""
+        return bool(self.squeezed and self.expand_kernel) and self.squeeze.before_activation
+
+    @property
     def strided_point(self) -> str:
         """The point whose convolution carries the block's stride."""
         if self.depthwise_kernel:
@@ -80,15 +98,16 @@ def tails(architecture: Architecture) -> list[str]:
 
 
 def with_tail(architecture: Architecture, tail: str) -> Architecture:
-    """The architecture with the last three bottlenecks and the last convolution as the named tail has them."""
+    """The architecture with the last bottlenecks and the last convolution as the named tail has them."""
     if tail == "full":
         return architecture
     chosen = dict(architecture.tails)[tail]
-    last_three = [
-        row._replace(expanded=expanded, out=chosen.out)
-        for row, expanded in zip(architecture.rows[-3:], chosen.expanded, strict=True)
+    kept = len(architecture.rows) - len(chosen.out)
+    changed = [
+        row._replace(expanded=expanded, out=out)
+        for row, expanded, out in zip(architecture.rows[kept:], chosen.expanded, chosen.out, strict=True)
     ]
-    return architecture._replace(rows=(*architecture.rows[:-3], *last_three), last=chosen.last)
+    return architecture._replace(rows=(*architecture.rows[:kept], *changed), last=chosen.last)
 
 
 def plan(

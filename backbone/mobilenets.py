@@ -54,7 +54,10 @@ def v2(repeats: tuple[int, ...], last_width: str) -> Architecture:
     )
 
 
-V2 = v2((2, 3, 4, 3, 3, 1), "grows")
+V2 = v2((2, 3, 4, 3, 3, 1), "grows")._replace(
+    # V3, section 6.4, "RF2" for V2: outputs from the 160 channels on halved, which reproduces table 7 within 1.2 %.
+    tails=(("segmentation", Tail((576, 480, 480, 480), (80, 80, 80, 160), 1280)),)
+)
 # Not in the paper: timm's deeper mobilenetv2_110d and _120d, which keep the last convolution at 1280.
 V2_DEPTH_12 = v2((3, 4, 5, 4, 4, 1), "fixed")
 V2_DEPTH_14 = v2((3, 5, 6, 5, 5, 1), "fixed")
@@ -86,9 +89,9 @@ V3_LARGE = Architecture(
     hidden=1280,  # at width 1.25 too, or the network would have 8.3M parameters instead of the appendix's 7.5M
     tails=(
         # Section 6.3: channels between C4 and C5 halved; C4 is block 13's expansion and stays.
-        ("detection", Tail((672, 480, 480), 80, 480)),
+        ("detection", Tail((672, 480, 480), (80, 80, 80), 480)),
         # Section 6.4, "RF2": the last block's channels halved, as the official segmentation code has it.
-        ("segmentation", Tail((336, 480, 480), 80, 480)),
+        ("segmentation", Tail((336, 480, 480), (80, 80, 80), 480)),
     ),
 )
 
@@ -113,8 +116,8 @@ V3_SMALL = Architecture(
     hidden=1024,
     hidden_width="grows",  # the appendix's 3.6M parameters at width 1.25
     tails=(
-        ("detection", Tail((288, 288, 288), 48, 288)),
-        ("segmentation", Tail((144, 288, 288), 48, 288)),
+        ("detection", Tail((288, 288, 288), (48, 48, 48), 288)),
+        ("segmentation", Tail((144, 288, 288), (48, 48, 48), 288)),
     ),
 )
 
@@ -132,6 +135,27 @@ V3_LARGE_RW = V3_LARGE._replace(
     rows=(V3_LARGE.rows[0]._replace(skip=False), *V3_LARGE.rows[1:]),
     hidden_bias=False,
     squeeze=Squeeze(divisor=1, nonlinearity=""),
+)
+# Randl's port: block 1 has a 1x1 expansion, and squeezed channels are not rounded.
+V3_LARGE_RANDL = V3_LARGE._replace(
+    rows=(V3_LARGE.rows[0]._replace(kind="ir"), *V3_LARGE.rows[1:]),
+    squeeze=Squeeze(divisor=1),
+)
+# d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, behind it.
+V3_LARGE_SQUEEZE_FIRST = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
+V3_SMALL_SQUEEZE_FIRST = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
+# Not in the paper: timm's deeper mobilenetv3_large_150d. Its last 1x1 convolution stands there twice, as a block here.
+V3_LARGE_DEPTH_12 = V3_LARGE._replace(
+    rows=(
+        *(
+            row
+            for row, count in zip(V3_LARGE.rows, (2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2), strict=True)
+            for _ in range(count)
+        ),
+        Row(1, 960, 960, __, "HS", 1, "era"),
+    ),
+    last=0,
+    tails=(),
 )
 
 
@@ -194,5 +218,26 @@ V4_CONV_MEDIUM = V4_CONV_SMALL._replace(
         _uib(0, 0, 1024, 256, 1),
         _uib(0, 0, 1024, 256, 1),
         _uib(5, 0, 512, 256, 1),
+    ),
+)
+V4_CONV_LARGE = V4_CONV_SMALL._replace(
+    stem=24,
+    rows=(
+        Row(3, 96, 48, __, "RE", 2, "er"),
+        _uib(3, 5, 192, 96, 2),
+        _uib(3, 3, 384, 96, 1),
+        _uib(3, 5, 384, 192, 2),
+        *(_uib(3, 3, 768, 192, 1) for _ in range(3)),
+        _uib(3, 5, 768, 192, 1),
+        *(_uib(5, 3, 768, 192, 1) for _ in range(5)),
+        _uib(3, 0, 768, 192, 1),
+        _uib(5, 5, 768, 512, 2),
+        *(_uib(5, 5, 2048, 512, 1) for _ in range(3)),
+        _uib(5, 0, 2048, 512, 1),
+        _uib(5, 3, 2048, 512, 1),
+        *(_uib(5, 0, 2048, 512, 1) for _ in range(2)),
+        _uib(5, 3, 2048, 512, 1),
+        _uib(5, 5, 2048, 512, 1),
+        *(_uib(5, 0, 2048, 512, 1) for _ in range(3)),
     ),
 )

@@ -85,13 +85,15 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images [N, C, H, W] -> {tap: [N, channels, H/stride, W/stride]}, in the order of `features`."""
         x = self.stem(images)
-        values = {"stem": x}
+        tapped = {"stem": x} if "stem" in self.features else {}  # nothing else is kept: memory is reused block by block
         for number, block in self.blocks.items():
-            for point, value in block(x).items():
-                x = values[f"{number}.{point}"] = value
+            values = block(x)
+            x = values[block.points[-1]]
+            names = {point: f"{number}.{point}" for point in values}
+            tapped |= {names[point]: value for point, value in values.items() if names[point] in self.features}
         if self.last is not None:
-            values["last"] = self.last(x)
-        return {tap: values[tap] for tap in self.features}
+            tapped["last"] = self.last(x)
+        return {tap: tapped[tap] for tap in self.features}
 
     def definition(self) -> list[str]:
         """The body as strings that `definitions.parse` reads; also what printing a network begins with."""

@@ -34,13 +34,14 @@ class Squeeze(NamedTuple):
     divisor: int = 8  # and are rounded to a multiple of this
     gate: str = "hard_sigmoid"  # or "sigmoid"
     nonlinearity: str = "RE"  # of the squeezed layer; "" for the block's own
+    before_activation: bool = False  # of the depthwise convolution, in blocks that expand; else behind it
 
 
 class Tail(NamedTuple):
-    """The channels of the last three bottlenecks and of the last 1x1 convolution."""
+    """The channels of the last bottlenecks, as many as are listed, and of the last 1x1 convolution."""
 
-    expanded: tuple[int, int, int]
-    out: int
+    expanded: tuple[int, ...]
+    out: tuple[int, ...]
     last: int
 
 

@@ -1,6 +1,9 @@
-"""The tables of searched networks: MNASNet (arXiv 1807.11626), FBNet-C (1812.03443), Single-Path NAS (1904.02877).
+"""The tables of searched networks: MNASNet (arXiv 1807.11626), FBNet-C (1812.03443), Single-Path NAS (1904.02877)
+and ChamNet (1812.08934).
 
-ChamNet is left out: its paper gives no table from which its networks could be built.
+ChamNet's paper prints no layers. A to F are as in its authors' model zoo, and have the multiply-adds that they print;
+that the activation is ReLU throughout is a guess. V1 and V2 are geffnet's of 2019: their blocks are those of the
+authors' detection backbones of these names, and the last convolution of 1280 channels is geffnet's guess.
 """
 
 from backbone.rows import Architecture, Row, Squeeze, repeated
@@ -124,4 +127,117 @@ SINGLE_PATH_NAS = MNASNET_B1._replace(
             "RE",
         ),
     ),
+)
+
+
+def chamnet(stem: int, stages: list[tuple[int, int, int, int, int]], last: int) -> Architecture:
+    """A ChamNet from stages (kernel, expansion, out, repeats, stride); an expansion of 1 is a 1x1 convolution, too."""
+    rows = repeated(stem, [(*stage, __) for stage in stages], "RE")
+    return Architecture(stem=stem, rows=tuple(rows), nonlinearity="RE", last=last, last_width="fixed")
+
+
+CHAMNET_A = chamnet(
+    32,
+    [
+        # k, expansion, out, repeats, s
+        (3, 1, 24, 1, 1),
+        (3, 4, 40, 2, 2),
+        (3, 6, 48, 3, 2),
+        (3, 4, 96, 4, 2),
+        (3, 4, 160, 3, 1),
+        (3, 4, 248, 3, 2),
+        (3, 6, 480, 1, 1),
+    ],
+    last=2016,
+)
+CHAMNET_B = chamnet(
+    24,
+    [
+        (3, 1, 16, 1, 1),
+        (3, 5, 40, 2, 2),
+        (3, 6, 40, 3, 2),
+        (3, 6, 96, 3, 2),  # 92 as published; channels here are multiples of 8
+        (3, 6, 104, 3, 1),
+        (3, 5, 200, 3, 2),
+        (3, 6, 384, 1, 1),
+    ],
+    last=1984,
+)
+CHAMNET_C = chamnet(
+    16,
+    [
+        (3, 1, 16, 1, 1),
+        (3, 4, 24, 1, 2),
+        (3, 4, 32, 3, 2),
+        (3, 5, 64, 2, 2),
+        (3, 6, 96, 3, 1),
+        (3, 6, 160, 3, 2),
+        (3, 4, 256, 1, 1),
+    ],
+    last=1520,
+)
+CHAMNET_D = chamnet(
+    8,
+    [
+        (3, 1, 8, 1, 1),
+        (3, 6, 24, 1, 2),
+        (3, 4, 32, 2, 2),
+        (3, 6, 40, 4, 2),
+        (3, 6, 80, 3, 1),
+        (3, 5, 160, 3, 2),
+        (3, 6, 224, 1, 1),
+    ],
+    last=1600,
+)
+CHAMNET_E = chamnet(
+    8,
+    [
+        (3, 1, 8, 1, 1),
+        (3, 4, 24, 1, 2),
+        (3, 4, 32, 3, 2),
+        (3, 6, 64, 1, 2),
+        (3, 6, 64, 3, 1),
+        (3, 6, 96, 2, 2),
+        (3, 4, 128, 1, 1),
+    ],
+    last=1600,
+)
+CHAMNET_F = chamnet(
+    8,
+    [
+        (3, 1, 8, 1, 1),
+        (3, 4, 24, 1, 2),
+        (3, 4, 32, 3, 2),
+        (3, 4, 40, 1, 2),
+        (3, 4, 64, 3, 1),
+        (3, 4, 128, 2, 2),
+        (3, 4, 192, 1, 1),
+    ],
+    last=1280,
+)
+CHAMNET_V1 = chamnet(
+    32,
+    [
+        (3, 1, 24, 1, 1),
+        (7, 4, 48, 2, 2),
+        (3, 7, 64, 5, 2),
+        (5, 12, 56, 7, 2),
+        (3, 8, 88, 5, 1),
+        (3, 7, 152, 4, 2),
+        (3, 10, 104, 1, 1),
+    ],
+    last=1280,
+)
+CHAMNET_V2 = chamnet(
+    32,
+    [
+        (3, 1, 24, 1, 1),
+        (5, 8, 32, 4, 2),
+        (7, 5, 48, 6, 2),
+        (5, 9, 56, 3, 2),
+        (3, 6, 56, 6, 1),
+        (3, 2, 152, 6, 2),
+        (3, 6, 112, 1, 1),
+    ],
+    last=1280,
 )

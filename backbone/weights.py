@@ -1,27 +1,35 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from backbone import keras_weights
 from backbone.architectures import ARCHITECTURES, Plan, plan, tails, with_tail
 from backbone.errors import InputError
-from backbone.layouts import INCEPTION, NORM, Layout, Triple, recognise, torchvision_names
+from backbone.layouts import recognise, torchvision_names
 from backbone.network import Classifier, Network, classifier
+from backbone.translation import INCEPTION, NORM, Layout, Triple
 
 __all__ = ["NORM", "Pretrained", "from_weights", "load_strictly", "load_weights", "read_weights", "torchvision_names"]
 
 Source = str | Path | Mapping[str, Tensor]
 """A weights file or a state dict."""
 
+KEY = "taproot"
+"""The one entry of a safetensors header's metadata that is ours: the model's description as JSON."""
+
 BODY = ("stem.", "blocks.", "last.")
-HEAD = ("hidden.", "hidden_norm.", "output.")
+HEAD = ("hidden.", "hidden_norm.", "output.", "head.")
+"""How names begin that a bare body leaves: a classifier's, and the heads of our other models."""
+
 GIT_LFS = b"version https://git-lfs"
 WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 1.1, 1.2, 1.25, 1.3, 1.4, 1.5, 2.0)
 """The widths of published networks; `from_weights` looks no further."""
@@ -33,9 +41,17 @@ TIMM_EPS_OF_TENSORFLOW = ("mobilenet_v3_large_rw", "fbnet_c")
 def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, of a .pt or .pth file (also below "model" or "state_dict"), or of a mapping.
 
+    Those of Keras' .h5 files are numbered by layer (`keras_weights.read`).
+
     Raises:
         InputError: the file is missing, unreadable, holds something else than tensors, or would run code when loaded.
     """
+    return _read(source)[0]
+
+
+def _read(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, and what the file says of its model: our description, or at most "classes"."""
+    description: dict[str, Any] = {}
     if isinstance(source, Mapping):
         state = dict(source)
     else:
@@ -47,18 +63,34 @@ def read_weights(source: Source) -> dict[str, Tensor]:
                 raise InputError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
         try:
             if path.suffix == ".safetensors":
-                state = load_file(path)
+                with safe_open(path, "pt") as file:
+                    state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                    description = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            elif path.suffix in keras_weights.ENDINGS:
+                state = keras_weights.read(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
+        except InputError:
+            raise
         except Exception as error:  # whatever the readers raise for a damaged or hostile file
-            reason = str(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{path}: cannot be read as weights ({reason}); is the file complete?") from error
+    if isinstance(state, Mapping) and (classes := _class_names(state.get("meta"))):
+        description = {"classes": classes}
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = dict(state[key])
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{_name(source)}: holds no table of tensors; give a state dict of the whole model")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return {key.removeprefix("module."): value for key, value in state.items()}, description
+
+
+def _class_names(meta: object) -> list[str]:
+    """The class names in mmpretrain's "meta", of either generation; empty where there are none."""
+    if not isinstance(meta, Mapping):
+        return []
+    inner = meta.get("dataset_meta")
+    return list(inner.get("classes") or []) if isinstance(inner, Mapping) else list(meta.get("CLASSES") or [])
 
 
 def load_strictly(
@@ -93,13 +125,17 @@ class Pretrained(NamedTuple):
     classifier: Classifier
     name: str  # of the architecture
     width: float
-    layout: str  # "torchvision", "timm" or "taproot"
+    layout: str  # whose names the weights had; "taproot": ours
     mean: Triple  # of the inputs' normalisation, RGB in 0..1; without a config.json that of the publisher's usual file
     std: Triple
+    classes: list[str]  # names, where the weights tell them, else numbers
+    model: dict[str, Any]  # the keywords of `network.classifier` that build it
 
 
 def from_weights(source: Source, *, padding: str | None = None, norm_eps: float | None = None) -> Pretrained:
     """The classifier that a checkpoint is of, with its weights: architecture, width, classes and head are found in it.
+
+    What tools.convert_weights wrote says all that itself.
 
     Arguments:
         padding: of timm's weights, which do not tell. By default "same" for minimalistic networks and for files whose
@@ -108,29 +144,42 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
     """
-    layout = recognise(read_weights(source), _name(source))
-    name, width, tail, fixed_stem = _find_architecture(layout.state, _name(source))
+    layout, description = _recognise(source)
+    if description.get("task", "classification") != "classification":
+        raise InputError(f"{_name(source)}: is a model for {description['task']}; tools.predict.load takes it")
     if layout.padding is not None and padding not in (None, layout.padding):
         raise InputError(f"{_name(source)}: {layout.name}'s weights have {layout.padding} padding, not {padding!r}")
+    if "model" in description:
+        arguments = description["model"]
+        model = classifier(**arguments)
+        _load(model, layout, source=_name(source), norm_eps=norm_eps)
+        mean, std = tuple(description["mean"]), tuple(description["std"])
+        found = arguments["name"], arguments["width"]
+        return Pretrained(model, *found, layout.name, mean, std, description["classes"], arguments)
+    name, width, tail, fixed_stem = _find_architecture(layout, _name(source))
     padding = padding or _padding(layout, name, source) or "symmetric"
     hidden = layout.state.get("hidden.weight")
     output = layout.state.get("output.weight")
     if output is None:
         raise InputError(f"{_name(source)}: has no output layer; build the body with create and use load_weights")
-    model = classifier(
-        name,
-        num_classes=len(output),
-        width=width,
-        tail=tail,
-        in_channels=layout.state["stem.conv.weight"].shape[1],
-        hidden=0 if hidden is None else len(hidden),
-        fixed_stem=fixed_stem,
-        padding=padding,
-        norm_eps=norm_eps or _norm_eps(layout, name, padding) or 1e-3,
-    )
+    arguments = {
+        "name": name,
+        "num_classes": len(output),
+        "width": width,
+        "tail": tail,
+        "in_channels": layout.state["stem.conv.weight"].shape[1],
+        "hidden": 0 if hidden is None else len(hidden),
+        "fixed_stem": fixed_stem,
+        "padding": padding,
+        "norm_eps": norm_eps or _norm_eps(layout, name, padding) or 1e-3,
+    }
+    model = classifier(**arguments)
     _load(model, layout, source=_name(source), norm_eps=norm_eps)
     mean, std = _normalisation(layout, padding, name, source)
-    return Pretrained(model, name, width, layout.name, mean, std)
+    classes = description.get("classes", [])
+    if len(classes) != len(output):
+        classes = [str(number) for number in range(len(output))]
+    return Pretrained(model, name, width, layout.name, mean, std, classes, arguments)
 
 
 def load_weights(
@@ -138,24 +187,31 @@ def load_weights(
 ) -> str:
     """Loads a published or own checkpoint, recognised by its names, and returns the name of its layout.
 
-    A bare network takes the body out of a classifier's checkpoint; a network cut at its deepest tap leaves what lies
-    beyond it. Layouts: ours, torchvision's and timm's classification models. Where the weights were trained with
-    another norm epsilon than the model's, the norms' scales are adapted, so that the evaluated numbers are theirs.
+    A bare network takes the body out of a classifier's checkpoint, and out of any of our models; a network cut at its
+    deepest tap leaves what lies beyond it. Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain,
+    Keras, 1e100, d-li14 and Randl. Where the weights were trained with another norm epsilon than the model's, the
+    norms' scales are adapted, so that the evaluated numbers are theirs.
 
     Arguments:
         norm_eps: the epsilon that timm's weights were trained with; by default as in `from_weights`.
         keep_output: leave a classifier's output layer as it is, for other classes than the checkpoint's.
     Raises:
-        InputError: the layout is unknown, the model's padding is not the weights', or a tensor is missing, left over
-            or of another shape.
+        InputError: the layout is unknown, the model's padding or place of squeeze-and-excite is not the weights', or a
+            tensor is missing, left over or of another shape.
     """
-    layout = recognise(read_weights(source), _name(source))
+    layout, _ = _recognise(source)
     network = model.backbone if isinstance(model, Classifier) else model
     padding = _padding(layout, network.name, source)
     if padding not in (None, network.padding):
         raise InputError(
             f"{_name(source)}: {layout.name}'s weights need padding={padding!r}, the model has {network.padding!r}; "
             "build it so, or use from_weights"
+        )
+    if layout.squeezed_first not in (None, network.architecture.squeeze.before_activation):
+        wanted = "mobilenet_v3_…_squeeze_first" if layout.squeezed_first else "one that is not called _squeeze_first"
+        raise InputError(
+            f"{_name(source)}: {layout.name}'s weights and {network.name} differ in the place of squeeze-and-excite; "
+            f"build {wanted}"
         )
     if keep_output:
         own = {f"output.{key}": value for key, value in model.output.state_dict().items()}
@@ -177,6 +233,23 @@ def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps:
     if isinstance(model, Network):
         unbuilt |= {key for key in state if key.startswith(HEAD)}
     load_strictly(model, state, source=source, unbuilt=frozenset(unbuilt))
+
+
+def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
+    """The layout of a file or state dict, with what the file says of its model."""
+    state, description = _read(source)
+    layout = recognise(state, _name(source))
+    if layout.name == "timm" and re.search(r"_(aa|blur)_", _published_name(source)):
+        raise InputError(f"{_name(source)}: timm's network blurs before its strides, which no architecture here does")
+    model = description.get("model", {})
+    if layout.name == "taproot" and model:
+        name = model.get("name", model.get("backbone"))  # of a classifier, or of a segmenter or detector
+        layout = layout._replace(
+            padding=model.get("padding"),
+            norm_eps=model.get("norm_eps"),
+            squeezed_first=ARCHITECTURES[name].squeeze.before_activation if name in ARCHITECTURES else None,
+        )
+    return layout, description
 
 
 def _padding(layout: Layout, name: str, source: Source) -> str | None:
@@ -258,8 +331,9 @@ class _Found(NamedTuple):
     fixed_stem: bool
 
 
-def _find_architecture(state: dict[str, Tensor], source: str) -> _Found:
-    """Compares channels and kernels of a state dict in our names with those of every architecture."""
+def _find_architecture(layout: Layout, source: str) -> _Found:
+    """Compares channels and kernels of a checkpoint with those of every architecture."""
+    state = layout.state
 
     def size(key: str, axis: int) -> int:
         return state[key].shape[axis] if key in state else 0
@@ -272,7 +346,7 @@ def _find_architecture(state: dict[str, Tensor], source: str) -> _Found:
         blocks.append((*kernels, expanded, out, size(f"{block}.squeeze_excite.reduce.weight", 0)))
     wanted = (size("stem.conv.weight", 0), blocks, size("last.conv.weight", 0))
     for name, table in ARCHITECTURES.items():
-        if len(table.rows) != len(blocks):
+        if len(table.rows) != len(blocks) or table.squeeze.before_activation != bool(layout.squeezed_first):
             continue
         for found in (_Found(name, *choice) for choice in product(WIDTHS, tails(table), (False, True))):
             candidate = plan(with_tail(table, found.tail), width=found.width, fixed_stem=found.fixed_stem)

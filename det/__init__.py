@@ -1,15 +1,15 @@
 """SSDLite object detection: model, loss, post-processing, COCO data, evaluation and prediction."""
 
-from det.annotations import read_results
-from det.coco import Batch, CocoDetection, Sample, collate
+from det.annotations import annotation_file, is_scored, picture_folder, read_results
+from det.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
 from det.loss import SSDLoss
 from det.matching import Targets
-from det.metrics import evaluate, load_ground_truth, self_check, to_results
+from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
 from det.postprocess import Detections, PostProcess
 from det.predictor import Predictor, Result
-from det.transforms import eval_transform, train_transform
-from det.weights import load_weights
+from det.transforms import Transformed, eval_transform, train_transform
+from det.weights import from_weights, load_weights
 
 __all__ = [
     "Batch",
@@ -24,13 +24,23 @@ __all__ = [
     "SSDLoss",
     "Sample",
     "Targets",
+    "Transformed",
+    "annotation_file",
     "collate",
     "create",
     "eval_transform",
     "evaluate",
+    "figures_of",
+    "from_weights",
+    "has_fast",
+    "input_sizes",
+    "is_scored",
+    "judge",
     "load_ground_truth",
     "load_weights",
+    "picture_folder",
     "read_results",
+    "scale_batch",
     "self_check",
     "to_results",
     "train_transform",

@@ -37,6 +37,9 @@ def _torchvision_shapes() -> list[list[tuple[float, float]]]:
     return shapes
 
 
+# RetinaNet's: on a map of stride s squares of 4 s and an octave's half above, each also of twice and half the aspect.
+PYRAMID_SCALES = (4.0, 4.0 * math.sqrt(2))
+PYRAMID_RATIOS = (1.0, 2.0, 1 / 2)
 SHAPES = {"paper": _paper_shapes(), "torchvision": _torchvision_shapes()}
 
 
@@ -63,16 +66,32 @@ def anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[in
     Returns: float32 `[A, 4]`, xyxy in pixels of the network input; maps in order, cells row by row, shapes innermost.
     Raises InputError for an unknown variant.
     """
-    all_shapes = _shapes(variant)
     height, width = image_size_hw
     pixels = torch.tensor([width, height], dtype=torch.float32)
-    unit = torch.full((2,), float(min(height, width))) / pixels if variant == "paper" else torch.ones(2)
+    unit = pixels.min() if variant == "paper" else pixels
+    sides = [torch.tensor(shapes, dtype=torch.float32) * unit for shapes in _shapes(variant)]
+    return _over_maps(feature_sizes_hw, pixels, sides)
+
+
+def pyramid_anchors(
+    feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], strides: Sequence[int]
+) -> Tensor:
+    """The six anchors per cell of the FPN-lite head, sized by the maps' strides; otherwise as `anchors`."""
+    height, width = image_size_hw
+    shapes = torch.tensor(
+        [(scale * math.sqrt(ratio), scale / math.sqrt(ratio)) for scale in PYRAMID_SCALES for ratio in PYRAMID_RATIOS]
+    )
+    pixels = torch.tensor([width, height], dtype=torch.float32)
+    return _over_maps(feature_sizes_hw, pixels, [shapes * stride for stride in strides])
+
+
+def _over_maps(feature_sizes_hw: Sequence[tuple[int, int]], pixels: Tensor, sides: Sequence[Tensor]) -> Tensor:
+    """Boxes of the given (width, height) `[shapes, 2]` about every cell of each map, which spread evenly."""
     boxes = []
-    for (rows, columns), shapes in zip(feature_sizes_hw, all_shapes, strict=True):
+    for (rows, columns), shapes in zip(feature_sizes_hw, sides, strict=True):
         x = (torch.arange(columns) + 0.5) / columns
         y = (torch.arange(rows) + 0.5) / rows
         y, x = torch.meshgrid(y, x, indexing="ij")
-        centers = torch.stack([x, y], dim=-1).reshape(-1, 1, 2)
-        half = 0.5 * torch.tensor(shapes, dtype=torch.float32) * unit
-        boxes.append(torch.cat([(centers - half) * pixels, (centers + half) * pixels], dim=-1).reshape(-1, 4))
+        centers = torch.stack([x, y], dim=-1).reshape(-1, 1, 2) * pixels
+        boxes.append(torch.cat([centers - 0.5 * shapes, centers + 0.5 * shapes], dim=-1).reshape(-1, 4))
     return torch.cat(boxes)

@@ -1,7 +1,8 @@
 """Reads COCO's json files, annotations and results, and checks them before anything else sees them."""
 
 import json
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from backbone.errors import InputError
@@ -12,11 +13,32 @@ TABLES = ("images", "annotations", "categories")
 def read_annotations(path: str | Path) -> dict[str, Any]:
     """The content of an annotation file, after `check_annotations`.
 
+    The boxes of COCO's test splits are secret: an `image_info_*.json` has none and is read as if it said so.
     Raises InputError naming the file, and the line or field.
     """
-    content = _read_json(path)
+    content = read_json(path)
+    if not is_scored(path) and isinstance(content, dict):
+        content.setdefault("annotations", [])
     check_annotations(content, str(path))
     return content
+
+
+def annotation_file(root: str | Path, split: str) -> Path:
+    """`annotations/instances_SPLIT.json`, or `image_info_SPLIT.json` where only that exists."""
+    instances, image_info = (
+        Path(root) / "annotations" / f"{kind}_{split}.json" for kind in ("instances", "image_info")
+    )
+    return image_info if image_info.exists() and not instances.exists() else instances
+
+
+def is_scored(path: str | Path) -> bool:
+    """Whether an annotation file has boxes to score against; COCO's `image_info_*.json` of the test splits have not."""
+    return not Path(path).name.startswith("image_info_")
+
+
+def picture_folder(root: str | Path, split: str) -> Path:
+    """`SPLIT/`; the pictures of the split test-dev2017 are among those of test2017."""
+    return Path(root) / split.replace("test-dev", "test")
 
 
 def check_annotations(content: Any, name: str) -> None:
@@ -69,7 +91,7 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
 
     Raises InputError naming the file and the entry that is not of that form.
     """
-    results = _read_json(path)
+    results = read_json(path)
     if not isinstance(results, list):
         raise InputError(f"{path}: must be a list of detections in COCO's results format")
     for number, row in enumerate(results):
@@ -84,7 +106,21 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     return results
 
 
-def _read_json(path: str | Path) -> Any:
+def check_file_name(file_name: str, folder: Path, where: str) -> Path:
+    """The real path of a picture below `folder`, itself without links (`Path.resolve`); whether it exists is not asked.
+
+    Raises InputError that opens with `where` if the name leads anywhere else.
+    """
+    absolute = PurePosixPath(file_name).is_absolute() or "\\" in file_name or "://" in file_name
+    bad = "\0" in file_name or absolute or not file_name
+    real = "" if bad else os.path.realpath(folder / file_name)
+    if not real.startswith(f"{folder}{os.sep}"):
+        raise InputError(f"{where}.file_name {file_name!r:.80} must be a path inside {folder}")
+    return Path(real)
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a json file; InputError names the file and the place where it is not proper JSON."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

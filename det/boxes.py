@@ -1,15 +1,48 @@
-"""Box coding: boxes as offsets from anchors, and back."""
+"""Boxes as offsets from anchors, and back; where a picture lies in the network input."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+RESIZES = ("stretch", "letterbox")
 
 # Faster R-CNN's coder, as the official SSDLite and torchvision use it: offsets of the centre count 10, of the size 5.
 CENTER_WEIGHT = 10.0
 SIZE_WEIGHT = 5.0
 # A size offset beyond this would make a box over 62 times its anchor; exp() of more only overflows.
 MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+class RawDetections(NamedTuple):
+    """What the network says about every anchor."""
+
+    class_logits: Tensor  # [N, A, K]
+    box_offsets: Tensor  # [N, A, 4], as `encode` defines them
+
+
+class Placement(NamedTuple):
+    """The part of the network input that shows the picture, in whole pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def place(picture_hw: Sequence[int], image_size_hw: tuple[int, int], resize: str) -> Placement:
+    """Where a picture of (height, width) lies in an input of `image_size_hw`.
+
+    "stretch" is everywhere; "letterbox" keeps the picture's proportions, to the pixel, and centres it.
+    """
+    height, width = image_size_hw
+    if resize == "stretch":
+        return Placement(0, 0, width, height)
+    scale = min(height / picture_hw[0], width / picture_hw[1])
+    shown_hw = [max(1, round(side * scale)) for side in picture_hw]
+    return Placement((width - shown_hw[1]) // 2, (height - shown_hw[0]) // 2, shown_hw[1], shown_hw[0])
 
 
 def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:

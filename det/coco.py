@@ -1,24 +1,25 @@
 """COCO-style detection data: annotations checked and kept as arrays, samples, and padded batches."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from backbone.errors import InputError
 from backbone.images import read_image
-from det.annotations import read_annotations
+from det.annotations import annotation_file, check_file_name, picture_folder, read_annotations
 from det.matching import Targets
-from det.transforms import Transform
+from det.transforms import CROWD, Transform, Transformed, mixup, mosaic
 
 # Every batch is padded to one of these numbers of boxes, so that a compiled training step meets few shapes.
 BUCKETS = (8, 32, 64, 128, 256, 512, 1024)
+SIZE_STEP = 32
 MIN_BOX_SIDE = 1.0
 ABSENT = -1
 """Stands in `category_ids` for a class that the annotation file does not have."""
@@ -29,7 +30,7 @@ class Sample(NamedTuple):
 
     image: Tensor  # [3, H, W] uint8 RGB
     boxes: Tensor  # [n, 4] float32, xyxy in pixels of `image`
-    labels: Tensor  # [n] int64, contiguous object classes from 0
+    labels: Tensor  # [n] int64, contiguous object classes from 0, or CROWD
     image_id: int
     original_size_hw: tuple[int, int]  # of the picture on disk
 
@@ -50,36 +51,69 @@ def collate(samples: Sequence[Sample]) -> Batch:
     boxes = torch.zeros(len(samples), padded, 4)
     labels = torch.zeros(len(samples), padded, dtype=torch.int64)
     valid = torch.zeros(len(samples), padded, dtype=torch.bool)
+    crowd = torch.zeros(len(samples), padded, dtype=torch.bool)
     for row, sample in enumerate(samples):
         count = len(sample.labels)
         boxes[row, :count] = sample.boxes
-        labels[row, :count] = sample.labels
-        valid[row, :count] = True
+        labels[row, :count] = sample.labels.clamp(min=0)
+        valid[row, :count] = sample.labels != CROWD
+        crowd[row, :count] = sample.labels == CROWD
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
-        targets=Targets(boxes, labels, valid),
+        targets=Targets(boxes, labels, valid, crowd),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples]),
     )
 
 
+def input_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tuple[int, int]]:
+    """Sizes (height, width) for training at several: from `scales[0]` to `scales[1]` times the given one.
+
+    The longer side takes every multiple of 32 between; the shorter is rounded to one.
+    Raises InputError where the smallest is larger than the largest.
+    """
+    if scales[0] > scales[1]:
+        raise InputError(f"augment.input_scale is {list(scales)}; give the smaller factor first")
+    longer = max(image_size)
+    first, last = (round(longer * scale / SIZE_STEP) for scale in scales)
+    return [
+        tuple(max(SIZE_STEP, round(side / longer * steps) * SIZE_STEP) for side in image_size)
+        for steps in range(max(1, first), max(1, last) + 1)
+    ]
+
+
+def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> tuple[Tensor, Targets]:
+    """Float images `[N, 3, H, W]` and their boxes stretched to (height, width)."""
+    if images.shape[2:] == size_hw:
+        return images, targets
+    scale = [new / old for new, old in zip(size_hw[::-1], (images.shape[3], images.shape[2]), strict=True)]
+    scaled = targets.boxes * torch.tensor(scale * 2, device=images.device)
+    images = F.interpolate(images, size_hw, mode="bilinear", antialias=True)
+    return images, targets._replace(boxes=scaled)
+
+
 class CocoDetection(Dataset):
-    """Pictures and boxes of one split; pictures without boxes are kept as negatives, crowds are left out.
+    """Pictures and boxes of one split; pictures without boxes are kept as negatives.
+
+    Crowds are no objects to learn: their boxes have the label CROWD and only say what is not background.
 
     Arguments:
         root: folder of the data set.
-        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures.
+        split: names `annotations/instances_<split>.json` and the folder `<split>/` of pictures; COCO's test splits
+            have `image_info_<split>.json`, without boxes.
         annotations, images: another annotation file, another folder of pictures.
         transform: from `det.train_transform` or `det.eval_transform`; None leaves pictures as they are on disk.
         categories: class names in the order of the labels, as used in training; the file may lack some of them (their
             `category_ids` entry is -1) but have no others. By default the file's own, in the order of their ids.
         seed: with epoch and index the only source of a sample's randomness.
+        mosaic: share of samples made of four transformed pictures, mixup: of two laid over each other (which may be
+            mosaics' first); the others are drawn from the split. `transform` must give all pictures the same size.
 
     Attributes:
         annotation_file: the json, for evaluation.
         classes: names by label. category_ids: the file's ids by label. image_ids: by index.
-        dropped: how many annotations were left out, by reason: crowd, non-finite, outside, degenerate (under 1 pixel
-            wide or high after clipping to the picture).
+        dropped: how many annotations are no objects to learn, by reason: crowd, non-finite, outside, degenerate (under
+            1 pixel wide or high after clipping to the picture).
 
     An item is asked for by index (epoch 0) or by (epoch, index), and is a `Sample`.
 
@@ -97,11 +131,14 @@ class CocoDetection(Dataset):
         transform: Transform | None = None,
         categories: Sequence[str] | None = None,
         seed: int = 0,
+        mosaic: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
-        self.annotation_file = Path(annotations or Path(root) / "annotations" / f"instances_{split}.json")
-        self.folder = Path(images or Path(root) / split)
+        self.annotation_file = Path(annotations or annotation_file(root, split))
+        self.folder = Path(images or picture_folder(root, split))
         self.transform = transform
         self.seed = seed
+        self.mosaic, self.mixup = mosaic, mixup
         name = str(self.annotation_file)
         content = read_annotations(self.annotation_file)
 
@@ -131,20 +168,42 @@ class CocoDetection(Dataset):
         outside &= (boxes_xywh[:, 2:] > 0).all(axis=1)
         thin = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) < MIN_BOX_SIDE
         self.dropped = {}
-        keep = np.ones(len(boxes), bool)
+        usable = finite & ~outside & ~thin
+        left = np.ones(len(boxes), bool)
         for reason, bad in (("crowd", crowd), ("non-finite", ~finite), ("outside", outside), ("degenerate", thin)):
-            self.dropped[reason] = int((keep & bad).sum())
-            keep &= ~bad
-        order = np.argsort(owners[keep], kind="stable")
-        self.boxes = clipped[keep][order].astype(np.float32)
-        self.labels = labels[keep][order]
-        self.first = np.searchsorted(owners[keep][order], np.arange(len(self.image_ids) + 1))
+            self.dropped[reason] = int((left & bad).sum())
+            left &= ~bad
+        order = np.argsort(owners[usable], kind="stable")
+        self.boxes = clipped[usable][order].astype(np.float32)
+        self.labels = np.where(crowd, CROWD, labels)[usable][order]
+        self.first = np.searchsorted(owners[usable][order], np.arange(len(self.image_ids) + 1))
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = (0, key) if isinstance(key, int) else key
+        image, boxes, labels = self._mixed(epoch, index)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        height, width = (int(side) for side in self.sizes_hw[index])
+        # The arrays of the data set must not be shared with what a caller may change.
+        return Sample(
+            pixels, torch.tensor(boxes), torch.tensor(labels), self.image_ids[index], original_size_hw=(height, width)
+        )
+
+    def _mixed(self, epoch: int, index: int) -> Transformed:
+        """A sample, with the pictures that are drawn to be mixed into it."""
+        sample = self._transformed(index, (epoch, index))
+        rng = np.random.default_rng((self.seed, epoch, index))
+        # Other slots of the draw, so that a picture's augmentation here is not that of its own turn.
+        for mix, share, slots in ((mosaic, self.mosaic, (1, 2, 3)), (mixup, self.mixup, (4,))):
+            if rng.random() < share:
+                others = zip(rng.integers(len(self), size=len(slots)), slots, strict=True)
+                sample = mix([sample, *(self._transformed(int(n), (epoch, index, slot)) for n, slot in others)], rng)
+        return sample
+
+    def _transformed(self, index: int, draw: tuple[int, ...]) -> Transformed:
+        """The picture of an index with its boxes, augmented as `draw` and the seed say."""
         path = self.folder / str(self.files[index])
         image = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
         height, width = (int(side) for side in self.sizes_hw[index])
@@ -157,13 +216,10 @@ class CocoDetection(Dataset):
             )
         mine = slice(self.first[index], self.first[index + 1])
         boxes, labels = self.boxes[mine], self.labels[mine]
-        if self.transform is not None:
-            seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-            image, boxes, labels = self.transform(image, boxes, labels, seed)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        # The arrays of the data set must not be shared with what a caller may change.
-        return Sample(
-            pixels, torch.tensor(boxes), torch.tensor(labels), self.image_ids[index], original_size_hw=(height, width)
+        if self.transform is None:
+            return Transformed(image, boxes, labels)
+        return self.transform(
+            image, boxes, labels, int(np.random.SeedSequence([self.seed, *draw]).generate_state(1)[0])
         )
 
 
@@ -188,15 +244,12 @@ def _check_files(files: list[str], folder: Path, name: str) -> None:
     """Every picture must exist, below the folder, links followed."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures; check data.root and the split")
-    real_folder = os.path.realpath(folder)
-    missing = []
-    for number, file in enumerate(files):
-        bad = "\0" in file or "\\" in file or "://" in file or PurePosixPath(file).is_absolute() or not file
-        real = "" if bad else os.path.realpath(os.path.join(real_folder, file))
-        if not real.startswith(real_folder + os.sep):
-            raise InputError(f"{name}: images[{number}].file_name {file!r:.80} must be a path inside {folder}")
-        if not os.path.isfile(real):
-            missing.append(file)
+    real_folder = folder.resolve()
+    missing = [
+        file
+        for number, file in enumerate(files)
+        if not check_file_name(file, real_folder, f"{name}: images[{number}]").is_file()
+    ]
     if missing:
         raise InputError(
             f"{folder}: {len(missing)} of {len(files)} pictures that {name} lists are missing: {', '.join(missing[:3])}"

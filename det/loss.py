@@ -3,26 +3,46 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
+from torchvision.ops import (
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+    sigmoid_focal_loss,
+)
 
 from backbone.errors import InputError
 from det import boxes
-from det.matching import Targets, match
+from det.matching import Targets, in_crowd, match
 from det.model import RawDetections
 
-KINDS = ("softmax", "focal")
+KINDS = ("softmax", "focal", "quality")
+IOU_LOSSES = {
+    "giou": generalized_box_iou_loss,
+    "diou": distance_box_iou_loss,
+    "ciou": complete_box_iou_loss,
+}
+BOX_KINDS = ("smooth_l1", *IOU_LOSSES)
+# Box losses see predictions at most this far from their anchor (in its sides) and 62 times larger or smaller: beyond, a
+# box's coordinates swallow its size, and its overlap and aspect ratio have no gradient.
+MAX_SHIFT = 10.0
 
 
 class SSDLoss(nn.Module):
     """Classification plus box regression over a batch, both divided by the number of matched anchors.
 
+    Unmatched anchors in a crowd (`det.matching.in_crowd`) learn nothing; torchvision makes them background.
+
     Arguments:
         kind: "softmax" is cross-entropy with hard negatives (SSD, torchvision); "focal" is the sigmoid focal loss over
-            all anchors, with the box loss also divided by the four coordinates (the official SSDLite).
+            all anchors, with the box loss also divided by the four coordinates (the official SSDLite); "quality" is
+            the quality focal loss (arXiv 2006.04388), where a matched anchor learns the IoU of its box as its score.
         background: whether column 0 of the class logits is the background (`model.background`). Where it is not,
             "softmax" takes the background's logit as 0, which loses nothing since softmax ignores a shift.
+        box: "smooth_l1" of the offsets, or "giou", "diou" or "ciou" of the decoded boxes.
+        box_weight: multiplies the box loss.
         negative_ratio: hard negatives per matched anchor, "softmax" only.
-        alpha, gamma: weight of the matched class and focusing power, "focal" only.
+        alpha: weight of the matched class, "focal" only.
+        gamma: focusing power, "focal" and "quality".
         iou_threshold: overlap from which an anchor is matched.
 
     Raises InputError for an unknown kind.
@@ -32,6 +52,8 @@ class SSDLoss(nn.Module):
         self,
         kind: str = "softmax",
         background: bool = False,
+        box: str = "smooth_l1",
+        box_weight: float = 1.0,
         negative_ratio: float = 3.0,
         alpha: float = 0.75,
         gamma: float = 2.0,
@@ -40,8 +62,12 @@ class SSDLoss(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise InputError(f"loss kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        if box not in BOX_KINDS:
+            raise InputError(f"box loss {box!r} is unknown; choose one of {', '.join(BOX_KINDS)}")
         self.kind = kind
         self.background = background
+        self.box = box
+        self.box_weight = box_weight
         self.negative_ratio = negative_ratio
         self.alpha = alpha
         self.gamma = gamma
@@ -57,40 +83,77 @@ class SSDLoss(nn.Module):
         """
         logits = raw.class_logits.float()
         offsets = raw.box_offsets.float()
-        matched = match(anchors, targets, self.iou_threshold)
+        # A box without a size has no offsets; it counts as padding.
+        sized = (targets.boxes[..., 2:] > targets.boxes[..., :2]).all(dim=-1)
+        matched = match(anchors, targets._replace(valid=targets.valid & sized), self.iou_threshold)
         positive = matched >= 0
+        counted = positive | ~in_crowd(anchors, targets)
         index = matched.clamp(min=0)
         normaliser = positive.sum().clamp(min=1)
 
         target_boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         # Background anchors get themselves as target: padding may have no size, whose logarithm would spoil gradients.
-        target_offsets = boxes.encode(torch.where(positive[..., None], target_boxes, anchors), anchors)
-        box_losses = F.smooth_l1_loss(offsets, target_offsets, reduction="none").sum(dim=-1)
-        box_loss = torch.where(positive, box_losses, 0.0).sum() / normaliser
+        target_boxes = torch.where(positive[..., None], target_boxes, anchors)
+        if self.box == "smooth_l1":
+            target_offsets = boxes.encode(target_boxes, anchors)
+            box_losses = F.smooth_l1_loss(offsets, target_offsets, reduction="none").sum(dim=-1)
+        else:
+            box_losses = IOU_LOSSES[self.box](self._decoded(offsets, anchors), target_boxes, reduction="none")
+        box_loss = self.box_weight * torch.where(positive, box_losses, 0.0).sum() / normaliser
 
         labels = targets.labels.gather(1, index)
-        if self.kind == "focal":
-            class_loss = self._focal(logits, labels, positive)
-            box_loss = box_loss / 4
+        if self.kind == "softmax":
+            class_loss = self._softmax(logits, labels, positive, counted)
+        elif self.kind == "focal":
+            class_loss = self._focal(logits, labels, positive, counted)
         else:
-            class_loss = self._softmax(logits, labels, positive)
+            quality = _iou(self._decoded(offsets.detach(), anchors), target_boxes)
+            class_loss = self._quality(logits, labels, positive, counted, quality)
+        if self.kind == "focal" and self.box == "smooth_l1":
+            box_loss = box_loss / 4
         return {"class_loss": class_loss / normaliser, "box_loss": box_loss}
 
-    def _focal(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+    def _decoded(self, offsets: Tensor, anchors: Tensor) -> Tensor:
+        """Predicted boxes `[N, A, 4]`, xyxy, of some size whatever the offsets."""
+        shifts = offsets[..., :2].clamp(-boxes.CENTER_WEIGHT * MAX_SHIFT, boxes.CENTER_WEIGHT * MAX_SHIFT)
+        log_scales = offsets[..., 2:].clamp(min=-boxes.SIZE_WEIGHT * boxes.MAX_LOG_SCALE)
+        return boxes.decode(torch.cat([shifts, log_scales], dim=-1), anchors)
+
+    def _wanted(self, logits: Tensor, labels: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[N, A, objects]` and whether each is that of its anchor's class."""
         if self.background:
             logits = logits[..., 1:]
         classes = torch.arange(logits.shape[-1], device=logits.device)
-        wanted = (labels[..., None] == classes) & positive[..., None]
-        return sigmoid_focal_loss(logits, wanted.to(logits.dtype), self.alpha, self.gamma, reduction="sum")
+        return logits, (labels[..., None] == classes) & positive[..., None]
 
-    def _softmax(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+    def _focal(self, logits: Tensor, labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        logits, wanted = self._wanted(logits, labels, positive)
+        losses = sigmoid_focal_loss(logits, wanted.to(logits.dtype), self.alpha, self.gamma)
+        return torch.where(counted[..., None], losses, 0.0).sum()
+
+    def _quality(self, logits: Tensor, labels: Tensor, positive: Tensor, counted: Tensor, quality: Tensor) -> Tensor:
+        logits, wanted = self._wanted(logits, labels, positive)
+        score = torch.where(wanted, quality[..., None], 0.0)
+        losses = F.binary_cross_entropy_with_logits(logits, score, reduction="none")
+        losses = losses * (score - logits.sigmoid()).abs() ** self.gamma
+        return torch.where(counted[..., None], losses, 0.0).sum()
+
+    def _softmax(self, logits: Tensor, labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
         if not self.background:
             logits = F.pad(logits, (1, 0))
         wanted = torch.where(positive, labels + 1, 0)
         losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         # Matched anchors count as negatives of loss 0, so that they can never be drawn a second time when a picture
-        # has fewer negatives than asked for (torchvision draws them twice then).
-        negatives = torch.where(positive, 0.0, losses).sort(dim=1, descending=True).values
+        # has fewer negatives than asked for (torchvision draws them twice then). So do those in crowds.
+        negatives = torch.where(positive | ~counted, 0.0, losses).sort(dim=1, descending=True).values
         rank = torch.arange(negatives.shape[1], device=negatives.device)
         hard = rank < self.negative_ratio * positive.sum(dim=1, keepdim=True)
         return torch.where(positive, losses, 0.0).sum() + torch.where(hard, negatives, 0.0).sum()
+
+
+def _iou(one: Tensor, other: Tensor) -> Tensor:
+    """IoU `[...]` of xyxy boxes `[..., 4]` of some area, pair by pair."""
+    sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
+    common = sides.clamp(min=0).prod(dim=-1)
+    areas = (one[..., 2:] - one[..., :2]).prod(dim=-1) + (other[..., 2:] - other[..., :2]).prod(dim=-1)
+    return common / (areas - common)

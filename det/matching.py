@@ -1,4 +1,4 @@
-"""Matching: which ground-truth box each anchor answers for, a whole batch at once."""
+"""Matching: which ground-truth box each anchor answers for, and which anchors are in a crowd, a whole batch at once."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,8 @@ class Targets(NamedTuple):
 
     boxes: Tensor  # [N, G, 4] float32, xyxy in pixels of the network input; anything finite where not valid
     labels: Tensor  # [N, G] int64, contiguous object classes from 0
-    valid: Tensor  # [N, G] bool, False for padding
+    valid: Tensor  # [N, G] bool, False for padding and crowds
+    crowd: Tensor  # [N, G] bool, boxes around many objects that nobody told apart
 
 
 def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tensor:
@@ -36,3 +37,17 @@ def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tens
         1, best_anchor, torch.where(targets.valid, box_index, -1), reduce="amax"
     )
     return torch.where(forced >= 0, forced, matched)
+
+
+def in_crowd(anchors: Tensor, targets: Targets) -> Tensor:
+    """Anchors whose centre, or more than half of whose area, lies in a crowd's box: bool `[N, A]`.
+
+    What such an anchor shows may well be an object, so it must not learn to be background. Shapes are fixed as in
+    `match`.
+    """
+    crowds = targets.boxes[:, :, None]  # [N, G, 1, 4] against anchors [A, 4]
+    overlaps = torch.minimum(crowds[..., 2:], anchors[:, 2:]) - torch.maximum(crowds[..., :2], anchors[:, :2])
+    covered = overlaps.clamp(min=0).prod(dim=-1) > 0.5 * (anchors[:, 2:] - anchors[:, :2]).prod(dim=-1)
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centred = ((centers > crowds[..., :2]) & (centers < crowds[..., 2:])).all(dim=-1)
+    return ((covered | centred) & targets.crowd[..., None]).any(dim=1)

@@ -1,6 +1,7 @@
-"""COCO's twelve detection figures and the AP of each class, by pycocotools."""
+"""COCO's twelve detection figures and the AP of each class, by pycocotools or, quicker, by faster-coco-eval."""
 
 import contextlib
+import importlib.util
 import io
 import math
 import warnings
@@ -64,19 +65,48 @@ def to_results(detections: Iterable[Detections], image_ids: Iterable[int], categ
     return results
 
 
+def has_fast() -> bool:
+    """Whether faster-coco-eval is installed, which `judge` and `evaluate` can use."""
+    return importlib.util.find_spec("faster_coco_eval") is not None
+
+
 def evaluate(
-    ground_truth: COCO | str | Path | dict, results: list[dict], image_ids: Iterable[int] | None = None
+    ground_truth: COCO | str | Path | dict,
+    results: list[dict],
+    image_ids: Iterable[int] | None = None,
+    *,
+    fast: bool = False,
 ) -> dict[str, float]:
     """COCO's figures (`FIGURES`) and "AP/<class>" for each class, all 0 to 1, or -1 where there is nothing to find.
+
+    Arguments, warnings and errors are those of `judge`.
+    """
+    return figures_of(judge(ground_truth, results, image_ids, fast=fast))
+
+
+def judge(
+    ground_truth: COCO | str | Path | dict,
+    results: list[dict],
+    image_ids: Iterable[int] | None = None,
+    *,
+    fast: bool = False,
+) -> COCOeval:
+    """The judge after `evaluate` and `accumulate`, with its arrays in `eval`; `figures_of` reads it.
 
     Arguments:
         ground_truth: from `load_ground_truth`, or what that takes.
         results: detections in COCO's results format; not changed.
         image_ids: judge these pictures only; all of the ground truth by default.
+        fast: let faster-coco-eval count: several times quicker, figures equal to 1e-12 (its precisions are rounded
+            otherwise in the last bit); `evalImgs` is then not filled.
 
     Detections that are not finite are left out and an empty list scores 0, both with a warning.
-    Raises InputError for an image or category id that the ground truth does not have.
+    Raises InputError for an image or category id that the ground truth does not have, or without faster-coco-eval.
     """
+    if fast and not has_fast():
+        raise InputError(
+            "the fast evaluation needs faster-coco-eval; pip install 'faster-coco-eval>=1.6.5', or go without"
+        )
     truth = ground_truth if isinstance(ground_truth, COCO) else load_ground_truth(ground_truth)
     chosen = sorted(truth.imgs if image_ids is None else {int(image_id) for image_id in image_ids})
     for what, known, asked in (
@@ -92,23 +122,35 @@ def evaluate(
             )
     finite = [row for row in results if all(map(math.isfinite, (*row["bbox"], row["score"])))]
     if len(finite) < len(results):
-        warnings.warn(f"{len(results) - len(finite)} detections are not finite and were left out", stacklevel=2)
+        warnings.warn(f"{len(results) - len(finite)} detections are not finite and were left out", stacklevel=3)
     if not finite:
-        warnings.warn("there are no detections: every figure is 0", stacklevel=2)
+        warnings.warn("there are no detections: every figure is 0", stacklevel=3)
 
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(truth, _results_index(truth, finite), "bbox")
-        judge.params.imgIds = chosen
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    figures = {name: float(value) for name, value in zip(FIGURES, judge.stats, strict=True)}
+        found = _results_index(truth, finite)
+        counting = _fast_judge(truth, found) if fast else COCOeval(truth, found, "bbox")
+        counting.params.imgIds = chosen
+        counting.evaluate()
+        counting.accumulate()
+        counting.summarize()
+    return counting
+
+
+def figures_of(judged: COCOeval) -> dict[str, float]:
+    """What `evaluate` returns, of a judge that `judge` returned."""
+    figures = {name: float(value) for name, value in zip(FIGURES, judged.stats, strict=True)}
     # precision is [IoU, recall, class, area, maximal detections]: all areas, 100 detections.
-    for position, category_id in enumerate(judge.params.catIds):
-        precision = judge.eval["precision"][:, :, position, 0, -1]
+    for position, category_id in enumerate(judged.params.catIds):
+        precision = judged.eval["precision"][:, :, position, 0, -1]
         known = precision[precision > -1]
-        figures[f"AP/{truth.cats[category_id]['name']}"] = float(known.mean()) if known.size else -1.0
+        figures[f"AP/{judged.cocoGt.cats[category_id]['name']}"] = float(known.mean()) if known.size else -1.0
     return figures
+
+
+def _fast_judge(truth: COCO, found: COCO) -> COCOeval:
+    from faster_coco_eval import COCOeval_faster
+
+    return COCOeval_faster(truth, found, "bbox", print_function=print)
 
 
 def _results_index(truth: COCO, results: list[dict]) -> COCO:

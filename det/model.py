@@ -1,21 +1,21 @@
 """SSDLite: a light head over two taps of a backbone, and the detector made of both (section 6.3 of the paper)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import backbone as backbones
-from backbone import Feature, InputError, Network
+from backbone import Architecture, Feature, InputError, Network
+from backbone.architectures import plan, tails
 from backbone.blocks import ConvNormAct
 from backbone.network import initialise
 from det.anchors import anchors as place_anchors
-from det.anchors import anchors_per_cell
+from det.anchors import anchors_per_cell, pyramid_anchors
+from det.boxes import RESIZES, RawDetections
+from det.fpn import FPNLiteHead
 
-# C4, "the expansion layer of the 13th bottleneck block" of Large and of the 9th of Small; C5 is the last 1x1.
-C4_TAPS = {"mobilenet_v3_large": "13.expand", "mobilenet_v3_small": "9.expand"}
-C5_TAP = "last"
+HEADS = ("ssdlite", "ssdlite_fpn")
 EXTRA_CHANNELS = (512, 256, 256, 128)
 MIN_EXTRA_CHANNELS = 16
 
@@ -25,13 +25,6 @@ NORM_MOMENTUM = {"paper": 0.1, "torchvision": 0.03}
 INIT_STD = 0.03
 # log(0.01 / 0.99): every class starts out improbable, or thousands of background anchors would swamp the first steps.
 INIT_CLASS_BIAS = -4.6
-
-
-class RawDetections(NamedTuple):
-    """What the network says about every anchor."""
-
-    class_logits: Tensor  # [N, A, K]
-    box_offsets: Tensor  # [N, A, 4], as det.boxes.encode defines them
 
 
 class Extra(nn.Module):
@@ -89,6 +82,7 @@ class SSDLiteHead(nn.Module):
     ) -> None:
         super().__init__()
         channels = [c4.channels, c5.channels]
+        self.strides = (c4.stride, c5.stride, *(c5.stride * 2**n for n in range(1, len(EXTRA_CHANNELS) + 1)))
         self.extras = nn.ModuleList()
         for extra_channels in EXTRA_CHANNELS:
             out_channels = max(MIN_EXTRA_CHANNELS, int(extra_channels * width))
@@ -108,44 +102,43 @@ class SSDLiteHead(nn.Module):
             box_offsets=torch.cat([predict(x) for predict, x in zip(self.box_predictors, maps, strict=True)], dim=1),
         )
 
+    def output_layers(self) -> tuple[list[nn.Conv2d], list[nn.Conv2d]]:
+        """The last convolutions: of the classes, of the boxes."""
+        return tuple([block.project for block in blocks] for blocks in (self.class_predictors, self.box_predictors))
+
 
 class SSDLite(nn.Module):
-    """A backbone with an SSDLite head. Made by `create`.
+    """A backbone with an SSDLite or FPN-lite head. Made by `create`.
 
     `anchors` (`[A, 4]`, xyxy pixels) fits inputs of `image_size_hw`; `anchors_for` gives those of any other size.
     `background` says whether column 0 of the class logits is the background; `num_objects` counts the others.
+    `taps` are the maps that the head is given, finest first; `resize` is how pictures become inputs.
     """
 
     def __init__(
         self,
         network: Network,
-        c4_tap: str,
+        head: SSDLiteHead | FPNLiteHead,
         num_outputs: int,
         variant: str,
         image_size_hw: tuple[int, int],
-        width: float,
+        resize: str,
     ) -> None:
         super().__init__()
         self.backbone = network
-        self.c4_tap = c4_tap
+        self.head = head
+        self.taps = tuple(network.features)
         self.variant = variant
         self.background = variant == "torchvision"
         self.num_objects = num_outputs - self.background
         self.image_size_hw = image_size_hw
-        self.head = SSDLiteHead(
-            network.features[c4_tap],
-            network.features[C5_TAP],
-            num_outputs=num_outputs,
-            num_anchors=anchors_per_cell(variant),
-            width=width,
-            norm_momentum=NORM_MOMENTUM[variant],
-        )
+        self.resize = resize
         self.register_buffer("anchors", self._place(image_size_hw), persistent=False)
 
     def forward(self, images: Tensor) -> RawDetections:
         """Normalised RGB `[N, 3, H, W]` of any size to raw output, the same in training and evaluation."""
-        taps = self.backbone(images)
-        return self.head(taps[self.c4_tap], taps[C5_TAP])
+        values = self.backbone(images)
+        return self.head(*(values[tap] for tap in self.taps))
 
     def anchors_for(self, image_size_hw: tuple[int, int]) -> Tensor:
         """The anchors `[A, 4]` of an input of that (height, width): xyxy in its pixels, on the model's device."""
@@ -154,11 +147,20 @@ class SSDLite(nn.Module):
         return self._place(image_size_hw).to(self.anchors.device)
 
     def _place(self, image_size_hw: tuple[int, int]) -> Tensor:
-        strides = [self.backbone.features[tap].stride for tap in (self.c4_tap, C5_TAP)]
-        strides += [strides[-1] * 2**n for n in range(1, len(EXTRA_CHANNELS) + 1)]
         # Every strided convolution pads by half its kernel, so a map has as many cells as strides begin in the input.
-        sizes_hw = [tuple(-(-side // stride) for side in image_size_hw) for stride in strides]
+        sizes_hw = [tuple(-(-side // stride) for side in image_size_hw) for stride in self.head.strides]
+        if isinstance(self.head, FPNLiteHead):
+            return pyramid_anchors(sizes_hw, image_size_hw, self.head.strides)
         return place_anchors(sizes_hw, image_size_hw, self.variant)
+
+
+def default_taps(architecture: Architecture, strides: Sequence[int]) -> tuple[str, ...]:
+    """The deepest value inside the backbone at each of the strides; for its last stride "last", the 1x1 convolution.
+
+    At 16 this is the paper's C4, "the expansion layer of the 13th bottleneck block" of V3-Large, of the 9th of Small.
+    """
+    deepest = {feature.stride: tap for tap, feature in plan(architecture).features.items()}
+    return tuple(deepest[stride] for stride in strides)
 
 
 def create(
@@ -170,53 +172,80 @@ def create(
     image_size: int | Sequence[int] = 320,
     width: float = 1.0,
     tail: str | None = None,
+    taps: Sequence[str] | None = None,
+    filters: int = 128,
+    resize: str = "stretch",
 ) -> SSDLite:
     """Build a detector with fresh weights.
 
     Arguments:
-        head: "ssdlite", the only one.
-        backbone: "mobilenet_v3_large" or "mobilenet_v3_small".
+        head: "ssdlite" (six maps from stride 16 on), or "ssdlite_fpn" (five from stride 8 on, merged top-down).
+        backbone: one of `backbone.names()`.
         num_classes: K, columns of the class logits.
         variant: "paper" has 2034 anchors at 320x320 and K object classes without a column for the background, and its
             class logits start at -4.6; "torchvision" has 3234, and K counts the background as column 0 (91 for COCO's
-            ids 1..90), so that torchvision's weights load.
+            ids 1..90), so that torchvision's weights load. "ssdlite_fpn" has 12804 anchors and no torchvision variant.
         image_size: side of the network input, or its (height, width), in pixels; fixes `model.anchors` only.
         width: multiplies the channels of the backbone and of the extra maps.
-        tail: the backbone's tail, by default "detection": channels between C4 and C5 halved (the paper's dagger);
-            "full" is the row without it.
+        tail: the backbone's tail, by default "detection" where it has one: channels between C4 and C5 halved (the
+            paper's dagger), "full" being the row without it. Where it has none, the last 1x1 convolution follows the
+            width by default (table 6's narrow rows), and is as in the published classifiers with "full".
+        taps: where the head taps the backbone, at strides 16 and 32 ("ssdlite") or 8, 16 and 32; by default the
+            deepest value inside the backbone at each.
+        filters: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
+        resize: how pictures become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
+            large as fits, centred on grey).
 
-    Raises InputError (a ValueError) for a head, backbone, variant, size or count that is not possible, and what
+    Raises InputError (a ValueError) for a head, backbone, variant, size, count or tap that is not possible, and what
     `backbone.create` raises for a tail or width.
     """
-    if head != "ssdlite":
-        raise InputError(f"head {head!r} is unknown; the only one is ssdlite")
+    if head not in HEADS:
+        raise InputError(f"head {head!r} is unknown; choose one of {', '.join(HEADS)}")
     if variant not in NORM_MOMENTUM:
         raise InputError(f"variant {variant!r} is unknown; choose one of {', '.join(NORM_MOMENTUM)}")
-    if backbone not in C4_TAPS:
-        raise InputError(f"backbone {backbone!r} has no SSDLite; choose one of {', '.join(C4_TAPS)}")
+    if head == "ssdlite_fpn" and variant != "paper":
+        raise InputError(f"head ssdlite_fpn has no variant {variant!r}; use variant paper")
+    if resize not in RESIZES:
+        raise InputError(f"resize {resize!r} is unknown; choose one of {', '.join(RESIZES)}")
     smallest = 2 if variant == "torchvision" else 1
     if num_classes < smallest:
         raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {smallest}")
     image_size_hw = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(image_size_hw) != 2 or min(image_size_hw) < 1:
         raise InputError(f"image_size is {image_size}; give one side or (height, width), in pixels")
-    c4_tap = C4_TAPS[backbone]
+    strides = (16, 32) if head == "ssdlite" else (8, 16, 32)
+    architecture = backbones.architecture(backbone)
+    known: str | Architecture = backbone
+    if tail is None:
+        tail = "detection" if "detection" in tails(architecture) else "full"
+        if tail == "full" and width < 1:
+            known = architecture._replace(last_width="scaled")
     network = backbones.create(
-        backbone,
+        known,
         width=width,
-        tail=tail or "detection",
-        taps=(c4_tap, C5_TAP),
+        tail=tail,
+        taps=taps or default_taps(architecture, strides),
         norm_momentum=NORM_MOMENTUM[variant],
     )
-    model = SSDLite(network, c4_tap, num_classes, variant, image_size_hw, width)
+    features = tuple(network.features.values())
+    if tuple(feature.stride for feature in features) != strides:
+        found = ", ".join(f"{tap} (stride {feature.stride})" for tap, feature in network.features.items())
+        raise InputError(f"taps are {found}; head {head} takes one at each of the strides {strides}, in this order")
+    common = {"num_outputs": num_classes, "norm_momentum": NORM_MOMENTUM[variant]}
+    if head == "ssdlite":
+        built = SSDLiteHead(*features, num_anchors=anchors_per_cell(variant), width=width, **common)
+    else:
+        built = FPNLiteHead(features, filters=filters, **common)
+    model = SSDLite(network, built, num_classes, variant, image_size_hw, resize)
     if variant == "paper":
         # He's spread where a norm follows: under the norm N(0, 0.03) only makes depthwise weights so small that
         # adaptive optimisers change them by a tenth in one step.
         initialise(model.head)
-        for predictor in (*model.head.class_predictors, *model.head.box_predictors):
-            nn.init.normal_(predictor.project.weight, std=INIT_STD)
-        for predictor in model.head.class_predictors:
-            nn.init.constant_(predictor.project.bias, INIT_CLASS_BIAS)
+        class_layers, box_layers = built.output_layers()
+        for layer in (*class_layers, *box_layers):
+            nn.init.normal_(layer.weight, std=INIT_STD)
+        for layer in class_layers:
+            nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
     else:
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):

@@ -26,27 +26,35 @@ class Result(NamedTuple):
     labels: np.ndarray  # [n] int64, indices into classes
     classes: list[str]
 
-    def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0) -> np.ndarray:
-        """A copy of the uint8 BGR frame `[H, W, 3]` with every box of at least that score, its class and score."""
+    def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0, show_scores: bool = True) -> np.ndarray:
+        """A copy of the uint8 BGR frame `[H, W, 3]` with every box of at least that score, its class and score.
+
+        Annotations have no scores to show: `show_scores=False`.
+        """
         canvas = frame_bgr.copy()
         colors = class_colors(len(self.classes))
-        # Sizes that read the same on a thumbnail and on a 4K frame.
-        thickness = max(1, round(min(canvas.shape[:2]) / 300))
-        font_scale = max(0.4, min(canvas.shape[:2]) / 1000)
-        shown = np.flatnonzero(self.scores >= score_threshold)
-        for index in shown[::-1]:  # best last, on top
-            left, top, right, bottom = (round(float(value)) for value in self.boxes[index])
-            blue, green, red = color = colors[self.labels[index]]
-            text = f"{self.classes[self.labels[index]]} {self.scores[index]:.2f}"
-            (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
-            cv2.rectangle(canvas, (left, top), (right, bottom), color, thickness)
-            text_bottom = max(top, text_height + baseline)
-            plate = (left, text_bottom - text_height - baseline), (left + text_width, text_bottom)
-            cv2.rectangle(canvas, *plate, color, cv2.FILLED)
-            ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else (255, 255, 255)
-            origin = (left, text_bottom - baseline)
-            cv2.putText(canvas, text, origin, FONT, font_scale, ink, max(1, thickness // 2), cv2.LINE_AA)
+        for index in np.flatnonzero(self.scores >= score_threshold)[::-1]:  # best last, on top
+            name = self.classes[self.labels[index]]
+            text = f"{name} {self.scores[index]:.2f}" if show_scores else name
+            draw_box(canvas, self.boxes[index], text, colors[self.labels[index]])
         return canvas
+
+
+def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
+    """Draws a box in pixels with a text on a plate into a uint8 BGR picture `[H, W, 3]`."""
+    # Sizes that read the same on a thumbnail and on a 4K frame.
+    thickness = max(1, round(min(canvas_bgr.shape[:2]) / 300))
+    font_scale = max(0.4, min(canvas_bgr.shape[:2]) / 1000)
+    left, top, right, bottom = (round(float(value)) for value in box_xyxy)
+    blue, green, red = color
+    (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
+    cv2.rectangle(canvas_bgr, (left, top), (right, bottom), color, thickness)
+    text_bottom = max(top, text_height + baseline)
+    plate = (left, text_bottom - text_height - baseline), (left + text_width, text_bottom)
+    cv2.rectangle(canvas_bgr, *plate, color, cv2.FILLED)
+    ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else (255, 255, 255)
+    origin = (left, text_bottom - baseline)
+    cv2.putText(canvas_bgr, text, origin, FONT, font_scale, ink, max(1, thickness // 2), cv2.LINE_AA)
 
 
 class Predictor:
@@ -87,7 +95,9 @@ class Predictor:
         self.image_size_hw = model.image_size_hw
         self.network = for_inference(model, self.device)
         self.anchors = self.network.anchors
-        self.postprocess = PostProcess(kind, model.background, score_threshold=score_threshold, nms_iou=nms_iou)
+        self.postprocess = PostProcess(
+            kind, model.background, score_threshold=score_threshold, nms_iou=nms_iou, resize=model.resize
+        )
 
     @torch.inference_mode()
     def __call__(self, frame_bgr: np.ndarray) -> Result:
@@ -96,7 +106,7 @@ class Predictor:
 
     def prepare(self, frame_bgr: np.ndarray) -> Tensor:
         """The network input of a frame: normalised float32 `[1, 3, H, W]`, channels last, on the device."""
-        image = resize(frame_bgr, self.image_size_hw)
+        image = resize(frame_bgr, self.image_size_hw, self.postprocess.resize)
         return network_input(image, mean=self.mean, std=self.std, device=self.device)
 
     def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> Result:

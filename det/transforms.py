@@ -1,15 +1,17 @@
-"""Transforms of a picture and its boxes into the network input; the only place that knows albumentations."""
+"""Transforms of a picture and its boxes into the network input, by OpenCV."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import albumentations as A
 import cv2
 import numpy as np
 
 from backbone.errors import InputError
+from det.boxes import place
 
-STRENGTHS = ("ssd", "flip", "none")
+CROWD = -1
+"""The label of a box around many objects that nobody told apart."""
+STRENGTHS = ("ssd", "crop", "flip", "none")
 # The colour around a zoomed-out picture: 0 after the usual normalisation by mean 0.5 and deviation 0.5.
 FILL = (127, 127, 127)
 # Boxes thinner than this in the network input are slivers that a crop left over: nothing to see, nothing to learn.
@@ -20,6 +22,12 @@ CROP_TRIALS = 40
 CROP_SIDES = (0.3, 1.0)
 CROP_ASPECTS = (0.5, 2.0)
 MAX_ZOOM_OUT = 4.0
+# Factors of SSD's photometric distortion, the hue's in turns; each is drawn half of the time.
+BRIGHTNESS = (0.875, 1.125)
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = (-0.05, 0.05)
+GREY = np.array([0.2989, 0.587, 0.114])  # of red, green, blue, as torchvision rounds them
+MOSAIC_CENTER = (0.25, 0.75)
 
 
 class Transformed(NamedTuple):
@@ -27,11 +35,22 @@ class Transformed(NamedTuple):
 
     image: np.ndarray  # [H, W, 3] uint8 RGB
     boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of `image`, at least 1 pixel wide and high
-    labels: np.ndarray  # [n] int64, of the boxes that are left
+    labels: np.ndarray  # [n] int64, of the boxes that are left; CROWD for crowds
 
 
 Transform = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Transformed]
 """(image `[H, W, 3]` uint8 RGB, boxes `[n, 4]` float32 xyxy pixels, labels `[n]` int64, seed) -> Transformed."""
+
+
+class Colors(NamedTuple):
+    """A drawn photometric distortion; None leaves a part out."""
+
+    brightness: float | None
+    contrast: float | None
+    saturation: float | None
+    hue: float | None  # turns
+    contrast_first: bool  # before saturation and hue, or after them
+    channels: np.ndarray | None  # their new order
 
 
 def size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -39,71 +58,83 @@ def size_hw(image_size: int | Sequence[int]) -> tuple[int, int]:
     return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
 
 
-def resize(image: np.ndarray, image_size_hw: tuple[int, int]) -> np.ndarray:
-    """Stretch a picture `[H, W, C]` to (height, width), the one way for evaluation, prediction and video."""
-    height, width = image_size_hw
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+def resize(image: np.ndarray, image_size_hw: tuple[int, int], how: str = "stretch") -> np.ndarray:
+    """A uint8 picture `[H, W, 3]` at (height, width), the one way for evaluation, prediction and video.
+
+    "stretch" fills the size; "letterbox" keeps the picture's proportions, as `det.boxes.place` says, on grey.
+    """
+    left, top, width, height = place(image.shape[:2], image_size_hw, how)
+    shown = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if (height, width) == tuple(image_size_hw):
+        return shown
+    canvas = np.full((*image_size_hw, 3), FILL, np.uint8)
+    canvas[top : top + height, left : left + width] = shown
+    return canvas
 
 
-def eval_transform(image_size: int | Sequence[int]) -> Transform:
-    """Stretch to `image_size` (one side or (height, width)); nothing random."""
-    out_hw = size_hw(image_size)
-
-    def transform(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int) -> Transformed:
-        height, width = image.shape[:2]
-        window = np.array([0, 0, width, height], np.float32)
-        boxes, labels = _into_window(boxes, labels, window, False, out_hw)
-        return Transformed(resize(image, out_hw), boxes, labels)
-
-    return transform
+def eval_transform(image_size: int | Sequence[int], how: str = "stretch") -> Transform:
+    """`resize` to `image_size` (one side or (height, width)); nothing random."""
+    return Evaluation(size_hw(image_size), how)
 
 
-def train_transform(image_size: int | Sequence[int], strength: str = "ssd") -> Transform:
+def train_transform(image_size: int | Sequence[int], strength: str = "ssd", how: str = "stretch") -> Transform:
     """The augmentation of SSD, drawn from the seed alone.
 
     "ssd" is photometric distortion, zoom-out (up to 4 times, half of the time), a crop that keeps a random smallest
-    overlap with some box, and a horizontal flip; "flip" only the flip; "none" is `eval_transform`. All geometry is one
-    window of the picture that is stretched to the input, so every pixel is interpolated once.
+    overlap with some box, and a horizontal flip; "crop" the crop and the flip; "flip" only the flip; "none" is
+    `eval_transform`. Distributions are those of torchvision's presets "ssd" and "ssdlite", save that pictures without
+    boxes are cropped too. All geometry is one window of the picture that is stretched to the input, so every pixel is
+    interpolated once; with "letterbox" the window is first made as wide as the input is, relative to its height.
 
     Raises InputError for an unknown strength.
     """
     if strength not in STRENGTHS:
         raise InputError(f"augmentation {strength!r} is unknown; choose one of {', '.join(STRENGTHS)}")
-    out_hw = size_hw(image_size)
     if strength == "none":
-        return eval_transform(out_hw)
-    return SSDAugment(out_hw, crop_and_color=strength == "ssd")
+        return eval_transform(image_size, how)
+    return Augmentation(size_hw(image_size), strength, how)
 
 
-class SSDAugment:
-    """What `train_transform` returns; a class so that loader workers can be given a copy of it."""
+class Evaluation:
+    """What `eval_transform` returns; a class so that loader workers can be given a copy of it."""
 
-    def __init__(self, out_hw: tuple[int, int], crop_and_color: bool) -> None:
+    def __init__(self, out_hw: tuple[int, int], how: str) -> None:
         self.out_hw = out_hw
-        self.crop_and_color = crop_and_color
-        # SSD draws each distortion separately, half of the time; ranges as in torchvision's SSD preset.
-        same, half = (1.0, 1.0), 0.5
-        self.color = A.Compose(
-            [
-                A.ColorJitter(brightness=(0.875, 1.125), contrast=same, saturation=same, hue=(0.0, 0.0), p=half),
-                A.ColorJitter(brightness=same, contrast=(0.5, 1.5), saturation=same, hue=(0.0, 0.0), p=half),
-                A.ColorJitter(brightness=same, contrast=same, saturation=(0.5, 1.5), hue=(-0.05, 0.05), p=half),
-                A.ChannelShuffle(p=half),
-            ]
-        )
+        self.how = how
+
+    def __call__(self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int) -> Transformed:
+        left, top, width, height = place(image.shape[:2], self.out_hw, self.how)
+        scale_x, scale_y = image.shape[1] / width, image.shape[0] / height
+        window = np.array([-left, -top, self.out_hw[1] - left, self.out_hw[0] - top], np.float32)
+        window *= np.array([scale_x, scale_y] * 2, np.float32)
+        boxes, labels = _into_window(boxes, labels, window, False, self.out_hw)
+        return Transformed(resize(image, self.out_hw, self.how), boxes, labels)
+
+
+class Augmentation:
+    """What `train_transform` returns."""
+
+    def __init__(self, out_hw: tuple[int, int], strength: str, how: str) -> None:
+        self.out_hw = out_hw
+        self.strength = strength
+        self.how = how
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int) -> Transformed:
         rng = np.random.default_rng(seed)
         height, width = image.shape[:2]
         window = np.array([0, 0, width, height], np.float32)
-        if self.crop_and_color:
-            window = crop(zoom_out(window, rng), boxes, rng)
+        colors = draw_colors(rng) if self.strength == "ssd" else None
+        if self.strength == "ssd":
+            window = zoom_out(window, rng)
+        if self.strength != "flip":
+            window = crop(window, boxes[labels != CROWD], rng)
+        if self.how == "letterbox":
+            window = fit(window, self.out_hw)
         flip = rng.random() < 0.5
         pixels = _stretch(image, window, flip, self.out_hw)
-        if self.crop_and_color:
-            # Without a seed of its own albumentations repeats one stream in every worker and every epoch.
-            self.color.set_random_seed(seed)
-            pixels = self.color(image=pixels)["image"]
+        if colors is not None:
+            pixels = distort(pixels, colors, cv2.mean(image)[:3])
+            _paint_outside(pixels, (height, width), window, flip)
         boxes, labels = _into_window(boxes, labels, window, flip, self.out_hw)
         return Transformed(pixels, boxes, labels)
 
@@ -142,6 +173,92 @@ def crop(window: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.
             return parts[fits.argmax()].astype(np.float32)
 
 
+def fit(window: np.ndarray, out_hw: tuple[int, int]) -> np.ndarray:
+    """The smallest window (xyxy, float32) of the input's proportions about the same centre that contains the given."""
+    sides = window[2:] - window[:2]
+    out_sides = np.array(out_hw[::-1], np.float32)
+    sides = out_sides * (sides / out_sides).max()
+    corner = (window[:2] + window[2:] - sides) / 2
+    return np.concatenate([corner, corner + sides]).astype(np.float32)
+
+
+def draw_colors(rng: np.random.Generator) -> Colors:
+    """SSD's photometric distortion, drawn."""
+
+    def half_of_the_time(low: float, high: float) -> float | None:
+        return rng.uniform(low, high) if rng.random() < 0.5 else None
+
+    return Colors(
+        half_of_the_time(*BRIGHTNESS),
+        half_of_the_time(*CONTRAST),
+        half_of_the_time(*SATURATION),
+        half_of_the_time(*HUE),
+        bool(rng.random() < 0.5),
+        rng.permutation(3) if rng.random() < 0.5 else None,
+    )
+
+
+def distort(image: np.ndarray, colors: Colors, mean: Sequence[float]) -> np.ndarray:
+    """A uint8 RGB picture with other colours.
+
+    Everything but the hue is linear in a pixel's colour and becomes one matrix on each side of the hue. `mean` is the
+    colour, of the whole picture before, whose grey the contrast is about.
+    """
+    before, after = np.eye(3, 4), np.eye(3, 4)
+    mean = np.asarray(mean)
+    if colors.brightness is not None:
+        before *= colors.brightness
+
+    def contrast(matrix: np.ndarray) -> np.ndarray:
+        grey = GREY @ (before[:, :3] @ mean + before[:, 3])
+        matrix = matrix * colors.contrast
+        matrix[:, 3] += (1 - colors.contrast) * grey
+        return matrix
+
+    if colors.contrast is not None and colors.contrast_first:
+        before = contrast(before)
+    if colors.saturation is not None:
+        before = (colors.saturation * np.eye(3) + (1 - colors.saturation) * GREY) @ before
+    if colors.contrast is not None and not colors.contrast_first:
+        after = contrast(after)
+    if colors.channels is not None:
+        after = after[colors.channels]
+    if colors.hue is None:
+        after = after[:, :3] @ before + np.pad(after[:, 3:], ((0, 0), (3, 0)))
+    else:
+        if not np.array_equal(before, np.eye(3, 4)):
+            image = cv2.transform(image, before)
+        hues = (np.arange(256) + round(256 * colors.hue)).astype(np.uint8)  # the circle of hues is 256 steps
+        same = np.arange(256, dtype=np.uint8)
+        turned = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), np.stack([hues, same, same], axis=1)[:, None])
+        image = cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL)
+    return image if np.array_equal(after, np.eye(3, 4)) else cv2.transform(image, after)
+
+
+def mosaic(parts: Sequence[Transformed], rng: np.random.Generator) -> Transformed:
+    """Four transformed pictures in one of the same size, each shrunk into a quarter about a drawn centre."""
+    height, width = parts[0].image.shape[:2]
+    x, y = (round(side * rng.uniform(*MOSAIC_CENTER)) for side in (width, height))
+    image = np.empty_like(parts[0].image)
+    boxes = []
+    quarters = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
+    for part, (left, top, right, bottom) in zip(parts, quarters, strict=True):
+        size = right - left, bottom - top
+        image[top:bottom, left:right] = cv2.resize(part.image, size, interpolation=cv2.INTER_LINEAR)
+        scale = np.array([size[0] / width, size[1] / height] * 2, np.float32)
+        boxes.append(part.boxes * scale + np.array([left, top, left, top], np.float32))
+    boxes, labels = _thick(np.concatenate(boxes), np.concatenate([part.labels for part in parts]))
+    return Transformed(image, boxes, labels)
+
+
+def mixup(parts: Sequence[Transformed], rng: np.random.Generator) -> Transformed:
+    """Two transformed pictures laid over each other with all their boxes; the first weighs 0.5 to 1."""
+    one, other = parts
+    weight = rng.uniform(0.5, 1.0)
+    image = cv2.addWeighted(one.image, weight, other.image, 1 - weight, 0)
+    return Transformed(image, np.concatenate([one.boxes, other.boxes]), np.concatenate([one.labels, other.labels]))
+
+
 def _centers_inside(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Whether the centres of `[..., 4]` boxes lie in `[..., 4]` windows, broadcast."""
     x = (boxes[..., 0] + boxes[..., 2]) / 2
@@ -173,17 +290,37 @@ def _stretch(image: np.ndarray, window: np.ndarray, flip: bool, out_hw: tuple[in
     )
 
 
+def _paint_outside(pixels: np.ndarray, picture_hw: tuple[int, int], window: np.ndarray, flip: bool) -> None:
+    """Gives what lies outside the picture, which was distorted with it, the fill's colour again, in place."""
+    height, width = pixels.shape[:2]
+    scale = np.array([width, height]) / (window[2:] - window[:2])
+    left, top = (-window[:2] * scale).clip(0).round().astype(int)
+    right, bottom = ((np.array(picture_hw[::-1]) - window[:2]) * scale).clip(0).round().astype(int)
+    if flip:
+        left, right = max(0, width - right), width - left
+    for outside in (pixels[:top], pixels[bottom:], pixels[:, :left], pixels[:, right:]):
+        outside[:] = FILL
+
+
 def _into_window(
     boxes: np.ndarray, labels: np.ndarray, window: np.ndarray, flip: bool, out_hw: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes whose centre is in the window, clipped to it, in pixels of the input; slivers go."""
+    """Boxes whose centre is in the window, clipped to it, in pixels of the input; slivers go.
+
+    Of a crowd's box stays what is in the window, wherever its centre is.
+    """
     height, width = out_hw
-    inside = _centers_inside(boxes, window)
+    inside = _centers_inside(boxes, window) | (labels == CROWD)
     boxes, labels = boxes[inside], labels[inside]
     scale = np.array([width, height], np.float32) / (window[2:] - window[:2])
     boxes = (boxes - np.tile(window[:2], 2)) * np.tile(scale, 2)
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     if flip:
         boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+    return _thick(boxes, labels)
+
+
+def _thick(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes that are no slivers."""
     thick = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= MIN_BOX_SIDE
     return boxes[thick].astype(np.float32), labels[thick]

@@ -1,8 +1,9 @@
-"""Semantic segmentation: LR-ASPP, Cityscapes, losses, metrics and the predictor."""
+"""Semantic segmentation: LR-ASPP and other heads, Cityscapes, losses, metrics and the predictor."""
 
+from seg import encoders  # noqa: F401 - makes our networks known to segmentation-models-pytorch
 from seg.label_map import label_map
-from seg.model import LRASPP, create, upsample
+from seg.model import Segmenter, create, upsample
 from seg.predictor import Predictor, SegResult
-from seg.weights import load_weights
+from seg.weights import from_weights, load_weights
 
-__all__ = ["LRASPP", "Predictor", "SegResult", "create", "label_map", "load_weights", "upsample"]
+__all__ = ["Predictor", "SegResult", "Segmenter", "create", "from_weights", "label_map", "load_weights", "upsample"]

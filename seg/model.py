@@ -1,82 +1,56 @@
-"""LR-ASPP (section 6.4, figure 10): a segmentation head on two taps of a backbone."""
+"""Segmentation models: a network, a head on its taps, and what a picture's size asks of them."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import backbone as backbones
-from backbone import Feature, InputError
-from backbone.blocks import ConvNormAct
+from backbone import InputError
+from backbone.architectures import tails
+from seg.decoders import DECODERS, DecoderHead
+from seg.heads import AuxiliaryHead, LRASPPHead, RASPPHead, upsample
+from seg.taps import auxiliary_tap, high_tap, low_tap, pyramid
 
-LOW_TAPS = {
-    # The official code taps the depthwise output, torchvision a block's output; both have stride 8.
-    "paper": {"mobilenet_v3_large": "6.depthwise", "mobilenet_v3_small": "3.depthwise"},
-    "torchvision": {"mobilenet_v3_large": "4.out", "mobilenet_v3_small": "2.out"},
-}
+HEADS = ("lraspp", "raspp", *DECODERS)
+VARIANTS = ("paper", "torchvision")
+POOLINGS = ("windows", "global")
 
-POOLING = {
-    # output stride: (kernel, stride). 16 is figure 10's, 32 the official code's flags; 8 covers the same pixels as 16.
-    8: (97, (32, 40)),
-    16: (49, (16, 20)),
-    32: (25, (4, 5)),
-}
+__all__ = ["Segmenter", "create", "upsample"]
 
 
-class PaperHead(nn.Module):
-    """LR-ASPP as the official code builds it: large strided pooling, gate with hard sigmoid and bias."""
+class Segmenter(nn.Module):
+    """A network and a head; make one with `create`. `stride` is that of its logits."""
 
-    def __init__(self, low: Feature, high: Feature, *, num_classes: int, filters: int) -> None:
-        super().__init__()
-        self.pooling_kernel, self.pooling_stride = POOLING[high.stride]
-        self.project = ConvNormAct(high.channels, filters, 1, activation=nn.ReLU, norm_eps=1e-5, norm_momentum=0.1)
-        self.gate = nn.Conv2d(high.channels, filters, 1)
-        self.classify_high = nn.Conv2d(filters, num_classes, 1)
-        self.classify_low = nn.Conv2d(low.channels, num_classes, 1)
-
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        """low [N, C, H/8, W/8], high [N, C', H/16, W/16] -> logits [N, num_classes, H/8, W/8]."""
-        height, width = high.shape[-2:]
-        kernel = (min(self.pooling_kernel, height), min(self.pooling_kernel, width))
-        gate = F.hardsigmoid(self.gate(F.avg_pool2d(high, kernel, self.pooling_stride)))  # [N, F, h, w], 1x1 if small
-        gate = F.interpolate(gate, size=(height, width), mode="bilinear", align_corners=True)
-        # A 1x1 convolution and bilinear resizing commute; classes are fewer than filters, so they are resized.
-        logits = self.classify_high(self.project(high) * gate)
-        return self.classify_low(low) + upsample(logits, low.shape[-2:])
-
-
-class TorchvisionHead(nn.Module):
-    """LR-ASPP as torchvision builds it: mean over the whole map, gate with sigmoid and without bias."""
-
-    def __init__(self, low: Feature, high: Feature, *, num_classes: int, filters: int) -> None:
-        super().__init__()
-        self.project = ConvNormAct(high.channels, filters, 1, activation=nn.ReLU, norm_eps=1e-5, norm_momentum=0.1)
-        self.gate = nn.Conv2d(high.channels, filters, 1, bias=False)
-        self.classify_high = nn.Conv2d(filters, num_classes, 1)
-        self.classify_low = nn.Conv2d(low.channels, num_classes, 1)
-
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        """low [N, C, H/8, W/8], high [N, C', H/16, W/16] -> logits [N, num_classes, H/8, W/8]."""
-        gate = self.gate(high.mean((2, 3), keepdim=True)).sigmoid()  # [N, F, 1, 1]
-        logits = self.classify_high(self.project(high) * gate)
-        return self.classify_low(low) + upsample(logits, low.shape[-2:])
-
-
-HEADS = {"paper": PaperHead, "torchvision": TorchvisionHead}
-
-
-class LRASPP(nn.Module):
-    """A backbone and an LR-ASPP head; make one with `create`. `stride` is that of its logits."""
-
-    def __init__(self, network: backbones.Network, head: PaperHead | TorchvisionHead) -> None:
+    def __init__(
+        self,
+        network: backbones.Network,
+        head: nn.Module,
+        *,
+        taps: tuple[str, ...],
+        auxiliary: AuxiliaryHead | None,
+        auxiliary_tap: str,
+    ) -> None:
         super().__init__()
         self.backbone = network
         self.head = head
-        low, _ = network.features.values()
-        self.stride = low.stride
+        self.auxiliary = auxiliary
+        self.taps, self.auxiliary_tap = taps, auxiliary_tap
+        self.stride: int = head.stride
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [N, 3, H, W] -> logits [N, num_classes, H/8, W/8]."""
-        low, high = self.backbone(images).values()
-        return self.head(low, high)
+    def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Normalised images [N, 3, H, W] -> logits [N, num_classes, ceil(H/stride), ceil(W/stride)].
+
+        With `auxiliary`, which a training loss asks for, also the auxiliary head's logits, of a coarser stride.
+        """
+        height, width = images.shape[-2:]
+        if self.head.multiple > 1:  # zero is the mean of normalised pictures
+            bottom, right = (_padding(side, self.head.multiple, self.head.least) for side in (height, width))
+            images = F.pad(images, (0, right, 0, bottom))
+        features = self.backbone(images)
+        logits = self.head(*(features[tap] for tap in self.taps))
+        logits = logits[..., : -(-height // self.stride), : -(-width // self.stride)]
+        if auxiliary:
+            return logits, self.auxiliary(features[self.auxiliary_tap])
+        return logits
 
 
 def create(
@@ -87,46 +61,85 @@ def create(
     variant: str = "paper",
     width: float = 1.0,
     tail: str | None = None,
-    output_stride: int = 16,
-    filters: int = 128,
-) -> LRASPP:
-    """A segmentation model: images [N, 3, H, W] -> logits [N, num_classes, H/8, W/8].
+    output_stride: int | None = None,
+    filters: int | None = None,
+    pooling: str | None = None,
+    dropout: float = 0.0,
+    auxiliary: bool = False,
+) -> Segmenter:
+    """A segmentation model: images [N, 3, H, W] -> logits [N, num_classes, H/stride, W/stride].
 
     Arguments:
-        head: "lraspp".
-        backbone: "mobilenet_v3_large" or "mobilenet_v3_small".
-        variant: "paper", or "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`.
+        head: "lraspp", "raspp" (the paper's other head), or a decoder of segmentation-models-pytorch, see `DECODERS`.
+        backbone: one of `backbone.names()`.
+        variant: of LR-ASPP: "paper", or "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`.
         width: multiplies the backbone's channels.
-        tail: the backbone's last stage; by default the variant's: "segmentation" (paper) or "full" (torchvision).
-        output_stride: of the deeper tap: 8, 16 or 32.
-        filters: channels inside the head (the paper's F: 128 or 256).
+        tail: the backbone's last stage; by default "segmentation" for the paper's heads where the architecture has
+            it, else "full".
+        output_stride: of the deepest tap: 8, 16 or 32; by default 16 or what the decoder is known with.
+        filters: channels inside the head (the paper's F: 128 or 256); by default the head's own.
+        pooling: of LR-ASPP: "windows" (49x49) or "global"; by default the variant's.
+        dropout: probability of leaving out a channel before the classifying convolution.
+        auxiliary: build a second head that can be trained beside the first; see `Segmenter.forward`.
     Raises:
         InputError: an unknown name; the message lists the valid ones.
     """
-    if head != "lraspp":
-        raise InputError(f"head {head!r} unknown; valid: lraspp")
-    if variant not in HEADS:
-        raise InputError(f"variant {variant!r} unknown; valid: {', '.join(HEADS)}")
-    if backbone not in LOW_TAPS[variant]:
-        raise InputError(f"backbone {backbone!r} unknown; valid: {', '.join(LOW_TAPS[variant])}")
+    for name, value, valid in (
+        ("head", head, HEADS),
+        ("backbone", backbone, backbones.names()),
+        ("variant", variant, VARIANTS),
+        ("pooling", pooling, (None, *POOLINGS)),
+    ):
+        if value not in valid:
+            raise InputError(f"{name} {value!r} unknown; valid: {', '.join(filter(None, valid))}")
+    strides = DECODERS[head].strides if head in DECODERS else (16, 8, 32)
+    output_stride = output_stride or strides[0]
+    if output_stride not in strides:
+        raise InputError(
+            f"output_stride {output_stride} does not fit head {head!r}; valid: {', '.join(map(str, strides))}"
+        )
+    if head in DECODERS:
+        filters = filters or DECODERS[head].filters
+    elif filters is None:
+        filters = {"lraspp": 128, "raspp": 256}[head]
     for name, value in (("num_classes", num_classes), ("filters", filters)):
         if value < 1:
             raise InputError(f"{name} {value} must be at least 1")
-    default_tail = {"paper": "segmentation", "torchvision": "full"}[variant]
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout {dropout} must be at least 0 and below 1")
+
+    official = variant == "paper" and head not in DECODERS
+    table = backbones.architecture(backbone)
+    if tail is None:
+        tail = "segmentation" if official and "segmentation" in tails(table) else "full"
+    if head == "lraspp":
+        taps = (low_tap(table, variant), high_tap(table))
+    else:
+        taps = (high_tap(table),) if head == "raspp" else pyramid(table)
+    extra = auxiliary_tap(table)
     network = backbones.create(
         backbone,
         width=width,
-        tail=tail or default_tail,
+        tail=tail,
         output_stride=output_stride,
-        taps=(LOW_TAPS[variant][backbone], "last"),
+        taps=tuple(dict.fromkeys((*taps, extra))) if auxiliary else taps,
         dilate_strided_block=variant == "torchvision",
         # The official 0.01 presumes 100k steps and lags in short runs; the weight average smooths as well.
         norm_momentum={"paper": 0.1, "torchvision": 0.01}[variant],
     )
-    low, high = network.features.values()
-    return LRASPP(network, HEADS[variant](low, high, num_classes=num_classes, filters=filters))
+    features = [network.features[tap] for tap in taps]
+    common = {"num_classes": num_classes, "filters": filters, "dropout": dropout}
+    if head == "lraspp":
+        pooling = pooling or {"paper": "windows", "torchvision": "global"}[variant]
+        module = LRASPPHead(*features, pooling=pooling, official=official, **common)
+    elif head == "raspp":
+        module = RASPPHead(*features, **common)
+    else:
+        module = DecoderHead(head, features, output_stride=output_stride, **common)
+    second = AuxiliaryHead(network.features[extra], num_classes=num_classes) if auxiliary else None
+    return Segmenter(network, module, taps=taps, auxiliary=second, auxiliary_tap=extra)
 
 
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing with half-pixel centres: [N, C, h, w] -> [N, C, H, W] for size (H, W)."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def _padding(side: int, multiple: int, least: int) -> int:
+    """By how much a side grows to be a multiple and not below the least."""
+    return max(least, -(-side // multiple) * multiple) - side

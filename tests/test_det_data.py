@@ -89,11 +89,26 @@ def test_boxes_are_clipped_to_the_picture(tmp_path):
     assert dataset(write(tmp_path, text))[0].boxes[0].tolist() == [0, 6, 25, HEIGHT]
 
 
-def test_crowds_are_left_out(tmp_path):
+def test_crowds_are_no_objects_but_travel_with_the_targets(tmp_path):
     broken = content()
     broken["annotations"][0]["iscrowd"] = 1
     data = dataset(write(tmp_path, broken))
-    assert data.dropped["crowd"] == 1 and data[0].labels.tolist() == [1]
+    assert data.dropped["crowd"] == 1 and data[0].labels.tolist() == [-1, 1]
+    targets = det.collate([data[0], data[2]]).targets
+    assert targets.crowd.nonzero().tolist() == [[0, 0]] and targets.valid.nonzero().tolist() == [[0, 1]]
+    assert targets.boxes[0, 0].tolist() == [5, 6, 35, 26] and targets.labels.min() == 0
+
+
+def test_crowds_are_clipped_to_a_crop_and_do_not_guide_it():
+    image = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([[10, 10, 30, 30], [0, 0, 100, 100]], np.float32)
+    transform = det.train_transform(64)
+    for seed in range(40):
+        alone = transform(image, boxes[:1], np.array([2]), seed)
+        both = transform(image, boxes, np.array([2, -1]), seed)
+        np.testing.assert_array_equal(both.image, alone.image)
+        np.testing.assert_array_equal(both.boxes[both.labels == 2], alone.boxes)
+        assert (both.labels == -1).sum() == 1  # some of it is in every window, its centre in few
 
 
 def _set(table: str, number: int, key: str, value: object):
@@ -230,7 +245,7 @@ def test_eval_transform_stretches_picture_and_boxes(tmp_path):
     assert sample.boxes.tolist() == [[15, 12, 105, 52], [150, 60, 210, 100]]
 
 
-@pytest.mark.parametrize("strength", ["ssd", "flip", "none"])
+@pytest.mark.parametrize("strength", ["ssd", "crop", "flip", "none"])
 def test_boxes_follow_the_pixels(strength):
     """A bright rectangle on black stays where its box says, through crop, zoom-out, flip and stretch."""
     image = np.zeros((150, 200, 3), np.uint8)
@@ -242,11 +257,12 @@ def test_boxes_follow_the_pixels(strength):
         pixels, moved, kept = transform(image, boxes, labels, seed)
         assert pixels.shape == (96, 128, 3) and pixels.dtype == np.uint8
         assert len(kept) == 1
-        rows, columns = np.nonzero((pixels >= 160).all(axis=2))  # the surrounding grey is below, whatever the colours
+        black = transform(np.zeros_like(image), boxes, labels, seed).image
+        rows, columns = np.nonzero((pixels.astype(int) - black > 55).all(axis=2))  # half of what contrast leaves of 255
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(moved[0], found, atol=1.5)
         seen.add(tuple(moved[0].round().astype(int)))
-    assert {"ssd": 30, "flip": 2, "none": 1}[strength] <= len(seen)
+    assert {"ssd": 30, "crop": 30, "flip": 2, "none": 1}[strength] <= len(seen)
 
 
 def test_augmented_boxes_are_inside_and_never_slivers():
@@ -319,5 +335,5 @@ def test_another_seed_augments_otherwise(tmp_path):
 
 
 def test_unknown_augmentation_is_refused_with_the_choices():
-    with pytest.raises(InputError, match="ssd, flip, none"):
+    with pytest.raises(InputError, match="ssd, crop, flip, none"):
         det.train_transform(320, "strong")

@@ -1,14 +1,23 @@
 """Matching and loss: torchvision is the judge, for whole batches at once."""
 
+import copy
+
 import pytest
 import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import (
+    box_iou,
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+    sigmoid_focal_loss,
+)
 
 import det
 from backbone.errors import InputError
+from backbone.inference import normalise
 from det import boxes
-from det.matching import match
+from det.matching import in_crowd, match
 
 
 def targets_of(pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> det.Targets:
@@ -138,24 +147,160 @@ def test_implicit_background_is_a_logit_of_zero(anchors):
     torch.testing.assert_close(implicit, explicit)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "focal"])
-def test_batch_without_any_box_is_finite(anchors, kind):
+KINDS = [("softmax", "smooth_l1"), ("focal", "giou"), ("quality", "diou"), ("quality", "ciou")]
+
+
+@pytest.mark.parametrize("kind, box", KINDS)
+def test_batch_without_any_box_is_finite(anchors, kind, box):
     raw = random_raw(2, len(anchors), 3)
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    losses = det.SSDLoss(kind)(raw, anchors, targets_of([nothing, nothing]))
+    losses = det.SSDLoss(kind, box=box)(raw, anchors, targets_of([nothing, nothing]))
     sum(losses.values()).backward()
     assert losses["box_loss"] == 0 and losses["class_loss"].isfinite()
     assert raw.class_logits.grad.isfinite().all() and raw.box_offsets.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["softmax", "focal"])
-def test_loss_is_one_graph(anchors, kind):
+def test_anchors_in_a_crowd_are_those_with_the_centre_or_half_the_area_in_its_box():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [6, 0, 16, 10], [-9, -9, 30, 30], [50, 50, 60, 60]])
+    targets = targets_of([(torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([-1, 0]))])
+    assert in_crowd(anchors, targets).tolist() == [[True, True, False, False, False]]
+    most = targets_of([(torch.tensor([[4.0, 0, 10, 20]]), torch.tensor([-1]))])  # 60 % of the first, not its edge
+    assert in_crowd(anchors[:1], most).tolist() == [[True]]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "focal", "quality"])
+def test_anchors_in_a_crowd_are_not_taught_to_be_background(anchors, kind):
+    torch.manual_seed(8)
+    truth, labels = torch.tensor([[20.0, 20, 80, 90]]), torch.tensor([1])
+    crowd = torch.tensor([[150.0, 100, 320, 320]])
+    plain = targets_of([(truth, labels)])
+    crowded = targets_of([(torch.cat([truth, crowd]), torch.tensor([1, -1]))])
+    raw = random_raw(1, len(anchors), 4)
+    criterion = det.SSDLoss(kind, background=True)
+    inside = in_crowd(anchors, crowded)[0]
+    assert torch.equal(match(anchors, crowded), match(anchors, plain)) and 100 < inside.sum() < len(anchors)
+    gradients = {}
+    for name, targets in (("plain", plain), ("crowded", crowded)):
+        losses = criterion(raw, anchors, targets)
+        gradients[name] = torch.autograd.grad(sum(losses.values()), raw)[0][0]
+    assert gradients["plain"][inside].abs().sum() > 0
+    assert gradients["crowded"][inside].abs().sum() == 0 and gradients["crowded"][~inside].abs().sum() > 0
+    if kind == "softmax":  # other negatives take their places
+        assert (gradients["crowded"].abs().sum(1) > 0).sum() == (gradients["plain"].abs().sum(1) > 0).sum()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "focal", "quality"])
+def test_a_batch_of_crowds_only_is_finite(anchors, kind):
+    raw = random_raw(1, len(anchors), 3)
+    everywhere = targets_of([(torch.tensor([[-999.0, -999, 999, 999]]), torch.tensor([-1]))])
+    losses = det.SSDLoss(kind)(raw, anchors, everywhere)
+    assert losses["class_loss"] == 0 and losses["box_loss"] == 0
+
+
+@pytest.mark.parametrize("kind, box", KINDS)
+@pytest.mark.parametrize(
+    "truth",
+    [
+        torch.tensor([[0.0, 0, 320, 320]]),
+        torch.tensor([[5.0, 5, 5, 90], [7, 7, 6, 6], [9, 9, 9, 9]]),
+        torch.tensor([[100.0, 100, 100.01, 100.01]]),
+        random_picture(500)[0],
+    ],
+    ids=["all", "without size", "tiny", "many"],
+)
+def test_odd_boxes_and_wild_outputs_give_finite_gradients(anchors, kind, box, truth):
+    targets = targets_of([(truth, torch.zeros(len(truth), dtype=torch.int64))])
+    for size in (1.0, 1e4):
+        raw = det.RawDetections(*((part.detach() * size).requires_grad_() for part in random_raw(1, len(anchors), 3)))
+        losses = det.SSDLoss(kind, box=box)(raw, anchors, targets)
+        sum(losses.values()).backward()
+        assert all(value.isfinite() for value in losses.values())
+        assert raw.class_logits.grad.isfinite().all() and raw.box_offsets.grad.isfinite().all()
+
+
+def test_boxes_without_size_count_as_absent(anchors):
+    torch.manual_seed(8)
+    (truth, labels), raw = random_picture(3), random_raw(1, len(anchors), 3)
+    flat = torch.cat([truth, torch.tensor([[9.0, 9, 9, 50]])]), torch.cat([labels, torch.tensor([0])])
+    one, other = (det.SSDLoss("focal")(raw, anchors, targets_of([picture])) for picture in ((truth, labels), flat))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "box, reference",
+    [
+        ("giou", generalized_box_iou_loss),
+        ("diou", distance_box_iou_loss),
+        ("ciou", complete_box_iou_loss),
+    ],
+)
+def test_box_losses_equal_torchvisions_over_matched_anchors(anchors, box, reference):
+    torch.manual_seed(9)
+    truth, labels = random_picture(6)
+    raw = random_raw(1, len(anchors), 3)
+    targets = targets_of([(truth, labels)])
+    loss = det.SSDLoss("focal", box=box, box_weight=2.0)(raw, anchors, targets)["box_loss"]
+    matched = match(anchors, targets)[0]
+    positive = matched >= 0
+    predicted = boxes.decode(raw.box_offsets[0, positive], anchors[positive])
+    torch.testing.assert_close(loss, 2 * reference(predicted, truth[matched[positive]], reduction="mean"))
+    gradient, expected = (
+        torch.autograd.grad(value, raw.box_offsets)[0]
+        for value in (loss, 2 * reference(predicted, truth[matched[positive]], reduction="mean"))
+    )
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_quality_focal_loss_is_the_papers_formula(anchors):
+    torch.manual_seed(10)
+    truth, labels = random_picture(4)
+    raw = random_raw(1, len(anchors), 3)
+    targets = targets_of([(truth, labels)])
+    loss = det.SSDLoss("quality")(raw, anchors, targets)["class_loss"]
+    matched = match(anchors, targets)[0]
+    logits = raw.class_logits[0].double()
+    total = 0.0
+    for anchor, box in enumerate(matched.tolist()):
+        wanted = torch.zeros(3, dtype=torch.float64)
+        if box >= 0:
+            predicted = boxes.decode(raw.box_offsets[0, anchor], anchors[anchor])
+            wanted[labels[box]] = box_iou(predicted[None], truth[box][None]).item()
+        score = logits[anchor].sigmoid()
+        cross_entropy = -(1 - wanted) * (1 - score).log() - wanted * score.log()
+        total += ((wanted - score).abs() ** 2 * cross_entropy).sum().item()
+    assert loss.item() == pytest.approx(total / (matched >= 0).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind, box", [("softmax", "smooth_l1"), ("quality", "ciou")])
+def test_loss_is_one_graph(anchors, kind, box):
     torch.manual_seed(6)
     raw = random_raw(2, len(anchors), 3)
     targets = targets_of([random_picture(5), random_picture(0)])
-    criterion = det.SSDLoss(kind)
+    criterion = det.SSDLoss(kind, box=box)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(raw, anchors, targets), criterion(raw, anchors, targets))
+
+
+@pytest.mark.slow
+def test_the_whole_step_from_bytes_to_gradients_is_one_graph():
+    torch.manual_seed(11)
+    model = det.create("ssdlite_fpn", backbone="mobilenet_v3_small", num_classes=3, width=0.35, image_size=64)
+    criterion = det.SSDLoss("focal")
+    targets = targets_of([(truth * 0.2, labels) for truth, labels in (random_picture(3), random_picture(0))])
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+
+    def loss(model: torch.nn.Module) -> torch.Tensor:
+        images = normalise(pictures, (0.5,) * 3, (0.5,) * 3)
+        return sum(criterion(model(images), model.anchors, targets).values())
+
+    copied = copy.deepcopy(model)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(copied)
+    expected = loss(model)
+    torch.testing.assert_close(compiled, expected)
+    compiled.backward()
+    expected.backward()
+    for mine, theirs in zip(copied.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_a_few_steps_lower_the_loss():
@@ -178,3 +323,5 @@ def test_a_few_steps_lower_the_loss():
 def test_unknown_kind_is_refused_with_the_choices():
     with pytest.raises(InputError, match="focal"):
         det.SSDLoss("hinge")
+    with pytest.raises(InputError, match="giou"):
+        det.SSDLoss(box="iou")

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import multiprocessing
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 import det
 from backbone.errors import InputError
+from tools import benchmark
 
 CATEGORY_IDS = [1, 3, 90]
 
@@ -77,6 +80,52 @@ def test_figures_equal_pycocotools_to_the_last_digit(capsys):
     assert 0.1 < figures["AP"] < figures["AP50"] < 1
     classes = [figures[f"AP/class {category_id}"] for category_id in CATEGORY_IDS]
     assert np.mean(classes) == pytest.approx(figures["AP"], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", ["plain", "ties", "some pictures", "no detections", "crowds only", "no truth"])
+def test_the_fast_judge_gives_the_same_figures(case):
+    pytest.importorskip("faster_coco_eval")
+    truth = ground_truth()
+    results = noisy_results(truth)
+    image_ids = range(3, 12) if case == "some pictures" else None
+    if case == "ties":
+        results = [row | {"score": round(row["score"], 1)} for row in results] * 2
+    elif case == "no detections":
+        results = []
+    elif case == "crowds only":
+        for row in truth["annotations"]:
+            row["iscrowd"] = 1
+    elif case == "no truth":
+        truth["annotations"] = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "there are no detections")
+        fast, slow = (det.evaluate(truth, results, image_ids, fast=fast) for fast in (True, False))
+    assert fast == pytest.approx(slow, abs=1e-12)
+
+
+def test_the_fast_judge_is_silent_and_leaves_out_what_is_not_finite(capsys):
+    pytest.importorskip("faster_coco_eval")
+    truth = ground_truth()
+    broken = {"image_id": 1, "category_id": 1, "bbox": [0, float("inf"), 5, 5], "score": 0.5}
+    with pytest.warns(UserWarning, match="1 detections are not finite"):
+        figures = det.evaluate(truth, [*noisy_results(truth), broken], fast=True)
+    assert figures == pytest.approx(det.evaluate(truth, noisy_results(truth)), abs=1e-12)
+    assert capsys.readouterr().out == ""
+
+
+def test_without_the_fast_judge_it_is_refused_with_the_cure(monkeypatch):
+    monkeypatch.setattr(det.metrics, "has_fast", lambda: False)
+    with pytest.raises(InputError, match="pip install"):
+        det.evaluate(ground_truth(), [], fast=True)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_five_thousand_pictures_stays_below_a_gigabyte(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    files = benchmark.generate_detections(tmp_path, pictures=5000, per_picture=20)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # the peak of a process of its own
+        figures, _, gigabytes = pool.apply(benchmark.measure, (benchmark.judge_fast, files))
+    assert 0 < figures[0] < 1 and gigabytes < 1
 
 
 def test_results_are_not_changed_and_files_lacking_fields_are_judged_alike(tmp_path):

@@ -12,6 +12,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 import det
 from backbone.errors import InputError
+from det.weights import UNUSED_IDS
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -84,6 +85,33 @@ def test_weights_trained_over_a_full_backbone_load_with_the_full_tail(monkeypatc
     det.load_weights(ours, theirs.state_dict())
     images = torch.randn(1, 3, 320, 320)
     assert_raw_equal(ours(images), raw_of_torchvision(theirs, images))
+
+
+@torch.inference_mode()
+def test_91_outputs_are_cut_to_the_80_categories_without_changing_the_others(theirs, ours):
+    cut = det.create("ssdlite", num_classes=81, variant="torchvision").eval()
+    assert det.load_weights(cut, theirs.state_dict()) == "torchvision" and cut.num_objects == 80
+    images = torch.randn(2, 3, 320, 320)
+    whole, part = ours(images), cut(images)
+    used = [output for output in range(91) if output not in UNUSED_IDS]
+    torch.testing.assert_close(part.class_logits, whole.class_logits[..., used], rtol=1e-6, atol=1e-5)
+    assert torch.equal(part.box_offsets, whole.box_offsets)
+
+    unused = whole.class_logits.softmax(2)[..., UNUSED_IDS].sum(2, keepdim=True)
+    grown = whole.class_logits.softmax(2)[..., used] / (1 - unused)
+    torch.testing.assert_close(part.class_logits.softmax(2), grown, rtol=1e-4, atol=1e-6)
+
+    # Training never saw the unused ids, so their logits are very low; then the detections are the same.
+    seldom = whole.class_logits.clone()
+    seldom[..., UNUSED_IDS] = -40
+    sizes = [(240, 400), (320, 320)]
+    process = det.PostProcess("softmax", background=True)
+    wholes = process(whole._replace(class_logits=seldom), ours.anchors, (320, 320), sizes)
+    for mine, their in zip(process(part, cut.anchors, (320, 320), sizes), wholes, strict=True):
+        assert len(mine.scores) == 300
+        torch.testing.assert_close(mine.scores, their.scores, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(mine.boxes, their.boxes, rtol=1e-4, atol=1e-3)
+        assert [used[label + 1] for label in mine.labels] == (their.labels + 1).tolist()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from backbone.images import read_label
 from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, find_pictures
 from tools import checkpoint, console, eval_det, eval_seg, loop, train_det, train_seg
 from tools.config import Optim, Run
-from tools.loop import SampleOrder, learning_rate
+from tools.loop import SampleOrder, for_batch, learning_rate
 from tools.predict import load
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +201,25 @@ def test_a_detector_is_scored_the_same_by_model_and_by_files(finished, world, tm
     assert reports[0]["pictures"] == 5 and "AP50" in reports[0] and "car" in reports[0]["per_class"]
 
 
+def test_detections_for_the_test_split_are_written_and_not_scored(finished, world, tmp_path, capsys):
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    content = json.loads((world / "coco" / "annotations" / "instances_val2017.json").read_text())
+    del content["annotations"]
+    (data / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    (data / "test2017").symlink_to(world / "coco" / "val2017")
+    arguments = ["--data", str(data), "--split", "test-dev2017"]
+    weights = ["--weights", str(finished["det"] / "best.safetensors"), "--out", str(tmp_path), "--name", "mine"]
+    assert eval_det.main([*weights, *arguments]) == 0
+    assert "not scored" in capsys.readouterr().out and not (tmp_path / "metrics.json").exists()
+    results = tmp_path / "detections_test-dev2017_mine_results.json"
+    rows = json.loads(results.read_text())
+    assert rows and all(row.keys() == {"image_id", "category_id", "bbox", "score"} for row in rows)
+    assert {row["image_id"] for row in rows} <= {row["id"] for row in content["images"]}
+    with pytest.raises(InputError, match=r"has no boxes to score against; upload .*mine_results\.json"):
+        eval_det.main(["--results", str(results), *arguments])
+
+
 def test_three_lines_predict_for_both_tasks(finished):
     frame = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
     for task in ("seg", "det"):
@@ -274,15 +294,22 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]
     assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    boxes = ["--weights", str(finished["det"] / "best.safetensors"), "--data", str(world / "coco"), "--workers", "0"]
+    assert eval_det.main([*boxes, "--out", str(tmp_path / "one boxes")]) == 0
     for line in (
         ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two")],
         ["tools.train_seg", *command("seg", world, tmp_path / "run")[1], "run.steps=2"],
+        ["tools.eval_det", *boxes, "--out", str(tmp_path / "two boxes")],
     ):
         run = subprocess.run([*torchrun, *line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, run.stderr[-3000:]
-        assert "2 processes" in run.stdout or run.stdout.count("mIoU") == 1  # not two that each believe to be alone
+        assert (
+            "2 processes" in run.stdout or run.stdout.count("on 5 pictures") == 1
+        )  # not two that each believe to be alone
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one == two and one["cityscapes"]["miiou"] >= 0
+    figures = [(tmp_path / f"{name} boxes" / "metrics.json").read_text() for name in ("one", "two")]
+    assert figures[0] == figures[1]
     assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
@@ -318,3 +345,53 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written \(disk full"):
         checkpoint.replace_file(path, write)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
+    monkeypatch.setattr(train_seg, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))
+    own = ["run.steps=1", "run.batch=2", "data.workers=0", "data.val_limit=1", "model.width=0.35", "run.precision='no'"]
+    own += ["augment.crop_hw=[64,64]", f"data.root={world / 'cityscapes'}", f"run.out={tmp_path / 'run'}"]
+    assert train_seg.main([str(path), *own]) == 0
+    load(tmp_path / "run" / "best.safetensors")
+
+
+class Evaluation(NamedTuple):
+    """What stands in for an evaluation."""
+
+    scores: dict[str, float]
+
+
+def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
+    main, arguments = command("seg", world, tmp_path / "run")
+    own = ["model.head=fpn", "model.auxiliary=true", "model.filters=32", "loss.cross_entropy=0", "loss.ohem=1"]
+    own += ["loss.dice=0.5", "loss.lovasz=0.1", "loss_settings.balanced=true", "loss_settings.min_kept=50"]
+    assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
+    names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
+    assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
+    model = load(tmp_path / "run" / "best.safetensors").model
+    assert model.auxiliary is not None and model.stride == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.cross=1", "loss.cross: no such loss; valid: cross_entropy, ohem"),
+        ("loss.cross_entropy=0", "loss: every factor is 0"),
+        ("loss_settings.class_weights=[1,2]", r"class_weights \[1.0, 2.0\] must be 19 numbers"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(world, tmp_path, override, message):
+    main, arguments = command("seg", world, tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        main([*arguments, override])
+
+
+def test_the_rate_grows_with_the_batch_where_a_recipe_says_for_which_it_is(world, tmp_path, capsys):
+    assert for_batch(Optim(lr=0.01), 8) == Optim(lr=0.01)
+    assert for_batch(Optim(lr=0.01, lr_for_batch=16), 8).lr == pytest.approx(0.005)
+    main, arguments = command("seg", world, tmp_path / "run")
+    own = ["optim.lr=0.01", "optim.lr_for_batch=16", "optim.warmup=0", "run.steps=1", "run.log_every=1"]
+    assert main([*arguments, *own]) == 0
+    assert "learning rate 0.0025 for run.batch 4; given as 0.01 for a batch of 16" in capsys.readouterr().out
+    assert "1,lr,0.0025" in (tmp_path / "run" / "log.csv").read_text()

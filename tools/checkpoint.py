@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 import backbone as backbones
 from backbone.errors import InputError
-
-KEY = "taproot"
-"""The one entry of the safetensors header's metadata that is ours: the model's description as JSON."""
+from backbone.weights import KEY
 
 TORCHVISION_HEADS = ("classifier.cbr.", "backbone.extra.")
 """How names begin that only torchvision's whole segmenters and detectors have."""
@@ -110,7 +108,5 @@ def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.M
     if whole:
         layout = load_whole(model, path)
     else:
-        if "backbone.stem.conv.weight" in state:  # a model of another task: its head is not ours
-            state = {name: value for name, value in state.items() if name.startswith("backbone.")}
-        layout = backbones.load_weights(model.backbone, state)
+        layout = backbones.load_weights(model.backbone, path)
     return f"{'whole model' if whole else 'backbone'}, {layout} layout"

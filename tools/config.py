@@ -36,13 +36,16 @@ class SegData:
 
 @dataclass(frozen=True)
 class SegModel:
-    head: str = knob("lraspp", "segmentation head")
-    backbone: str = knob("mobilenet_v3_large", "mobilenet_v3_large or mobilenet_v3_small")
-    variant: str = knob("paper", "paper, or torchvision (its numbers and weights)")
+    head: str = knob("lraspp", "lraspp, raspp, deeplabv3plus, fpn, unet, …; an unknown one lists all")
+    backbone: str = knob("mobilenet_v3_large", "any network that `python -m tools.summary` lists")
+    variant: str = knob("paper", "of lraspp: paper, or torchvision (its numbers and weights)")
     width: float = knob(1.0, "multiplies the backbone's channels")
     tail: str | None = knob(None, "full, detection or segmentation; by default the variant's")
-    output_stride: int = knob(16, "of the deeper tap: 8, 16 or 32")
-    filters: int = knob(128, "channels inside the head")
+    output_stride: int | None = knob(None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp")
+    filters: int | None = knob(None, "channels inside the head; by default its own, 128 for lraspp")
+    pooling: str | None = knob(None, "of lraspp: windows (49x49) or global; by default the variant's")
+    dropout: float = knob(0.0, "probability of leaving out a channel before the classifying convolution")
+    auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class SegAugment:
 
 
 @dataclass(frozen=True)
+class SegLoss:
+    class_weights: list[float] | None = knob(None, "of cross_entropy and ohem: one number for each class, in order")
+    balanced: bool = knob(False, "of cross_entropy and ohem: weights of classes from the training labels' counts")
+    label_smoothing: float = knob(0.0, "of cross_entropy: share of the target spread over all classes")
+    threshold: float = knob(0.7, "of ohem: pixels whose label has a smaller probability are hard")
+    min_kept: int = knob(130000, "of ohem: at least so many pixels of a process's batch, the hardest, count")
+    gamma: float = knob(2.0, "of focal: how much easy pixels are left out")
+    auxiliary: float = knob(0.4, "factor of the auxiliary head's loss, for model.auxiliary")
+
+
+@dataclass(frozen=True)
 class DetData:
     root: str = knob("data/coco", "folder with annotations/ and one folder of pictures per split")
     train_split: str = knob("train2017", "split to learn from")
@@ -65,22 +79,32 @@ class DetData:
 
 @dataclass(frozen=True)
 class DetModel:
-    head: str = knob("ssdlite", "detection head")
-    backbone: str = knob("mobilenet_v3_large", "mobilenet_v3_large or mobilenet_v3_small")
+    head: str = knob("ssdlite", "ssdlite, or ssdlite_fpn (maps from stride 8 on, merged top-down)")
+    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists")
     variant: str = knob("paper", "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)")
-    width: float = knob(1.0, "multiplies the backbone's channels")
-    tail: str | None = knob(None, "full, detection or segmentation; by default detection")
-    image_size: list[int] = knob([320, 320], "height and width the pictures are stretched to")
+    width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps")
+    tail: str | None = knob(None, "full, detection or segmentation; by default detection where the backbone has it")
+    taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
+    filters: int = knob(128, "channels of the merged maps, ssdlite_fpn only")
+    image_size: list[int] = knob([320, 320], "height and width of the network's input")
+    resize: str = knob("stretch", "how a picture becomes the input: stretch, or letterbox (on grey)")
 
 
 @dataclass(frozen=True)
 class DetAugment:
-    strength: str = knob("ssd", "ssd (colours, expand, crop, flip), flip, or none")
+    strength: str = knob("ssd", "ssd (colours, expand, crop, flip), crop (crop, flip), flip, or none")
+    mosaic: float = knob(0.0, "share of samples made of four pictures")
+    mixup: float = knob(0.0, "share of samples with a second one laid over them")
+    input_scale: list[float] = knob([1.0, 1.0], "each step's input is drawn between these times model.image_size")
 
 
 @dataclass(frozen=True)
 class DetLoss:
-    kind: str = knob("softmax", "softmax (hard negatives 3:1) or focal (sigmoid, alpha 0.75, gamma 2)")
+    kind: str = knob("softmax", "softmax (hard negatives 3:1), focal (sigmoid) or quality (learns the box's IoU)")
+    alpha: float = knob(0.75, "focal: weight of the anchor's class; 0.5 weighs all classes alike")
+    gamma: float = knob(2.0, "focal and quality: focusing power")
+    box: str = knob("smooth_l1", "of the offsets; or giou, diou, ciou, of the boxes")
+    box_weight: float = knob(1.0, "factor of the box loss")
 
 
 @dataclass(frozen=True)
@@ -124,7 +148,8 @@ class BackboneLoss:
 @dataclass(frozen=True)
 class Optim:
     name: str = knob("adamw", "adamw, sgd or rmsprop")
-    lr: float = knob(0.002, "highest learning rate, for the batch size as given")
+    lr: float = knob(0.002, "highest learning rate")
+    lr_for_batch: int | None = knob(None, "lr is meant for this batch and grows with run.batch; by default as given")
     momentum: float = knob(0.9, "of sgd and rmsprop")
     nesterov: bool = knob(False, "Nesterov momentum, for sgd")
     alpha: float = knob(0.9, "decay of rmsprop's mean of squares")
@@ -152,7 +177,9 @@ class Run:
     log_every: int = knob(20, "steps between log rows")
     precision: str = knob("no", "mixed precision: no, bf16 or fp16")
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
-    compile: bool = knob(False, "torch.compile the model; needs a C++ compiler")
+    compile: bool = knob(
+        False, "torch.compile model and loss as one (over several processes the model); needs a C++ compiler"
+    )
     sync_norm: bool = knob(False, "batch statistics over all GPU processes")
 
 
@@ -166,7 +193,10 @@ class SegConfig:
         None, "start from this file: a backbone's (ours, torchvision's, timm's) or a whole model's"
     )
     augment: SegAugment = field(default_factory=SegAugment)
-    loss: dict[str, float] = knob({"cross_entropy": 1.0}, "losses and their factors: cross_entropy, dice")
+    loss: dict[str, float] = knob(
+        {"cross_entropy": 1.0}, "losses and their factors: cross_entropy, ohem, dice, jaccard, lovasz, focal"
+    )
+    loss_settings: SegLoss = field(default_factory=SegLoss)
     mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1")
     std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1")
     optim: Optim = field(default_factory=Optim)
@@ -217,8 +247,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "augment.flip": (0, 1),
     "augment.jitter": (0, 10),
     "augment.erase": (0, 1),
-    "augment.mixup": (0, 100),
-    "augment.cutmix": (0, 100),
+    "augment.mixup": (0, 1),
+    "augment.cutmix": (0, 1),
     "loss.label_smoothing": (0, 0.99),
     "model.norm_eps": (1e-12, 1),
     "model.norm_momentum": (0, 1),
@@ -227,7 +257,17 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.drop_block": (0, 0.99),
     "model.width": (0.1, 8),
     "model.filters": (1, 4096),
+    "loss_settings.label_smoothing": (0, 1),
+    "loss_settings.threshold": (1e-6, 1),
+    "loss_settings.min_kept": (0, 1e12),
+    "loss_settings.gamma": (0, 100),
+    "loss_settings.auxiliary": (0, 100),
+    "augment.mosaic": (0, 1),
+    "loss.alpha": (0, 1),
+    "loss.gamma": (0, 10),
+    "loss.box_weight": (0, 1e6),
     "optim.lr": (0, 100),
+    "optim.lr_for_batch": (1, 65536),
     "optim.momentum": (0, 0.99999),
     "optim.alpha": (0, 0.99999),
     "optim.eps": (1e-12, 1),
@@ -255,8 +295,10 @@ CHOICES = {
     "optim.schedule": ("poly", "cosine", "step", "triangular2", "range"),
     "augment.policy": ("none", "randaugment", "autoaugment"),
     "run.precision": ("no", "bf16", "fp16"),
-    "augment.strength": ("ssd", "flip", "none"),
-    "loss.kind": ("softmax", "focal"),
+    "model.resize": ("stretch", "letterbox"),
+    "augment.strength": ("ssd", "crop", "flip", "none"),
+    "loss.kind": ("softmax", "focal", "quality"),
+    "loss.box": ("smooth_l1", "giou", "diou", "ciou"),
 }
 """The values of keys that name one of a few things."""
 
@@ -380,12 +422,19 @@ def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
 
 def _check_values(values: dict[str, Any], source: str) -> None:
     for key, (low, high) in LIMITS.items():
-        if key in values and not low <= values[key] <= high:
+        if values.get(key) is not None and not low <= values[key] <= high:
             raise InputError(f"{source}: {key} is {values[key]}; it must lie between {low:g} and {high:g}")
     for key, valid in CHOICES.items():
         if key in values and values[key] not in valid:
             raise InputError(f"{source}: {key} is {values[key]!r}; valid: {', '.join(valid)}")
-    for key, length in (("mean", 3), ("std", 3), ("augment.crop_hw", 2), ("model.image_size", 2), ("augment.scale", 2)):
+    for key, length in (
+        ("mean", 3),
+        ("std", 3),
+        ("augment.crop_hw", 2),
+        ("model.image_size", 2),
+        ("augment.scale", 2),
+        ("augment.input_scale", 2),
+    ):
         if key in values and (len(values[key]) != length or (key != "mean" and min(values[key]) <= 0)):
             raise InputError(f"{source}: {key} is {values[key]}; it takes {length} numbers above 0")
 

@@ -2,9 +2,11 @@
 
     python -m tools.eval_det --weights runs/large/best.safetensors --data /data/coco
     python -m tools.eval_det --weights best.safetensors --data /data/coco --save-predictions detections.json
-    python -m tools.eval_det --results detections.json --data /data/coco --split val2017
+    python -m tools.eval_det --results detections.json --data /data/coco --split val2017 --report
+    python -m tools.eval_det --weights best.safetensors --data /data/coco --split test-dev2017 --name taproot
 
-COCO's twelve figures by pycocotools, on every picture of the split, boxes in the pictures' own pixels.
+COCO's twelve figures by pycocotools, on every picture of the split, boxes in the pictures' own pixels. For splits whose
+boxes are secret (image_info_SPLIT.json) detections_SPLIT_NAME_results.json is written for COCO's server, not scored.
 """
 
 import argparse
@@ -18,12 +20,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import det
+from backbone.errors import InputError
 from backbone.inference import normalise
 from tools.checkpoint import replace_file
 from tools.console import console, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
+from tools.report_det import write_report
 
-SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid"}
+SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality": "sigmoid"}
 """What turns logits into scores, by the loss they were trained with."""
 
 BATCH = 16
@@ -52,7 +56,7 @@ def evaluate_model(
         worker_init_fn=single_thread,
         timeout=300 * (workers > 0),
     )
-    finish = det.PostProcess(description["score"], model.background)
+    finish = det.PostProcess(description["score"], model.background, resize=model.resize)
     results = []
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(indices))
@@ -77,9 +81,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="val2017", help="default: val2017")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or results")
     parser.add_argument("--save-predictions", type=Path, metavar="FILE", help="write COCO results json there")
+    parser.add_argument("--report", action="store_true", help="write report.html, which opens offline, into --out")
+    parser.add_argument("--fast", action="store_true", help="let faster-coco-eval count; figures are equal to 1e-12")
+    parser.add_argument("--name", default="taproot", help="the detector's in a file for the server; default: taproot")
     parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
+    if arguments.report and arguments.fast:
+        raise InputError("--report shows pycocotools' matches, which --fast does without; leave one of them away")
 
+    source = arguments.weights or arguments.results
+    out = arguments.out or source.parent
+    annotations = det.annotation_file(arguments.data, arguments.split)
+    scored = det.is_scored(annotations)
+    if not scored and arguments.weights is None:
+        raise InputError(f"{annotations}: has no boxes to score against; upload {arguments.results} to COCO's server")
     if arguments.weights is not None:
         from tools.predict import load_model
 
@@ -88,10 +103,10 @@ def main(argv: list[str] | None = None) -> int:
         dataset = det.CocoDetection(
             arguments.data,
             arguments.split,
-            transform=det.eval_transform(model.image_size_hw),
+            transform=det.eval_transform(model.image_size_hw, model.resize),
             categories=description["classes"],
         )
-        ground_truth = det.load_ground_truth(dataset.annotation_file)
+        ground_truth = det.load_ground_truth(annotations)
         det.self_check(ground_truth, dataset.category_ids)
         results = evaluate_model(
             model.to(accelerator.device).eval(),
@@ -102,28 +117,44 @@ def main(argv: list[str] | None = None) -> int:
         )
         if not accelerator.is_main_process:
             return 0
-        if arguments.save_predictions is not None:
-            replace_file(arguments.save_predictions, lambda part: part.write_text(json.dumps(results)))
+        written = arguments.save_predictions
+        if written is None and not scored:
+            written = out / f"detections_{arguments.split}_{arguments.name}_results.json"
+        if written is not None:
+            replace_file(written, lambda part: part.write_text(json.dumps(results)))
+        if not scored:
+            console.print(f"not scored: {annotations} has no boxes. Detections: {written}", soft_wrap=True)
+            return 0
     else:
         results = det.read_results(arguments.results)
-        ground_truth = det.load_ground_truth(arguments.data / "annotations" / f"instances_{arguments.split}.json")
+        ground_truth = det.load_ground_truth(annotations)
 
-    figures = det.evaluate(ground_truth, results)
-    source = arguments.weights or arguments.results
-    out = arguments.out or source.parent
+    judged = det.judge(ground_truth, results, fast=arguments.fast)
+    figures = det.figures_of(judged)
     per_class = {name.removeprefix("AP/"): value for name, value in figures.items() if name.startswith("AP/")}
     figures = {name: value for name, value in figures.items() if not name.startswith("AP/")}
     print_figures(figures, per_class)
-    report = {
+    protocol = f"COCO boxes by {'faster-coco-eval' if arguments.fast else 'pycocotools'}, all pictures of the split"
+    metrics = {
         "task": "detection",
         "source": str(source),
-        "protocol": "COCO boxes by pycocotools, all pictures of the split",
+        "protocol": protocol,
         "split": arguments.split,
         "pictures": len(ground_truth.imgs),
         **figures,
         "per_class": per_class,
     }
-    replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(report, indent=1)))
+    replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(metrics, indent=1)))
+    if arguments.report:
+        facts = {
+            "data": f"{arguments.data}, {arguments.split}, {len(ground_truth.imgs)} pictures",
+            "source": str(source),
+            "protocol": protocol,
+        }
+        folder = det.picture_folder(arguments.data, arguments.split)
+        page = write_report(facts=facts, judged=judged, folder=folder)
+        replace_file(out / "report.html", lambda part: part.write_text(page, encoding="utf-8"))
+        console.print(f"report: {out / 'report.html'}", soft_wrap=True)
     summary = f"AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} on {len(ground_truth.imgs)} pictures"
     console.print(f"{summary}; {out / 'metrics.json'}", soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ interrupted goes on as if nothing had happened, at any step and with any number 
 """
 
 import csv
+import dataclasses
 import math
 import signal
 import time
@@ -85,16 +86,25 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
     return optim.lr_low + span * height / 2**cycle
 
 
+def for_batch(optim: Optim, batch: int) -> Optim:
+    """The settings with their rate for this batch: it grows in proportion to the batch that it was given for."""
+    if optim.lr_for_batch is None:
+        return optim
+    return dataclasses.replace(optim, lr=optim.lr * batch / optim.lr_for_batch)
+
+
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     """The optimiser, with weight decay on weights of convolutions and linear layers only."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    # On a CPU one fused pass saves 20 ms of each AdamW step. On a GPU it would hide skipped steps from accelerate.
+    fused = all(p.device.type == "cpu" for p in decayed)
     if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
     if optim.name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=optim.lr, momentum=optim.momentum, alpha=optim.alpha, eps=optim.eps)
-    return torch.optim.AdamW(groups, lr=optim.lr)
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
@@ -162,7 +172,7 @@ def train(
         state: of an earlier run to go on from, as `open_run` returned it.
         before_step: called with each step's number before the forward pass, for what is scheduled in the model.
     """
-    run, optim = config.run, config.optim
+    run, optim = config.run, for_batch(config.optim, config.run.batch)
     out, is_main, device = Path(run.out), accelerator.is_main_process, accelerator.device
     start = state["step"] if state else 0
     share = run.batch // accelerator.num_processes
@@ -187,7 +197,11 @@ def train(
             accelerator.scaler.load_state_dict(state["scaler"])
         best = state["best"]
     kept = average.module if average is not None else plain  # the weights that are evaluated and kept
-    stepped = torch.compile(model) if run.compile else model
+    stepped = model
+    if run.compile and accelerator.num_processes > 1:
+        stepped = torch.compile(model)  # the gradients' exchange is no part of a graph
+    elif run.compile:
+        loss = torch.compile(loss, dynamic=False)
 
     order = SampleOrder(
         len(dataset), run, start=start, process=accelerator.process_index, num_processes=accelerator.num_processes
@@ -223,6 +237,9 @@ def train(
             },
         )
 
+    if is_main and optim != config.optim:
+        given = f"{config.optim.lr:g} for a batch of {optim.lr_for_batch}"
+        console.print(f"learning rate {optim.lr:g} for run.batch {run.batch}; given as {given}")
     clock, timed_from = time.perf_counter(), start
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that opens offline: scores, confusion matrix, and the worst pictures."""
+"""A segmenter's evaluation as one HTML page that opens offline, and what the detector's (report_det) shares with it."""
 
 import base64
 import math
@@ -61,24 +61,33 @@ def write_report(
     title = "Segmentation scores"
     means = {"mIoU": scores["miou"], "pixel accuracy": scores["pixel_accuracy"]}
     means |= {f"official {name}": value for name, value in official.items() if "/" not in name}
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
     parts = [
-        f"<h1>{title}</h1><table class=figures><tr>",
-        *(f"<th>{escape(name)}</th>" for name in means),
-        "</tr><tr>",
-        *(f"<td>{_percent(value)}</td>" for value in means.values()),
-        f"</tr></table><table class=facts>{rows}</table>",
+        header(title, means, facts),
         "<h2>Classes</h2>",
         _classes(dataset, scores, official, confusion),
         "<h2>Confusion</h2><p class=note>A row is a class of the labels, a column what was predicted for its pixels, "
         "in percent of the row.</p>",
-        _matrix(dataset.names, confusion),
+        matrix(dataset.names, [*dataset.names, "none of them"], confusion),
     ]
     if worst:
         parts.append("<h2>Worst pictures</h2><p class=note>Picture, labels, prediction, errors in red.</p>")
         parts += [_figure(dataset, shown) for shown in worst]
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return page(title, parts)
+
+
+def page(title: str, parts: list[str]) -> str:
+    """A whole page of parts that are HTML already."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def header(title: str, means: dict[str, float], facts: dict[str, str]) -> str:
+    """The title, the figures that sum it up, shares shown in percent, and what was evaluated and how."""
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
+    names = "".join(f"<th>{escape(name)}</th>" for name in means)
+    values = "".join(f"<td>{percent(value)}</td>" for value in means.values())
+    figures = f"<table class=figures><tr>{names}</tr><tr>{values}</tr></table>"
+    return f"<h1>{escape(title)}</h1>{figures}<table class=facts>{rows}</table>"
 
 
 def _classes(dataset: SegDataset, scores: dict[str, float], official: dict[str, float], confusion: np.ndarray) -> str:
@@ -90,22 +99,21 @@ def _classes(dataset: SegDataset, scores: dict[str, float], official: dict[str, 
         width = 0 if math.isnan(iou) else 100 * iou
         cells = [
             f'<td><span class=swatch style="background: rgb{tuple(color)}"></span>{escape(name)}</td>',
-            f"<td>{'absent' if math.isnan(iou) else _percent(iou)}</td>",
+            f"<td>{'absent' if math.isnan(iou) else percent(iou)}</td>",
             f'<td class=bar><div style="width: {width:.2f}%"></div></td>',
         ]
         if weighted:
-            cells.append(f"<td>{_percent(official.get(f'iiou/{name}', math.nan))}</td>")
+            cells.append(f"<td>{percent(official.get(f'iiou/{name}', math.nan))}</td>")
         cells.append(f"<td>{100 * pixels / max(1, labelled.sum()):.2f}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "<th>class</th><th>IoU %</th><th></th>" + ("<th>iIoU %</th>" if weighted else "") + "<th>pixels %</th>"
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _matrix(names: list[str], confusion: np.ndarray) -> str:
-    """Only classes that occur: the rest would be empty rows and columns."""
+def matrix(row_names: list[str], column_names: list[str], confusion: np.ndarray) -> str:
+    """Counts `[rows, columns]` in percent of the row, without the rows and columns that are empty."""
     shown_rows = np.flatnonzero(confusion.sum(1))
     shown_columns = np.flatnonzero(confusion.sum(0))
-    column_names = [*names, "none of them"]
     head = "".join(f"<th class=column>{escape(column_names[column])}</th>" for column in shown_columns)
     rows = []
     for row in shown_rows:
@@ -115,7 +123,7 @@ def _matrix(names: list[str], confusion: np.ndarray) -> str:
             color = "47, 122, 140" if row == column else "210, 70, 60"
             text = f"{100 * share:.1f}" if share >= 0.0005 else ""
             cells.append(f'<td style="background: rgba({color}, {share:.3f})">{text}</td>')
-        rows.append(f"<tr><td>{escape(names[row])}</td>{''.join(cells)}</tr>")
+        rows.append(f"<tr><td>{escape(row_names[row])}</td>{''.join(cells)}</tr>")
     return f"<div class=wide><table class=matrix><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
 
 
@@ -130,17 +138,19 @@ def _figure(dataset: SegDataset, shown: Shown) -> str:
     errors[labels != predicted] = WRONG_BGR
     errors[labels == IGNORE] = UNLABELLED_BGR
     pictures = zip(("picture", "labels", "prediction", "errors"), (picture, *drawn, errors), strict=True)
-    images = "".join(f'<img alt="{name}" title="{name}" src="{_data_uri(image)}">' for name, image in pictures)
-    caption = f"{escape(str(path))}: mIoU {_percent(shown.score)} %"
+    images = "".join(f'<img alt="{name}" title="{name}" src="{data_uri(image)}">' for name, image in pictures)
+    caption = f"{escape(str(path))}: mIoU {percent(shown.score)} %"
     return f"<figure><figcaption>{caption}</figcaption><div>{images}</div></figure>"
 
 
-def _data_uri(image_bgr: np.ndarray) -> str:
+def data_uri(image_bgr: np.ndarray) -> str:
+    """A picture, shrunk to what the page shows, as the address of itself."""
     scale = min(1.0, SHOWN_WIDTH / image_bgr.shape[1])
     small = cv2.resize(image_bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share in percent; nothing for NaN."""
     return "" if math.isnan(value) else f"{100 * value:.2f}"

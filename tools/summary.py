@@ -34,6 +34,7 @@ class Published(NamedTuple):
 
 V3 = "1905.02244 table 9"
 V3_TABLE_3 = "1905.02244 table 3"
+CHAMNET = "1812.08934, its README"
 PUBLISHED = (
     Published("mobilenet_v1", 1.0, 224, 4.2, 569, "1704.04861 table 8"),
     Published("mobilenet_v2", 1.0, 224, 3.4, 300, V3_TABLE_3),
@@ -68,6 +69,12 @@ PUBLISHED = (
         note="the paper prints no layers; these are the official code's",
     ),
     Published("fbnet_c", 1.0, 224, 5.5, 375, "1812.03443"),
+    Published("chamnet_a", 1.0, 224, 6.2, 552.9, CHAMNET),
+    Published(*("chamnet_b", 1.0, 192, 5.2, 323.3, CHAMNET), note="one stage has 92 channels there, here 96"),
+    Published("chamnet_c", 1.0, 224, 3.4, 211.6, CHAMNET),
+    Published("chamnet_d", 1.0, 192, 3.3, 120.0, CHAMNET),
+    Published("chamnet_e", 1.0, 160, 2.3, 53.7, CHAMNET),
+    Published("chamnet_f", 1.0, 128, 2.0, 30.8, CHAMNET),
     Published(
         *("mobilenet_v4_conv_small", 1.0, 224, 3.8, 200, "2404.10518"),
         note="MACs printed as 0.2 G",

@@ -31,11 +31,16 @@ def main(argv: list[str] | None = None) -> int:
     train_set = det.CocoDetection(
         config.data.root,
         config.data.train_split,
-        transform=det.train_transform(size, config.augment.strength),
+        transform=det.train_transform(size, config.augment.strength, config.model.resize),
         seed=config.run.seed,
+        mosaic=config.augment.mosaic,
+        mixup=config.augment.mixup,
     )
     val_set = det.CocoDetection(
-        config.data.root, config.data.val_split, transform=det.eval_transform(size), categories=train_set.classes
+        config.data.root,
+        config.data.val_split,
+        transform=det.eval_transform(size, config.model.resize),
+        categories=train_set.classes,
     )
     ground_truth = det.load_ground_truth(val_set.annotation_file)
     det.self_check(ground_truth, val_set.category_ids)
@@ -57,18 +62,24 @@ def main(argv: list[str] | None = None) -> int:
         "mean": config.mean,
         "std": config.std,
     }
-    criterion = det.SSDLoss(config.loss.kind, model.background)
-    anchors = model.anchors.to(accelerator.device)
+    criterion = det.SSDLoss(background=model.background, **dataclasses.asdict(config.loss))
+    scales = config.augment.input_scale
+    sizes_hw = [tuple(size)] if scales == [1.0, 1.0] else det.input_sizes(size, scales)
+    anchors = [model.anchors_for(size_hw).to(accelerator.device) for size_hw in sizes_hw]
 
     def loss(model: nn.Module, batch: det.Batch) -> dict[str, Tensor]:
         images = normalise(batch.images, config.mean, config.std, channels_last=config.run.channels_last)
+        targets, drawn = batch.targets, 0
+        if len(sizes_hw) > 1:
+            drawn = int(torch.randint(len(sizes_hw), ()))  # the loop seeds this by the step
+            images, targets = det.scale_batch(images, targets, sizes_hw[drawn])
         with accelerator.autocast():
             raw = model(images)
-        return criterion(raw, anchors, batch.targets)
+        return criterion(raw, anchors[drawn], targets)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         results = evaluate_model(model, val_set, description, accelerator=accelerator)
-        return det.evaluate(ground_truth, results)
+        return det.evaluate(ground_truth, results, fast=det.has_fast())
 
     if accelerator.is_main_process:
         console.print(f"{len(train_set)} training and {len(val_set)} validation pictures, {device_text(accelerator)}")

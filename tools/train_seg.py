@@ -6,6 +6,7 @@ torchrun --nproc-per-node 4 -m tools.train_seg configs/cityscapes/lraspp_large.y
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,45 @@ import seg
 from backbone.errors import InputError
 from backbone.inference import normalise
 from seg.data import open_data
-from seg.dataset import SegSample, collate
-from seg.loss import LOSSES
+from seg.dataset import SegDataset, SegSample, collate
+from seg.loss import LOSSES, balanced_weights
 from seg.transforms import train_transform
 from tools.checkpoint import load_initial_weights
 from tools.config import SegConfig, parse_arguments
 from tools.console import console, run
 from tools.eval_seg import evaluate_model
 from tools.loop import device_text, make_accelerator, open_run, print_end, train
+
+
+def make_losses(config: SegConfig, train_set: SegDataset) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The losses of an experiment by name, each with its settings and times its factor.
+
+    Raises:
+        InputError: a loss is unknown, or the weights of classes do not fit the data.
+    """
+    unknown = [name for name in config.loss if name not in LOSSES]
+    if unknown:
+        raise InputError(f"loss.{unknown[0]}: no such loss; valid: {', '.join(LOSSES)}")
+    if not any(config.loss.values()):
+        raise InputError("loss: every factor is 0; give one loss a factor above 0")
+    settings, weights, count = config.loss_settings, config.loss_settings.class_weights, len(train_set.names)
+    if weights is not None and (len(weights) != count or min(weights) < 0 or settings.balanced):
+        raise InputError(
+            f"loss_settings.class_weights {weights} must be {count} numbers, none below 0, and without balanced"
+        )
+    if settings.balanced:
+        weights = balanced_weights(train_set.label_counts())
+        console.print("weights of classes: " + ", ".join(f"{weight:.1f}" for weight in weights), soft_wrap=True)
+    keywords = {
+        "cross_entropy": {"class_weights": weights, "label_smoothing": settings.label_smoothing},
+        "ohem": {"class_weights": weights, "threshold": settings.threshold, "min_kept": settings.min_kept},
+        "focal": {"gamma": settings.gamma},
+    }
+
+    def scaled(name: str, factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda logits, labels: factor * LOSSES[name](logits, labels, **keywords.get(name, {}))
+
+    return {name: scaled(name, factor) for name, factor in config.loss.items() if factor}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,15 +92,20 @@ def main(argv: list[str] | None = None) -> int:
         "mean": config.mean,
         "std": config.std,
     }
-    unknown = [name for name in config.loss if name not in LOSSES]
-    if unknown:
-        raise InputError(f"loss.{unknown[0]}: no such loss; valid: {', '.join(LOSSES)}")
+    losses = make_losses(config, train_set)
 
     def loss(model: nn.Module, batch: SegSample) -> dict[str, Tensor]:
         images = normalise(batch.image, config.mean, config.std, channels_last=config.run.channels_last)
         with accelerator.autocast():
-            logits = model(images)
-        return {f"{name}_loss": factor * LOSSES[name](logits, batch.labels) for name, factor in config.loss.items()}
+            if config.model.auxiliary:
+                logits, extra = model(images, auxiliary=True)
+            else:
+                logits = model(images)
+        terms = {f"{name}_loss": term(logits, batch.labels) for name, term in losses.items()}
+        if config.model.auxiliary:
+            factor = config.loss_settings.auxiliary
+            terms["auxiliary_loss"] = factor * sum(term(extra, batch.labels) for term in losses.values())
+        return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).scores

@@ -1,0 +1,180 @@
+"""Turns published weights into one file of ours, which says itself what it is, and prints what was recognised.
+
+python -m tools.convert_weights mobilenet_v3_large-5c1a4163.pth large.safetensors
+python -m tools.convert_weights weights_mobilenet_v3_small_224_1.0_float.h5 small.safetensors
+python -m tools.convert_weights model.pth same_padded.safetensors --padding same --norm-eps 1e-3
+python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.safetensors
+python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
+
+Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision. Class
+names are those in the file, or torchvision's own where its LR-ASPP or SSDLite has as many classes as the published one,
+or numbers, unless --classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of
+a training; the others are also for tools.predict, tools.video and the evaluations.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
+from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
+
+import backbone
+import det
+import seg
+from backbone.errors import InputError
+from seg.folder import palette_color
+from tools import console
+from tools.checkpoint import save_model
+
+
+class Recognised(NamedTuple):
+    """A checkpoint in our form."""
+
+    model: nn.Module
+    layout: str
+    description: dict[str, Any]  # as the file's header has it
+
+
+def recognise(
+    source: str | Path, *, padding: str | None = None, norm_eps: float | None = None, classes: list[str] | None = None
+) -> Recognised:
+    """Finds out what a weights file is of, and builds it.
+
+    Arguments:
+        padding, norm_eps: of a classifier's weights that do not tell; as `backbone.from_weights` has them.
+        classes: names in the order of the outputs, without a detector's background. By default those in the file;
+            those of torchvision's published weights where its model has as many outputs; else numbers.
+    Raises:
+        InputError: the layout is unknown or cannot be reproduced, or there are more or fewer names than classes.
+    """
+    names = backbone.read_weights(source).keys()
+    whole = {"classifier.cbr.0.weight": _segmenter, "backbone.extra.0.0.0.weight": _detector}
+    build = next((build for sign, build in whole.items() if sign in names), None)
+    if build is not None:
+        if padding is not None or norm_eps is not None:
+            raise InputError(f"{source}: torchvision's whole models tell padding and epsilon; leave the options out")
+        found = build(source)
+    else:
+        found = _classifier(source, padding=padding, norm_eps=norm_eps)
+    if classes is not None:
+        count = len(found.description["classes"])
+        if len(classes) != count:
+            raise InputError(f"{source}: has {count} classes, and {len(classes)} names were given; give one for each")
+        found.description["classes"] = classes
+    return found
+
+
+def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | None) -> Recognised:
+    found = backbone.from_weights(source, padding=padding, norm_eps=norm_eps)
+    description = {
+        "task": "classification",
+        "model": found.model,
+        "classes": found.classes,
+        "mean": found.mean,
+        "std": found.std,
+        "size": 224,
+        "crop_pct": 0.875,
+    }
+    return Recognised(found.classifier, found.layout, description)
+
+
+def _segmenter(source: str | Path) -> Recognised:
+    found = seg.from_weights(source)
+    count = found.arguments["num_classes"]
+    published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+    description = {
+        "task": "segmentation",
+        "model": found.arguments,
+        "classes": published if count == len(published) else [str(number) for number in range(count)],
+        "colors": [palette_color(number) for number in range(count)],
+        "mean": found.mean,
+        "std": found.std,
+    }
+    return Recognised(found.model, found.layout, description)
+
+
+def _detector(source: str | Path) -> Recognised:
+    found = det.from_weights(source)
+    count = found.arguments["num_classes"]
+    published = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+    names = [str(number) for number in range(count)]
+    if count == len(published):  # COCO's ids have gaps, which stay numbers
+        names = [number if name == "N/A" else name for number, name in zip(names, published, strict=True)]
+    description = {
+        "task": "detection",
+        "model": found.arguments,
+        "classes": names[1:],
+        "category_ids": list(range(1, count)),
+        "score": "softmax",
+        "mean": found.mean,
+        "std": found.std,
+    }
+    return Recognised(found.model, found.layout, description)
+
+
+def summary(found: Recognised) -> list[list[str]]:
+    """Rows of text: what was recognised."""
+    description, arguments = found.description, found.description["model"]
+    network = found.model.backbone
+    classes = description["classes"]
+    shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+
+    def triple(values: tuple[float, ...]) -> str:
+        return " ".join(f"{value:g}" for value in values)
+
+    hidden = [["hidden layer", str(arguments["hidden"] or "none")]] if "hidden" in arguments else []
+    return [
+        ["task", description["task"]],
+        ["layout", found.layout],
+        ["architecture", network.name],
+        ["width", f"{arguments.get('width', 1.0):g}"],
+        ["tail", arguments.get("tail", "full")],
+        *hidden,
+        ["classes", f"{len(classes)} ({shown})"],
+        ["padding", network.padding],
+        ["norm epsilon", f"{network.stem.norm.eps:g}"],
+        ["input mean, RGB", triple(description["mean"])],
+        ["input deviation", triple(description["std"])],
+        ["parameters", f"{sum(parameter.numel() for parameter in found.model.parameters()):,}"],
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.convert_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="weights: .pth, .pt, .safetensors or Keras' .h5")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write; an old one is replaced")
+    parser.add_argument("--padding", choices=["symmetric", "same"], help="for timm's weights; default: by their name")
+    parser.add_argument("--norm-eps", type=float, help="norm epsilon of timm's weights; default: by their name")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line")
+    arguments = parser.parse_args(argv)
+    source, out = arguments.source, arguments.out
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: must end in .safetensors; give it that ending")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"{out}: is the file that is read; give another name for the one that is written")
+    if arguments.norm_eps is not None and not arguments.norm_eps > 0:
+        raise InputError(f"--norm-eps {arguments.norm_eps} must be above 0")
+    classes = None
+    if arguments.classes is not None:
+        try:
+            classes = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{arguments.classes}: cannot be read ({error}); give a text of one name per line"
+            ) from error
+    found = recognise(source, padding=arguments.padding, norm_eps=arguments.norm_eps, classes=classes)
+    console.console.print(console.table(str(source), ["", "recognised"], summary(found)))
+    replaced = ", in place of the old one" if out.exists() else ""
+    save_model(out, found.model, found.description)
+    console.console.print(f"{out} ({out.stat().st_size / 1e6:.1f} MB){replaced}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -81,6 +81,7 @@ def test_every_shipped_recipe_starts(pictures, tmp_path, config):
     assert train(pictures, tmp_path / "run", config=config, steps=1) == 0
 
 
+@pytest.mark.slow
 def test_crops_of_the_demo_world_are_told_apart(world, tmp_path):
     for split in ("train", "val"):
         annotations = json.loads((world / "coco" / "annotations" / f"instances_{split}2017.json").read_text())

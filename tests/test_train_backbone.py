@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -21,10 +23,12 @@ from backbone.transforms import eval_transform, train_transform
 from tests.test_train import assert_equal
 from tools import checkpoint, eval_backbone, loop, train_backbone
 from tools.config import Optim
+from tools.curves import draw_lr_range
 from tools.loop import learning_rate
 from tools.predict import load
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "imagenet").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
 FINETUNE = next(path for path in CONFIGS if path.stem == "finetune")
 SMALL = ["model.name=mobilenet_v3_small", "model.width=0.35", "augment.size=32", "data.workers=0"]
 
@@ -77,6 +81,7 @@ def test_every_shipped_recipe_starts(pictures, tmp_path, config):
     assert train(pictures, tmp_path / "run", config=config, steps=1) == 0
 
 
+@pytest.mark.slow
 def test_crops_of_the_demo_world_are_told_apart(world, tmp_path):
     for split in ("train", "val"):
         annotations = json.loads((world / "coco" / "annotations" / f"instances_{split}2017.json").read_text())
@@ -114,7 +119,7 @@ def test_evaluation_scores_what_training_kept_and_published_weights_alike(pictur
     state["output.weight"][1:4], state["output.bias"][1:4] = model.output.weight, model.output.bias
     state["output.bias"][0], state["output.bias"][4:] = 100, -100
     torch.save(state, tmp_path / "published.pt")
-    names = ["blue", "green", "red", *(f"class{number}" for number in range(4, 1001))]
+    names = ["blue", "green", "red", *(f"class {number}" for number in range(4, 1001))]
     (tmp_path / "names.txt").write_text("\n".join(names))
     predictions = tmp_path / "predictions.csv"
     given = ["--weights", tmp_path / "published.pt", "--data", pictures, "--classes", tmp_path / "names.txt"]
@@ -143,15 +148,46 @@ def test_weights_for_other_classes_begin_with_a_new_output_layer(pictures, tmp_p
     assert torch.equal(other.output.weight, published.output.weight)
 
 
-def test_a_range_test_stops_when_the_loss_grows_and_leaves_a_plot(pictures, tmp_path):
-    more = ["optim.schedule=range", "optim.lr_low=1e-4", "optim.lr=100", "optim.warmup=0", "run.log_every=1"]
-    assert train(pictures, tmp_path / "run", *more, "optim.name=sgd", "optim.ema=0", steps=40) == 0
-    assert read_image(tmp_path / "run" / "lr_range.png").shape[0] > 100
-    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
-    rates = [float(row["value"]) for row in rows if row["name"] == "lr"]
-    assert 3 < len(rates) < 40
+def test_a_range_test_stops_when_the_loss_grows_and_leaves_figures_and_a_plot(pictures, tmp_path, capsys):
+    more = ["--find-lr", "optim.lr_low=1e-4", "optim.lr=100", "optim.name=sgd"]
+    assert train(pictures, tmp_path / "run", *more, steps=40) == 0
+    out = tmp_path / "run" / "find_lr"
+    assert read_image(out / "lr_range.png").shape[0] > 100
+    rows = list(csv.DictReader((out / "lr_range.csv").read_text().splitlines()))
+    rates, losses = ([float(row[name]) for row in rows] for name in ("lr", "loss"))
+    assert 3 < len(rates) < 40 and rates[0] == pytest.approx(1e-4)
     assert np.allclose(np.diff(np.log(rates)), np.log(1e6) / 39)
-    assert not (tmp_path / "run" / "best.safetensors").exists()
+    assert max(losses[1:]) < 4 * losses[0]
+    assert not (out / "best.safetensors").exists()
+    assert f"at optim.lr={draw_lr_range(out / 'log.csv', out / 'again.csv', out / 'again.png'):.2g}" in said(capsys)
+    assert train(pictures, tmp_path / "run", "optim.lr=1e-4", steps=1) == 0  # the run folder is still free
+
+
+def said(capsys) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_two_processes_score_like_one(pictures, tmp_path):
+    """Nine pictures do not divide by two: each must count exactly once."""
+    torch.manual_seed(0)
+    torch.save(backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3).state_dict(), tmp_path / "three.pt")
+    given = ["--weights", tmp_path / "three.pt", "--data", pictures, "--size", 32, "--workers", 0]
+    arguments = [str(value) for value in given]
+    ends = [["--out", str(tmp_path / n), "--save-predictions", str(tmp_path / f"{n}.csv")] for n in ("one", "two")]
+    assert eval_backbone.main([*arguments, *ends[0]]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    line = [*torchrun, "tools.eval_backbone", *arguments, *ends[1]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.count("top-5") == 1  # not two that each believe to be alone
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert one == two and one["pictures"] == 9
+    tables = [csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines()) for name in ("one", "two")]
+    for row, other in zip(*tables, strict=True):
+        assert float(row.pop("probability")) == pytest.approx(float(other.pop("probability")), abs=1e-5)
+        assert row == other
 
 
 def test_schedules_are_functions_of_the_step():
@@ -168,6 +204,8 @@ def test_schedules_are_functions_of_the_step():
         optimizer.step()
         theirs.step()
     assert rates == pytest.approx(expected)
+    ranged = Optim(lr=1.0, lr_low=0.01, schedule="range", warmup=2)  # which a range test leaves out
+    assert [learning_rate(ranged, n, 3) for n in range(3)] == pytest.approx([0.01, 0.1, 1])
     cosine = Optim(lr=1.0, lr_low=0.1, warmup=0, schedule="cosine")
     assert learning_rate(cosine, 0, 100) == 1 and learning_rate(cosine, 99, 100) == pytest.approx(0.1, abs=1e-3)
 

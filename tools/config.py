@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,6 +152,8 @@ class Optim:
     lr_for_batch: int | None = knob(None, "lr is meant for this batch and grows with run.batch; by default as given")
     momentum: float = knob(0.9, "of sgd and rmsprop")
     nesterov: bool = knob(False, "Nesterov momentum, for sgd")
+    alpha: float = knob(0.9, "decay of rmsprop's mean of squares")
+    eps: float = knob(0.0316, "of rmsprop, added to the root; TensorFlow's 0.001, below the root, is about 0.0316 here")
     weight_decay: float = knob(0.01, "of convolution weights; norms and biases have none")
     clip: float = knob(0.0, "largest norm of the gradient; 0 does not clip")
     lr_low: float = knob(0.0, "lowest learning rate: where poly and cosine end, triangular2 and range begin")
@@ -267,6 +269,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "optim.lr": (0, 100),
     "optim.lr_for_batch": (1, 65536),
     "optim.momentum": (0, 0.99999),
+    "optim.alpha": (0, 0.99999),
+    "optim.eps": (1e-12, 1),
     "optim.weight_decay": (0, 1),
     "optim.clip": (0, 1e9),
     "optim.lr_low": (0, 100),
@@ -298,12 +302,15 @@ CHOICES = {
 }
 """The values of keys that name one of a few things."""
 
+RANGE_TEST = ("optim.schedule=range", "optim.lr_low=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
+"""What --find-lr sets, before the command line's own overrides."""
+
 FREE_ON_RESUME = ("data.workers", "run.out", "run.save_every", "run.log_every", "run.eval_every")
 """Keys that may change when a run goes on, as they do not change its weights."""
 
 
 def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examples: str) -> tuple[Config, bool] | None:
-    """Reads `CONFIG.yaml key=value … [--resume]` and returns (config, resume), or None after --print-config."""
+    """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`: (config, resume), or None after --print-config."""
     parser = argparse.ArgumentParser(
         prog=f"python -m tools.{tool}",
         description=examples,
@@ -312,10 +319,18 @@ def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examp
     )
     parser.add_argument("config", type=Path, help="YAML file; see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, e.g. optim.lr=0.02")
-    parser.add_argument("--resume", action="store_true", help="go on from last.pt in run.out")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from last.pt in run.out")
+    how.add_argument(
+        "--find-lr",
+        action="store_true",
+        help=f"a learning-rate range test into run.out/find_lr instead: {' '.join(RANGE_TEST)}",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
     arguments = parser.parse_intermixed_args(argv)
-    config = load(kind, arguments.config, arguments.overrides)
+    config = load(kind, arguments.config, [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
+    if arguments.find_lr:
+        config = replace(config, run=replace(config.run, out=str(Path(config.run.out) / "find_lr")))
     if arguments.print_config:
         print(to_yaml(config), end="")
         return None

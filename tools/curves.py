@@ -33,8 +33,11 @@ def draw_curves(log: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def draw_lr_range(log: Path, picture: Path) -> float:
-    """Draws the loss of a learning-rate range test over the rate; returns the rate at which the loss falls fastest."""
+def draw_lr_range(log: Path, figures: Path, picture: Path) -> float:
+    """Draws the loss of a learning-rate range test over the rate and returns the rate at which the loss falls fastest.
+
+    `figures` becomes a CSV of rate, loss and the loss's running mean, which decides.
+    """
     curves = read_log(log)
     rates, losses = (np.array([value for _, value in curves[name]]) for name in ("lr", "loss"))
     smooth = np.empty_like(losses)
@@ -44,7 +47,10 @@ def draw_lr_range(log: Path, picture: Path) -> float:
         smooth[index] = mean / (1 - 0.9 ** (index + 1))
     lowest = int(smooth.argmin())
     slopes = np.gradient(smooth, np.log(rates)) if len(rates) > 1 else np.zeros(1)
-    fastest = float(rates[slopes[: lowest + 1].argmin()])
+    first = min(10, lowest)  # before it the running mean is of few losses, and falls and rises with each
+    fastest = float(rates[first + slopes[first : lowest + 1].argmin()])
+    with figures.open("w", newline="") as file:
+        csv.writer(file).writerows([("lr", "loss", "running_mean"), *zip(rates, losses, smooth, strict=True)])
 
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     axis.plot(rates, losses, alpha=0.3, label="loss")

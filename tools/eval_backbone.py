@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.classes is not None:
         if not arguments.classes.is_file():
             raise InputError(f"{arguments.classes}: no such file; give one with a class folder's name per line")
-        names = arguments.classes.read_text().split()
+        names = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
     size = arguments.size or description["size"]
     crop_pct = arguments.crop_pct or description["crop_pct"]
     if size < 8 or not 0 < crop_pct <= 1:

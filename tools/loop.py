@@ -66,8 +66,10 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
 
     poly and cosine fall from lr and would reach lr_low at `steps`; step multiplies lr by gamma every step_every steps;
     triangular2 goes up to lr and back in 2 * half_cycle steps, half as high in each cycle (arXiv 1506.01186); range
-    rises from lr_low to lr by the same factor in each step.
+    rises from lr_low to lr by the same factor in each step, without a warm-up.
     """
+    if optim.schedule == "range":
+        return optim.lr_low * (optim.lr / optim.lr_low) ** (step / max(1, steps - 1))
     if step < optim.warmup:
         return optim.lr * (step + 1) / optim.warmup
     since = step - optim.warmup
@@ -79,8 +81,6 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
         return optim.lr_low + span * 0.5 * (1 + math.cos(math.pi * share))
     if optim.schedule == "step":
         return optim.lr * optim.gamma ** (since // optim.step_every)
-    if optim.schedule == "range":
-        return optim.lr_low * (optim.lr / optim.lr_low) ** (since / max(1, steps - optim.warmup - 1))
     cycle, position = divmod(since, 2 * optim.half_cycle)
     height = 1 - abs(position / optim.half_cycle - 1)
     return optim.lr_low + span * height / 2**cycle
@@ -103,7 +103,7 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
     if optim.name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=optim.lr, momentum=optim.momentum, alpha=0.9, eps=0.0316)
+        return torch.optim.RMSprop(groups, lr=optim.lr, momentum=optim.momentum, alpha=optim.alpha, eps=optim.eps)
     return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
 
 
@@ -258,9 +258,11 @@ def train(
             model.train()
             terms = loss(stepped, to_device(batch, device))
             total = sum(terms.values())
-            value, lowest = total.item(), min(lowest, total.item())
-            if ranging and not value < 4 * lowest:
-                break  # the range test has found the rate that is too high
+            # A range test ends when the loss explodes, in all processes at once.
+            value = (accelerator.reduce(total.detach(), "mean") if ranging else total).item()
+            if ranging and step and not value < 4 * lowest:
+                break
+            lowest = min(lowest, value)
             if not math.isfinite(value):
                 return stop_non_finite(step, value, terms, rate)
             accelerator.backward(total)
@@ -272,7 +274,7 @@ def train(
                 average.update_parameters(plain)
 
             done = step + 1
-            if is_main and (done % run.log_every == 0 or done == run.steps):
+            if is_main and (ranging or done % run.log_every == 0 or done == run.steps):
                 speed = (done - timed_from) * run.batch / (time.perf_counter() - clock)
                 row = {name: term.item() for name, term in terms.items()}
                 log.write(done, row | {"loss": value, "lr": rate, "images_per_second": speed})
@@ -305,7 +307,7 @@ def train(
                     console.print(f"stopped after step {done}; go on with --resume")
                 return 128 + signalled
     if is_main and ranging:
-        rate = draw_lr_range(out / "log.csv", out / "lr_range.png")
+        rate = draw_lr_range(out / "log.csv", out / "lr_range.csv", out / "lr_range.png")
         console.print(f"the loss falls fastest at optim.lr={rate:.2g}; see {out / 'lr_range.png'}", soft_wrap=True)
     elif is_main:
         draw_curves(out / "log.csv", out / "curves.png")

@@ -3,8 +3,7 @@
 python -m tools.train_backbone configs/imagenet/torchvision_large.yaml data.root=/data/imagenet run.out=runs/large
 python -m tools.train_backbone configs/imagenet/finetune.yaml data.root=flowers weights=mobilenet_v3_large.pth
 python -m tools.train_backbone runs/large/config.yaml --resume
-python -m tools.train_backbone configs/imagenet/finetune.yaml data.root=flowers run.out=runs/range run.steps=200 \\
-    run.log_every=1 optim.schedule=range optim.lr_low=1e-6 optim.lr=1 optim.warmup=0   # leaves lr_range.png
+python -m tools.train_backbone configs/imagenet/finetune.yaml data.root=flowers --find-lr    # leaves lr_range.png
 """
 
 import dataclasses

@@ -13,8 +13,15 @@ MAX_PIXELS = 100_000_000
 """Headers that claim more are refused before anything is decoded: a 100 KB PNG can expand to 5 GB."""
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns at first; `_open` checks every file
 
-END_OF_FILE = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-"""A file that was cut short lacks this; OpenCV would fill the rest of a JPEG with grey and say nothing."""
+STARTS = {
+    b"version https://git-lfs": "is a Git LFS pointer; run git lfs pull",
+    b"<": "is a web page or XML; the download failed",
+    b"{": "is JSON or text",
+    b"\x00\x00\x00\x00": "begins with zeros; the disk or the copy failed",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"\x1f\x8b": "is a gzip archive; unpack it",
+}
+"""What a file that is no picture may be, by how it begins."""
 
 ROTATED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width; OpenCV applies them."""
@@ -34,13 +41,20 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     data = _bytes(path)
     with _open(path, io.BytesIO(data)) as header:
-        end = END_OF_FILE.get(header.format)
-    if end is not None and end not in data[-4096:]:
+        cut = _is_cut(data, header.format)
+    if cut:
         raise InputError(f"{path}: the picture is cut short (no end mark); copy the file again")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{path}: the picture is damaged and cannot be decoded; copy the file again")
     return image
+
+
+def _is_cut(data: bytes, kind: str | None) -> bool:
+    """Whether the end of a JPEG or PNG is missing; OpenCV would fill the rest of a JPEG with grey and say nothing."""
+    if kind == "JPEG":  # the preview in its header has an end of its own, so the last must follow the last scan's start
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return kind == "PNG" and b"IEND" not in data[-4096:]
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -50,9 +64,25 @@ def read_label(path: str | Path) -> np.ndarray:
         InputError: as `read_image`, and for masks with colour channels or with ids above 255.
     """
     labels = read_ids(path)
-    if labels.size and labels.max() > 255:
-        raise InputError(f"{path}: ids must be at most 255, found {labels.max()}; is this an …_instanceIds.png file?")
+    if labels.size and (labels.max() > 255 or labels.min() < 0):
+        wrong = labels.max() if labels.max() > 255 else labels.min()
+        raise InputError(f"{path}: ids must be from 0 to 255, found {wrong}; is this an …_instanceIds.png file?")
     return labels.astype(np.uint8)
+
+
+def is_color(path: str | Path) -> bool:
+    """Whether a mask has colour channels, from the header alone."""
+    with _open(path, path) as header:
+        return header.mode in ("RGB", "RGBA")
+
+
+def read_colors(path: str | Path) -> np.ndarray:
+    """A mask of colours as uint8 RGB [H, W, 3], an alpha channel left out; otherwise as `read_image`."""
+    with _open(path, io.BytesIO(_bytes(path))) as mask:
+        try:
+            return np.asarray(mask)[:, :, :3]
+        except (OSError, SyntaxError) as error:
+            raise InputError(f"{path}: the mask is damaged ({error}); copy the file again") from error
 
 
 def read_ids(path: str | Path) -> np.ndarray:
@@ -78,8 +108,9 @@ def _open(path: str | Path, file: str | Path | io.BytesIO) -> Image.Image:
     try:
         header = Image.open(file)
     except UnidentifiedImageError as error:
-        start = file.getvalue()[:12] if isinstance(file, io.BytesIO) else b""
-        what = f"begins with {start!r}" if start else "is empty or of an unknown format"
+        start = _bytes(path)[:32]
+        known = next((what for begin, what in STARTS.items() if start.lstrip().startswith(begin)), None)
+        what = known or (f"begins with {start[:12]!r}" if start else "is empty")
         raise InputError(f"{path}: not a picture ({what}); replace the file") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from backbone.errors import InputError
@@ -175,6 +176,8 @@ def find_pictures(root: Path, split: str) -> list[Path]:
     if not folder.is_dir():
         valid = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
         hint = f"splits there: {', '.join(valid)}" if valid else "data.root must hold leftImg8bit/ and gtFine/"
+        if not valid and (root / "leftImg16bit").is_dir():
+            hint = "leftImg16bit/ is not read; get leftImg8bit_trainvaltest.zip"
         raise InputError(f"{folder}: no such folder; {hint}")
     pictures = sorted(path for suffix in ("png", "jpg") for path in folder.glob(f"*/*_leftImg8bit.{suffix}"))
     if not pictures:
@@ -193,11 +196,12 @@ def read_train_ids(path: Path) -> np.ndarray:
         return TRAIN_ID_OF_LABEL_ID[draw_polygons(path, LABEL_ID_OF_NAME)]
     table = TRAIN_ID_OF_TRAIN_ID if path.name.endswith("_labelTrainIds.png") else TRAIN_ID_OF_LABEL_ID
     raw = read_label(path)
-    labels = table[raw]
+    labels = cv2.LUT(raw, table)
     if (labels == INVALID).any():
         values, counts = np.unique(raw[labels == INVALID], return_counts=True)
         kind = "train ids 0..18 and 255" if table is TRAIN_ID_OF_TRAIN_ID else "Cityscapes label ids 0..33"
-        raise InputError(
-            f"{path}: {counts.sum()} pixels are {values[:5].tolist()}, which are not {kind}; see gtFine's naming"
-        )
+        cure = "see gtFine's naming"
+        if table is TRAIN_ID_OF_LABEL_ID and values.tolist() == [IGNORE]:
+            cure = "only train ids have 255: name such files …_labelTrainIds.png"
+        raise InputError(f"{path}: {counts.sum()} pixels are {values[:5].tolist()}, which are not {kind}; {cure}")
     return labels

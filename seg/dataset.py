@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ class SegSample(NamedTuple):
 Transform = Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
 
 
+class Decoded(Protocol):
+    """Where pictures and labels come from if not from their files; `seg.prepared.Prepared` is one."""
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `SegDataset.read` gives."""
+
+
 class SegDataset(Dataset):
     """What `Cityscapes` and `Folder` have in common; all pairs and their sizes are checked when a set is made.
 
@@ -41,11 +49,14 @@ class SegDataset(Dataset):
         InputError: a picture has no label, or another size than its label.
     """
 
+    root: Path
+    split: str
     names: list[str]  # of the classes, in the order of the labels
     colors: list[tuple[int, int, int]]  # of the classes, RGB
     ids: np.ndarray  # uint8 [256]: the value that files hold for each label
     labels_of_ids: np.ndarray  # uint8 [256]: the label of each value in a file; values above the classes count as none
     instances: list[Path] | None = None  # files of instance ids, one for each picture, where the set has them
+    prepared: Decoded | None = None  # read pictures and labels from there instead of from their files
 
     def __init__(
         self,
@@ -56,11 +67,11 @@ class SegDataset(Dataset):
         faults: list[str] | None,
     ) -> None:
         self.transform, self.seed = transform, seed
-        self.pictures, self.labels = [], []
+        self.pictures, self.labels, self.sizes = [], [], []  # sizes are (height, width)
         for picture in pictures:
             try:
                 label = find_label(picture)
-                self._check_sizes(picture, label)
+                size_hw = self._size(picture, label)
             except InputError as error:
                 if faults is None:
                     raise
@@ -68,11 +79,14 @@ class SegDataset(Dataset):
             else:
                 self.pictures.append(picture)
                 self.labels.append(label)
+                self.sizes.append(size_hw)
 
-    def _check_sizes(self, picture: Path, label: Path) -> None:
+    def _size(self, picture: Path, label: Path) -> tuple[int, int]:
         (h, w), (label_h, label_w) = image_size(picture), self.label_size(label)
         if (h, w) != (label_h, label_w):
-            raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size")
+            turned = " (EXIF turns the picture by a quarter; save it turned)" if (w, h) == (label_h, label_w) else ""
+            raise InputError(f"{label}: is {label_w}x{label_h}, its picture {w}x{h}; both must have one size{turned}")
+        return h, w
 
     def label_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label file, without decoding it."""
@@ -81,6 +95,10 @@ class SegDataset(Dataset):
     def read_labels(self, path: Path) -> np.ndarray:
         """A label file as labels, uint8 [H, W]."""
         raise NotImplementedError
+
+    def label_values(self) -> list[object]:
+        """All that the labels in files of ids depend on, apart from the files; JSON can hold it."""
+        return [self.labels_of_ids.tolist()]
 
     def prediction_name(self, number: int) -> Path:
         """Where a prediction for a picture is written, relative to the folder of predictions."""
@@ -105,20 +123,26 @@ class SegDataset(Dataset):
     def label_counts(self) -> list[int]:
         """How many pixels of the whole set each class has; reads every label file."""
         counts = np.zeros(256, np.int64)
-        for path in self.labels:
-            counts += np.bincount(self.read_labels(path).ravel(), minlength=256)
+        for number in range(len(self)):
+            counts += np.bincount(self.read(number)[1].ravel(), minlength=256)
         return counts[: len(self.names)].tolist()
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """A picture, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; may be read-only."""
+        if self.prepared is not None:
+            return self.prepared.read(number)
+        return read_image(self.pictures[number]), self.read_labels(self.labels[number])
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
         epoch, number = index if isinstance(index, tuple) else (0, index)
-        image, labels = read_image(self.pictures[number]), self.read_labels(self.labels[number])
+        image, labels = self.read(number)
         if self.transform is not None:
             image, labels = self.transform(image, labels, (self.seed, epoch, number))
-        rgb = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.ascontiguousarray(labels)), number)
+        rgb = np.stack(cv2.split(image)[::-1])
+        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.array(labels)), number)
 
 
 def collate(samples: list[SegSample]) -> SegSample:

@@ -4,11 +4,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import yaml
 
 from backbone.errors import InputError
-from backbone.images import read_label
+from backbone.images import is_color, read_colors, read_label
 from seg.dataset import IGNORE, SegDataset, Transform
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,9 +22,10 @@ class Classes(NamedTuple):
     """What a classes.yaml says."""
 
     names: list[str]
-    colors: list[tuple[int, int, int]]  # RGB
+    colors: list[list[tuple[int, int, int]]]  # RGB, as masks of colours hold them; results are drawn in the first
     ids: list[list[int]]  # the values in masks that stand for each class; predictions are written as the first
     ignore: list[int]  # values in masks that do not count
+    ignore_colors: list[tuple[int, int, int]]  # RGB, in masks of colours
     pictures: str  # folder of pictures, {split} standing for the split
     masks: str  # folder of masks
     mask_ending: str  # what a mask's name has in place of its picture's suffix
@@ -57,11 +59,15 @@ def read_classes(path: str | Path) -> Classes:
         raise InputError(f"{path}: unknown key {unknown[0]}; valid: {', '.join(sorted(KEYS))}")
     names, colors, ids = [], [], []
     for number, entry in enumerate(content["classes"]):
-        name, color, values = _class(path, number, entry)
+        name, class_colors, values = _class(path, number, entry)
         names.append(name)
-        colors.append(color)
+        colors.append(class_colors)
         ids.append(values)
-    ignore = _ids(path, "ignore", content.get("ignore", [IGNORE]))
+    ignored = content.get("ignore", [IGNORE])
+    ignored = ignored if isinstance(ignored, list) else [ignored]
+    ignore = _ids(path, "ignore", [entry for entry in ignored if not isinstance(entry, list)])
+    ignore_colors = [palette_color(value) for value in ignore]
+    ignore_colors += [_color(path, "ignore", entry) for entry in ignored if isinstance(entry, list)]
     if len(names) > MAX_CLASSES:
         raise InputError(f"{path}: {len(names)} classes; there can be {MAX_CLASSES} at most")
     every = [value for values in [*ids, ignore] for value in values]
@@ -76,11 +82,13 @@ def read_classes(path: str | Path) -> Classes:
     for key, value in [*texts.items(), ("list", content.get("list", ""))]:
         if not isinstance(value, str):
             raise InputError(f"{path}: {key} is {value!r}; it must be text")
-    return Classes(names, colors, ids, ignore, list=content.get("list"), **texts)
+    return Classes(names, colors, ids, ignore, ignore_colors, list=content.get("list"), **texts)
 
 
 class Folder(SegDataset):
-    """Pictures and masks in any folders; a mask is a grey or palette PNG of class ids, named as its picture.
+    """Pictures and masks in any folders; a mask is named as its picture, and is one of two things.
+
+    A grey or palette PNG holds class ids, one with three channels the classes' colours.
 
     Arguments:
         root: the folder that `pictures` and `masks` of the classes file are relative to.
@@ -105,7 +113,7 @@ class Folder(SegDataset):
     ) -> None:
         self.root, self.split = Path(root), split
         self.classes = classes if isinstance(classes, Classes) else read_classes(classes)
-        self.names, self.colors = self.classes.names, self.classes.colors
+        self.names, self.colors = self.classes.names, [colors[0] for colors in self.classes.colors]
         self.ids = np.full(256, self.classes.ignore[0] if self.classes.ignore else IGNORE, np.uint8)
         self.labels_of_ids = np.full(256, UNKNOWN, np.uint8)
         self.labels_of_ids[self.classes.ignore] = IGNORE
@@ -116,9 +124,14 @@ class Folder(SegDataset):
         self.mask_folder = self.root / self.classes.masks.replace("{split}", split)
         super().__init__(self._find_pictures()[:limit], self._find_mask, transform, seed, faults)
 
+    def label_values(self) -> list[object]:
+        return [*super().label_values(), self.classes.colors, self.classes.ignore_colors]
+
     def read_labels(self, path: Path) -> np.ndarray:
+        if is_color(path):
+            return self._labels_of_colors(path)
         raw = read_label(path)
-        labels = self.labels_of_ids[raw]
+        labels = cv2.LUT(raw, self.labels_of_ids)
         if (labels == UNKNOWN).any():
             values, counts = np.unique(raw[labels == UNKNOWN], return_counts=True)
             raise InputError(
@@ -126,6 +139,29 @@ class Folder(SegDataset):
                 "classes file, under a class or under `ignore`"
             )
         return labels
+
+    def _labels_of_colors(self, path: Path) -> np.ndarray:
+        pairs = [(color, label) for label, colors in enumerate(self.classes.colors) for color in colors]
+        pairs = sorted([*pairs, *((color, IGNORE) for color in self.classes.ignore_colors)])
+        for (one, label), (other, other_label) in pairwise(pairs):
+            if one == other and label != other_label:
+                raise InputError(
+                    f"{path}: is a mask of colours, and {list(one)} stands for more than one class, or for a class and "
+                    "`ignore`; give each its own color in the classes file"
+                )
+        known = np.array([color for color, _ in pairs]) @ (1 << 16, 1 << 8, 1)
+        found = read_colors(path).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+        nearest = np.searchsorted(known, found).clip(max=len(known) - 1)
+        unlisted = known[nearest] != found
+        if unlisted.any():
+            values, counts = np.unique(found[unlisted], return_counts=True)
+            value = int(values[counts.argmax()])
+            raise InputError(
+                f"{path}: {counts.sum()} pixels have one of {len(values)} colours that no class has, {counts.max()} of "
+                f"them {[value >> 16, value >> 8 & 255, value & 255]}; list it in the classes file, under a class or "
+                "under `ignore`; a mask must be saved without loss, as PNG"
+            )
+        return np.array([label for _, label in pairs], np.uint8)[nearest]
 
     def prediction_name(self, number: int) -> Path:
         return self.pictures[number].relative_to(self.folder).with_suffix(".png")
@@ -182,8 +218,8 @@ class Folder(SegDataset):
         return sorted(path for path in self.mask_folder.rglob(f"*{self.classes.mask_ending}") if path not in known)
 
 
-def _class(path: Path, number: int, entry: Any) -> tuple[str, tuple[int, int, int], list[int]]:
-    """A row of `classes`: a name alone, or a table of name, id (or a list of ids) and color."""
+def _class(path: Path, number: int, entry: Any) -> tuple[str, list[tuple[int, int, int]], list[int]]:
+    """A row of `classes`: a name alone, or a table of name, id and color, both of these one or a list of several."""
     if isinstance(entry, str):
         entry = {"name": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.keys() - {"name", "id", "color"}:
@@ -191,10 +227,16 @@ def _class(path: Path, number: int, entry: Any) -> tuple[str, tuple[int, int, in
     ids = _ids(path, f"class {entry['name']}", entry.get("id", number))
     if not ids:
         raise InputError(f"{path}: class {entry['name']} has no id")
-    color = entry.get("color", palette_color(ids[0]))
-    if not isinstance(color, list | tuple) or len(color) != 3:
-        raise InputError(f"{path}: class {entry['name']}: color is {color!r}; it is [red, green, blue]")
-    return entry["name"], tuple(_ids(path, f"class {entry['name']}: color", list(color))), ids
+    colors = entry.get("color", [list(palette_color(value)) for value in ids])
+    several = isinstance(colors, list) and bool(colors) and isinstance(colors[0], list)
+    what = f"class {entry['name']}"
+    return entry["name"], [_color(path, what, color) for color in (colors if several else [colors])], ids
+
+
+def _color(path: Path, what: str, color: Any) -> tuple[int, int, int]:
+    if not isinstance(color, list) or len(color) != 3:
+        raise InputError(f"{path}: {what}: color is {color!r}; it is [red, green, blue]")
+    return tuple(_ids(path, f"{what}: color", color))
 
 
 def _ids(path: Path, what: str, values: Any) -> list[int]:

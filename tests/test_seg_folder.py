@@ -132,8 +132,12 @@ def test_faulty_folders_are_named(tmp_path):
     Image.fromarray(ids).save(mask)
     with pytest.raises(InputError, match=r"0.png: 4 pixels are \[77\], which no class has"):
         Folder(tmp_path, "val", classes)[0]
-    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(mask)
-    with pytest.raises(InputError, match="a mask holds one id per pixel, this is RGB"):
+    Image.fromarray(np.full((48, 64, 3), 9, np.uint8)).save(mask)
+    with pytest.raises(InputError, match=r"0.png: 3072 pixels have one of 1 colours .* 3072 of them \[9, 9, 9\]"):
+        Folder(tmp_path, "val", classes)[0]
+    Image.new("CMYK", (64, 48)).save(mask.with_suffix(".jpg"))
+    mask.with_suffix(".jpg").rename(mask)
+    with pytest.raises(InputError, match="a mask holds one id per pixel, this is CMYK"):
         Folder(tmp_path, "val", classes)[0]
     Image.fromarray(ids[:9]).save(mask)
     with pytest.raises(InputError, match=r"0.png: is 64x9, its picture 64x48"):

@@ -27,6 +27,9 @@ def knob(default: Any, meaning: str) -> Any:
 class SegData:
     root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
     classes: str | None = knob(None, "classes.yaml of one's own data (see README.md); without it, Cityscapes")
+    prepared: str | None = knob(
+        None, "copy that tools.prepare_cityscapes made of data.root, to read from; same samples"
+    )
     train_split: str = knob("train", "split to learn from; train_extra with data.train_labels=gtCoarse")
     val_split: str = knob("val", "split to evaluate on")
     train_labels: str = knob("gtFine", "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine")
@@ -305,7 +308,7 @@ CHOICES = {
 RANGE_TEST = ("optim.schedule=range", "optim.lr_low=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
 """What --find-lr sets, before the command line's own overrides."""
 
-FREE_ON_RESUME = ("data.workers", "run.out", "run.save_every", "run.log_every", "run.eval_every")
+FREE_ON_RESUME = ("data.workers", "data.prepared", "run.out", "run.save_every", "run.log_every", "run.eval_every")
 """Keys that may change when a run goes on, as they do not change its weights."""
 
 

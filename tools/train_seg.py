@@ -74,9 +74,10 @@ def main(argv: list[str] | None = None) -> int:
         transform,
         classes=data.classes,
         annotation=data.train_labels,
+        prepared=data.prepared,
         seed=config.run.seed,
     )
-    val_set = open_data(data.root, data.val_split, classes=data.classes, limit=data.val_limit)
+    val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
 
     torch.manual_seed(config.run.seed)
     model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.names)}

@@ -25,6 +25,7 @@ STARTS = {
 
 ROTATED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width; OpenCV applies them."""
+EXIF_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # of a TIFF, Pillow tells the turned size itself
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -52,7 +53,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def _is_cut(data: bytes, kind: str | None) -> bool:
     """Whether the end of a JPEG or PNG is missing; OpenCV would fill the rest of a JPEG with grey and say nothing."""
-    if kind == "JPEG":  # the preview in its header has an end of its own, so the last must follow the last scan's start
+    if kind in ("JPEG", "MPO"):  # the preview in its header has an end of its own, so the last must follow the last scan's start
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     return kind == "PNG" and b"IEND" not in data[-4096:]
 
@@ -122,5 +123,7 @@ def _open(path: str | Path, file: str | Path | io.BytesIO) -> Image.Image:
 
 def _size(header: Image.Image) -> tuple[int, int]:
     width, height = header.size
-    rotated = header.format == "JPEG" and header.getexif().get(0x0112) in ROTATED
+    # Without "exif" in the info, `getexif` would decode a whole PNG to look behind its pixels.
+    applied = header.format in EXIF_FORMATS and "exif" in header.info
+    rotated = applied and header.getexif().get(0x0112) in ROTATED
     return (width, height) if rotated else (height, width)

@@ -59,7 +59,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         valid[row, :count] = sample.labels != CROWD
         crowd[row, :count] = sample.labels == CROWD
     return Batch(
-        images=torch.stack([sample.image for sample in samples]),
+        # Channels last, as pictures are in memory: no pixel is moved before the network, which wants them so.
+        images=torch.stack([sample.image.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2),
         targets=Targets(boxes, labels, valid, crowd),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
         original_sizes_hw=torch.tensor([sample.original_size_hw for sample in samples]),
@@ -184,7 +185,7 @@ class CocoDetection(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = (0, key) if isinstance(key, int) else key
         image, boxes, labels = self._mixed(epoch, index)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
         height, width = (int(side) for side in self.sizes_hw[index])
         # The arrays of the data set must not be shared with what a caller may change.
         return Sample(

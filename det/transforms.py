@@ -128,13 +128,16 @@ class Augmentation:
             window = zoom_out(window, rng)
         if self.strength != "flip":
             window = crop(window, boxes[labels != CROWD], rng)
+            # Whole pixels, as torchvision's, are cut out and resized at a third of the cost.
+            window = window.round() if (window[2:] - window[:2]).min() > 8 else window
         if self.how == "letterbox":
             window = fit(window, self.out_hw)
         flip = rng.random() < 0.5
         pixels = _stretch(image, window, flip, self.out_hw)
         if colors is not None:
             pixels = distort(pixels, colors, cv2.mean(image)[:3])
-            _paint_outside(pixels, (height, width), window, flip)
+            if not _inside(window, image):
+                _paint_outside(pixels, (height, width), window, flip)
         boxes, labels = _into_window(boxes, labels, window, flip, self.out_hw)
         return Transformed(pixels, boxes, labels)
 
@@ -277,6 +280,10 @@ def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _stretch(image: np.ndarray, window: np.ndarray, flip: bool, out_hw: tuple[int, int]) -> np.ndarray:
     """The window (xyxy, may reach beyond the picture), mirrored if `flip`, stretched to (height, width)."""
     out_height, out_width = out_hw
+    if _inside(window, image) and (window == window.round()).all():
+        left, top, right, bottom = window.astype(int)
+        pixels = cv2.resize(image[top:bottom, left:right], (out_width, out_height), interpolation=cv2.INTER_LINEAR)
+        return cv2.flip(pixels, 1) if flip else pixels
     scale_x, scale_y = out_width / (window[2] - window[0]), out_height / (window[3] - window[1])
     # Pixel centres lie at halves, so the matrix that takes edges to edges shifts by half a pixel on both sides.
     matrix = np.array([[scale_x, 0, 0], [0, scale_y, 0]], np.float64)
@@ -288,6 +295,12 @@ def _stretch(image: np.ndarray, window: np.ndarray, flip: bool, out_hw: tuple[in
     return cv2.warpAffine(
         image, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=FILL
     )
+
+
+def _inside(window: np.ndarray, image: np.ndarray) -> bool:
+    """Whether the window shows nothing but the picture."""
+    height, width = image.shape[:2]
+    return bool(window[0] >= 0 and window[1] >= 0 and window[2] <= width and window[3] <= height)
 
 
 def _paint_outside(pixels: np.ndarray, picture_hw: tuple[int, int], window: np.ndarray, flip: bool) -> None:

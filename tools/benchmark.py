@@ -63,7 +63,7 @@ from backbone.weights import read_weights
 from seg.cityscapes import COLORS
 from tools.config import Optim
 from tools.console import console, progress, run, table
-from tools.loop import make_optimizer
+from tools.loop import make_optimizer, single_thread
 from tools.predict import load
 from tools.video import Counts, Drawing, process
 from tools.video_io import open_sink, open_source
@@ -370,17 +370,19 @@ def det_eval(arguments: argparse.Namespace) -> None:
     console.print(f"{ratio:.2f}x; the twelve figures differ by at most {difference:.1e}")
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    contenders: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each round of each contender, taken in turn after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     with progress() as bar:
         task = bar.add_task("rounds", total=(rounds + 1) * len(contenders))
         for number in range(rounds + 1):
             for name, contender in contenders.items():
-                start = time.perf_counter()
+                start = clock()
                 contender()
                 if number:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(clock() - start)
                 bar.advance(task)
     return seconds
 
@@ -462,6 +464,7 @@ def det_step(arguments: argparse.Namespace) -> None:
 
 def det_loader(arguments: argparse.Namespace) -> None:
     """The comparison of data loading; torchvision decodes with Pillow, as its references do."""
+    single_thread(0)
     ours = det.CocoDetection(arguments.data, arguments.split, transform=det.train_transform(320))
     preset = v2.Compose(
         [
@@ -491,10 +494,10 @@ def det_loader(arguments: argparse.Namespace) -> None:
             boxes = tv_tensors.BoundingBoxes(plain.boxes[mine], format="XYXY", canvas_size=(image.height, image.width))
             preset(image, {"boxes": boxes, "labels": torch.from_numpy(plain.labels[mine])})
 
-    seconds = alternate({"torchvision": load_theirs, "taproot": load_ours}, arguments.rounds)
-    print_times(f"{len(indices)} samples", seconds, "torchvision")
+    seconds = alternate({"torchvision": load_theirs, "taproot": load_ours}, arguments.rounds, time.process_time)
+    print_times(f"{len(indices)} samples, processor time", seconds, "torchvision")
     rate = len(indices) / statistics.median(seconds["taproot"])
-    console.print(f"taproot: {rate:.0f} samples/s")
+    console.print(f"taproot: {rate:.0f} samples/s and core")
 
 
 def postprocess(arguments: argparse.Namespace) -> None:
@@ -509,16 +512,18 @@ def postprocess(arguments: argparse.Namespace) -> None:
         logits = torch.randn(1, len(anchors), 91) * spread
         logits[..., 0] += background
         raw = det.RawDetections(logits, torch.randn(1, len(anchors), 4))
-        outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
+        contenders = {
+            "torchvision": partial(
+                peer.postprocess_detections,
+                {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets},
+                [anchors],
+                [(320, 320)],
+            ),
+            "taproot": partial(finish, raw, anchors, (320, 320), [(320, 320)]),
+        }
         with torch.inference_mode():
             passing = int((logits.softmax(dim=-1)[..., 1:] > 0.001).sum())
-            seconds = alternate(
-                {
-                    "torchvision": partial(peer.postprocess_detections, outputs, [anchors], [(320, 320)]),
-                    "taproot": partial(finish, raw, anchors, (320, 320), [(320, 320)]),
-                },
-                arguments.rounds,
-            )
+            seconds = alternate(contenders, arguments.rounds)
         print_times(f"{passing} of {logits[..., 1:].numel()} scores pass", seconds, "torchvision")
 
 

@@ -6,7 +6,7 @@ from det.loss import SSDLoss
 from det.matching import Targets
 from det.metrics import evaluate, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
-from det.postprocess import Detections, PostProcess
+from det.postprocess import Detections, PostProcess, StaticDetections, StaticPostProcess
 from det.predictor import Predictor, Result
 from det.transforms import Transformed, eval_transform, train_transform
 from det.weights import load_weights
@@ -23,6 +23,8 @@ __all__ = [
     "SSDLiteHead",
     "SSDLoss",
     "Sample",
+    "StaticDetections",
+    "StaticPostProcess",
     "Targets",
     "Transformed",
     "collate",

@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -246,6 +246,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         config = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
+    if config.run.precision == "False":  # what YAML makes of a bare `no`
+        config = replace(config, run=replace(config.run, precision="no"))
     _check_values(flatten(config), str(path))
     return config
 

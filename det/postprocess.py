@@ -127,10 +127,8 @@ class PostProcess:
                 distinct = bool((found.scores[1:] < found.scores[:-1]).all())
                 if found.scores.numel() >= self.max_detections and distinct:
                     return Detections(*(part[: self.max_detections] for part in found))
-            candidates = None
-        else:
-            candidates = self._ranked(scores, passing)
-        return suppressed(candidates or self._candidates(scores), self.max_detections)
+            return suppressed(self._candidates(scores), self.max_detections)
+        return suppressed(self._ranked(scores, passing) or self._candidates(scores), self.max_detections)
 
     def _ranked(self, scores: Tensor, passing: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Scores, anchors and classes of what enters suppression, class by class, best first.

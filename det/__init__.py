@@ -6,7 +6,7 @@ from det.loss import SSDLoss
 from det.matching import Targets
 from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
-from det.postprocess import Detections, PostProcess
+from det.postprocess import Detections, PostProcess, StaticDetections, StaticPostProcess
 from det.predictor import Predictor, Result
 from det.transforms import Transformed, eval_transform, train_transform
 from det.weights import from_weights, load_weights
@@ -23,6 +23,8 @@ __all__ = [
     "SSDLiteHead",
     "SSDLoss",
     "Sample",
+    "StaticDetections",
+    "StaticPostProcess",
     "Targets",
     "Transformed",
     "annotation_file",

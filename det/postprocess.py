@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, nms
 
@@ -127,10 +127,8 @@ class PostProcess:
                 distinct = bool((found.scores[1:] < found.scores[:-1]).all())
                 if found.scores.numel() >= self.max_detections and distinct:
                     return Detections(*(part[: self.max_detections] for part in found))
-            candidates = None
-        else:
-            candidates = self._ranked(scores, passing)
-        return suppressed(candidates or self._candidates(scores), self.max_detections)
+            return suppressed(self._candidates(scores), self.max_detections)
+        return suppressed(self._ranked(scores, passing) or self._candidates(scores), self.max_detections)
 
     def _ranked(self, scores: Tensor, passing: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Scores, anchors and classes of what enters suppression, class by class, best first.
@@ -178,6 +176,91 @@ class PostProcess:
                 keep[members[nms(candidates[members], scores[members], self.nms_iou)]] = True
         (kept,) = keep.nonzero(as_tuple=True)
         return kept[scores[kept].argsort(descending=True)]
+
+
+class StaticDetections(NamedTuple):
+    """Objects of a batch in a fixed number of places, best first; `valid` ones come before the others."""
+
+    boxes: Tensor  # [N, D, 4] float32, xyxy in pixels of the network input
+    scores: Tensor  # [N, D] float32, 0 where not valid
+    labels: Tensor  # [N, D] int64, contiguous object classes from 0
+    valid: Tensor  # [N, D] bool
+
+
+class StaticPostProcess(nn.Module):
+    """Post-processing whose shapes never depend on values, for export into one graph with the network.
+
+    It gives what `PostProcess` gives, in pixels of the network input, as long as at most `max_candidates` scores pass
+    and suppression settles in `rounds`: a box's fate must follow from a chain of at most so many overlapping boxes.
+    Where more pass, it takes the best `max_candidates` of all classes.
+
+    Arguments:
+        anchors: `[A, 4]`, xyxy in pixels of the network input.
+        image_size_hw: (height, width) of the network input.
+        kind, background, score_threshold, nms_iou, max_per_class, max_detections: as `PostProcess`.
+        max_candidates: boxes that are compared with each other, 1000 at most: beyond, torchvision computes otherwise.
+        rounds: of suppression.
+
+    Raises InputError for an unknown kind or more than 1000 candidates.
+    """
+
+    def __init__(
+        self,
+        anchors: Tensor,
+        image_size_hw: tuple[int, int],
+        *,
+        kind: str = "softmax",
+        background: bool = False,
+        score_threshold: float = 0.001,
+        nms_iou: float = 0.55,
+        max_per_class: int = 300,
+        max_detections: int = 300,
+        max_candidates: int = 1000,
+        rounds: int = 16,
+    ) -> None:
+        super().__init__()
+        if not 1 <= max_candidates <= MAX_SHIFTED_NUMBERS["cpu"] // 4:
+            raise InputError(f"max_candidates is {max_candidates}; it must lie between 1 and 1000")
+        self.process = PostProcess(kind, background, score_threshold, nms_iou, max_per_class, max_detections)
+        self.max_candidates = max_candidates
+        self.rounds = rounds
+        self.placement = boxes.place(image_size_hw, image_size_hw, "stretch")
+        self.register_buffer("anchors", anchors, persistent=False)
+
+    def forward(self, class_logits: Tensor, box_offsets: Tensor) -> StaticDetections:
+        """Detections of class logits `[N, A, K]` and box offsets `[N, A, 4]`, both of one fixed shape."""
+        process = self.process
+        scores = process._scores(class_logits.float())
+        num_candidates = min(self.max_candidates, scores.shape[1] * scores.shape[2])
+        values, index = scores.flatten(1).topk(num_candidates)  # [N, C], best first
+        anchor_index, labels = index // scores.shape[2], index % scores.shape[2]
+        offsets = box_offsets.float().gather(1, anchor_index[..., None].expand(-1, -1, 4))
+        placed = _clip(boxes.decode(offsets, self.anchors[anchor_index]), self.placement)
+
+        same_class = labels[:, :, None] == labels[:, None, :]
+        better = torch.ones_like(same_class[0]).triu(1) & same_class  # [N, C, C]: row before column, of one class
+        valid = (values > process.score_threshold) & (better.sum(dim=1) < process.max_per_class)
+        # Classes are moved apart by more than the furthest coordinate, which rounds as torchvision's suppression does.
+        furthest = torch.where(valid[..., None], placed, 0.0).amax(dim=(1, 2))
+        apart = placed + ((labels + 1) * (furthest[:, None] + 1))[..., None]
+        sides = apart[..., 2:] - apart[..., :2]
+        areas = sides[..., 0] * sides[..., 1]
+        bottom_right = torch.minimum(apart[:, :, None, 2:], apart[:, None, :, 2:])
+        common = (bottom_right - torch.maximum(apart[:, :, None, :2], apart[:, None, :, :2])).clamp(min=0)
+        common = common[..., 0] * common[..., 1]
+        overlap = common / (areas[:, :, None] + areas[:, None, :] - common)
+        suppresses = (better & (overlap.double() > process.nms_iou)).to(values.dtype)
+        keep = valid
+        for _ in range(self.rounds):
+            keep = valid & ((keep.to(values.dtype)[:, None] @ suppresses)[:, 0] == 0)
+
+        kept, order = torch.where(keep, values, -1.0).topk(min(process.max_detections, num_candidates))
+        return StaticDetections(
+            placed.gather(1, order[..., None].expand(-1, -1, 4)),
+            kept.clamp(min=0),
+            labels.gather(1, order),
+            kept >= 0,
+        )
 
 
 def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:

@@ -231,9 +231,8 @@ def distort(image: np.ndarray, colors: Colors, mean: Sequence[float]) -> np.ndar
     else:
         if not np.array_equal(before, np.eye(3, 4)):
             image = cv2.transform(image, before)
-        hues = (np.arange(256) + round(256 * colors.hue)).astype(np.uint8)  # the circle of hues is 256 steps
-        same = np.arange(256, dtype=np.uint8)
-        turned = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), np.stack([hues, same, same], axis=1)[:, None])
+        turned = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+        turned[..., 0] += np.uint8(round(256 * colors.hue) % 256)  # bytes wrap around as the circle of hues does
         image = cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL)
     return image if np.array_equal(after, np.eye(3, 4)) else cv2.transform(image, after)
 

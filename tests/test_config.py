@@ -32,6 +32,10 @@ def test_every_shipped_config_is_valid_and_opens_with_a_comment(path):
     assert path.read_text().startswith("# ")
 
 
+def test_no_mixed_precision_can_be_asked_for(file):
+    assert load(DetConfig, file, ["run.precision=no"]).run.precision == "no"
+
+
 def test_a_printed_config_reads_back_the_same(file, tmp_path):
     config = load(DetConfig, file, ["model.image_size=[64,96]"])
     again = tmp_path / "again.yaml"

@@ -136,6 +136,52 @@ def test_scores_that_are_not_numbers_are_no_detections(anchors):
     assert len(found.scores) == 0
 
 
+@pytest.mark.parametrize("heaps", [0, 2, 30])
+@torch.inference_mode()
+def test_the_static_form_finds_the_same(anchors, heaps):
+    torch.manual_seed(4)
+    raws = [heaped_raw(anchors, 2.0, 15.5, heaps) for _ in range(2)]
+    raw = det.RawDetections(*(torch.cat(parts) for parts in zip(*raws, strict=True)))
+    passing = (raw.class_logits.softmax(dim=-1)[..., 1:] > 0.001).flatten(1).sum(dim=1)
+    assert (passing > 50).all() and (passing <= 1000).all()
+    found = det.StaticPostProcess(anchors, (320, 320), background=True)(*raw)
+    expected = det.PostProcess(background=True)(raw, anchors, (320, 320), [(320, 320)] * 2)
+    for picture, wanted in enumerate(expected):
+        valid = found.valid[picture]
+        assert valid.sum() == len(wanted.scores) and valid[: len(wanted.scores)].all()
+        assert torch.equal(found.boxes[picture][valid], wanted.boxes)
+        assert torch.equal(found.scores[picture][valid], wanted.scores)
+        assert torch.equal(found.labels[picture][valid], wanted.labels)
+        assert not found.scores[picture][~valid].any()
+
+
+@torch.inference_mode()
+def test_the_static_form_keeps_to_the_limit_per_class(anchors):
+    torch.manual_seed(5)
+    logits = torch.full((1, len(anchors), 3), -20.0)
+    logits[0, :400, 1] = torch.randn(400)
+    raw = det.RawDetections(logits, torch.randn(1, len(anchors), 4))
+    arguments = {"kind": "sigmoid", "max_per_class": 100}
+    found = det.StaticPostProcess(anchors, (320, 320), **arguments)(*raw)
+    (expected,) = det.PostProcess(**arguments)(raw, anchors, (320, 320), [(320, 320)])
+    assert torch.equal(found.scores[found.valid], expected.scores)
+
+
+def test_the_static_form_exports_strictly():
+    torch.manual_seed(6)
+    model = det.create("ssdlite", backbone="mobilenet_v3_small", num_classes=2, width=0.35, image_size=64)
+    static = det.StaticPostProcess(model.anchors, (64, 64), kind="sigmoid", max_candidates=50)
+    raw = det.RawDetections(torch.randn(1, len(model.anchors), 2), torch.randn(1, len(model.anchors), 4))
+    exported = torch.export.export(static, tuple(raw), strict=True).module()(*raw)
+    for mine, theirs in zip(exported, static(*raw), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_more_static_candidates_than_can_be_equal_are_refused(anchors):
+    with pytest.raises(InputError, match="between 1 and 1000"):
+        det.StaticPostProcess(anchors, (320, 320), max_candidates=2000)
+
+
 def test_unknown_kind_is_refused_with_the_choices():
     with pytest.raises(InputError, match="sigmoid"):
         det.PostProcess("hinge")

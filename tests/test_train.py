@@ -395,3 +395,25 @@ def test_the_rate_grows_with_the_batch_where_a_recipe_says_for_which_it_is(world
     assert main([*arguments, *own]) == 0
     assert "learning rate 0.0025 for run.batch 4; given as 0.01 for a batch of 16" in capsys.readouterr().out
     assert "1,lr,0.0025" in (tmp_path / "run" / "log.csv").read_text()
+
+
+# Table 6's other rows differ from ssdlite_large in the backbone alone.
+RECIPES = [
+    "mmdetection_v2",
+    "paddle_large",
+    "paddle_small",
+    "small_set",
+    "ssdlite_fpn_large",
+    "ssdlite_large",
+    "ssdlite_mobilenet_v2_035",
+    "ssdlite_small",
+    "torchvision_large",
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_kind_of_detection_recipe_takes_a_step(world, tmp_path, name):
+    small = ["model.image_size=[64,64]", "model.width=0.35", "run.steps=1", "run.batch=2", "data.workers=0"]
+    own = [f"data.root={world / 'coco'}", f"run.out={tmp_path / 'run'}", "run.precision=no", "optim.ema=0"]
+    assert train_det.main([str(ROOT / "configs" / "coco" / f"{name}.yaml"), *small, *own]) == 0
+    assert (tmp_path / "run" / "best.safetensors").exists()

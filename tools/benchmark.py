@@ -1,9 +1,14 @@
 """Times this suite beside what a user would do with torchvision, alternating in one run.
 
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
+    python -m tools.benchmark seg-loader
+    python -m tools.benchmark confusion
+    python -m tools.benchmark label-map --weights runs/large/best.safetensors --data /data/cityscapes
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
+`seg-loader`, `confusion`, `label-map`: a training sample from 1024x2048 pictures, a picture's confusion matrix, and its
+labels from logits, beside the ways these are usually done.
 """
 
 import argparse
@@ -24,6 +29,7 @@ from torchvision.transforms.v2 import functional as F
 
 from backbone.weights import read_weights
 from seg.cityscapes import COLORS
+from tools.benchmark_seg import add_commands
 from tools.console import console, progress, run, table
 from tools.predict import load
 from tools.video import Counts, Drawing, process
@@ -137,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--frames", type=int, default=100, help="per round; default: 100")
     command.add_argument("--rounds", type=int, default=3, help="alternating; default: 3")
     command.set_defaults(run=video)
+    add_commands(commands)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

@@ -34,13 +34,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return _size(header)
 
 
+def image_mode(path: str | Path) -> str:
+    """Pillow's name of the channels and depth in the file (RGB, L, P, I;16, …), from the header alone."""
+    with _open(path, path) as header:
+        return header.mode
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """A picture of any usual format as uint8 BGR [H, W, 3], turned as its EXIF orientation says.
 
     Raises:
         InputError: missing, empty, not a picture, cut short, damaged, or larger than MAX_PIXELS.
     """
-    data = _bytes(path)
+    data = read_bytes(path)
     with _open(path, io.BytesIO(data)) as header:
         cut = _is_cut(data, header.format)
     if cut:
@@ -82,7 +88,7 @@ def is_color(path: str | Path) -> bool:
 
 def read_colors(path: str | Path) -> np.ndarray:
     """A mask of colours as uint8 RGB [H, W, 3], an alpha channel left out; otherwise as `read_image`."""
-    with _open(path, io.BytesIO(_bytes(path))) as mask:
+    with _open(path, io.BytesIO(read_bytes(path))) as mask:
         try:
             return np.asarray(mask)[:, :, :3]
         except (OSError, SyntaxError) as error:
@@ -91,7 +97,7 @@ def read_colors(path: str | Path) -> np.ndarray:
 
 def read_ids(path: str | Path) -> np.ndarray:
     """A mask of ids of any size as integers [H, W]; otherwise as `read_label`."""
-    with _open(path, io.BytesIO(_bytes(path))) as mask:
+    with _open(path, io.BytesIO(read_bytes(path))) as mask:
         if mask.mode not in ("1", "L", "P", "I", "I;16"):
             raise InputError(f"{path}: a mask holds one id per pixel, this is {mask.mode}; use the …_labelIds.png file")
         try:
@@ -100,7 +106,8 @@ def read_ids(path: str | Path) -> np.ndarray:
             raise InputError(f"{path}: the mask is damaged ({error}); copy the file again") from error
 
 
-def _bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
+    """A whole file; InputError if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -112,7 +119,7 @@ def _open(path: str | Path, file: str | Path | io.BytesIO) -> Image.Image:
     try:
         header = Image.open(file)
     except UnidentifiedImageError as error:
-        start = _bytes(path)[:32]
+        start = read_bytes(path)[:32]
         known = next((what for begin, what in STARTS.items() if start.lstrip().startswith(begin)), None)
         what = known or (f"begins with {start[:12]!r}" if start else "is empty")
         raise InputError(f"{path}: not a picture ({what}); replace the file") from error

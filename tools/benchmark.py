@@ -7,6 +7,9 @@
     python -m tools.benchmark det-step
     python -m tools.benchmark det-loader --data /data/coco
     python -m tools.benchmark postprocess
+    python -m tools.benchmark seg-loader
+    python -m tools.benchmark confusion
+    python -m tools.benchmark label-map --weights runs/large/best.safetensors --data /data/cityscapes
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
@@ -24,6 +27,9 @@ from files to figures, each in a process of its own.
 `det-step`: a training step of SSDLite Large, from bytes to changed weights, beside torchvision's ssdlite320.
 `det-loader`: samples from JPEG files by the training's augmentation and by torchvision's SSD preset, in one process.
 `postprocess`: raw output to detections, with few and with all scores above the threshold.
+
+`seg-loader`, `confusion`, `label-map`: a training sample from 1024x2048 pictures, a picture's confusion matrix, and its
+labels from logits, beside the ways these are usually done.
 """
 
 import argparse
@@ -61,6 +67,7 @@ import seg.loss
 from backbone.inference import normalise
 from backbone.weights import read_weights
 from seg.cityscapes import COLORS
+from tools.benchmark_seg import add_commands
 from tools.config import Optim
 from tools.console import console, progress, run, table
 from tools.loop import make_optimizer, single_thread
@@ -572,6 +579,7 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("postprocess", help="raw detector output to boxes")
     command.add_argument("--rounds", type=int, default=21, help="alternating; default: 21")
     command.set_defaults(run=postprocess)
+    add_commands(commands)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

@@ -2,14 +2,18 @@
 
     python -m tools.check_cityscapes /data/cityscapes
     python -m tools.check_cityscapes /data/cityscapes --splits val --workers 4
+    python -m tools.check_cityscapes /data/cityscapes --hash cityscapes.sha256
     python -m tools.check_cityscapes garden --classes garden/classes.yaml
 
 Prints pictures per split and city, sizes and pixels per class, and writes a picture of samples with their labels.
-Exit code 1 if something is wrong. Cities of the real data set must have as many pictures as there.
+Exit code 1 if something is wrong. Cities of the real data set must have as many pictures as there. No decoder notices
+a bit that flipped inside a JPEG: `--hash FILE` writes the SHA-256 of every file, and compares once FILE is there (so
+does `sha256sum -c` in the data set's folder); it also finds pictures that are there twice.
 """
 
 import argparse
-from collections import Counter
+import hashlib
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +23,7 @@ from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import InputError
-from backbone.images import read_image
+from backbone.images import image_mode, read_bytes, read_image
 from seg.cityscapes import ANNOTATIONS, NAMES, TRAIN_CLASSES
 from seg.data import open_data
 from seg.dataset import IGNORE, SegDataset
@@ -67,47 +71,62 @@ class Checked(NamedTuple):
     size_hw: tuple[int, int] | None  # None where something is wrong
     histogram: np.ndarray  # int64 [256], pixels of each label
     fault: str | None
+    mode: str = ""  # Pillow's name of the picture's channels and depth
+    digests: tuple[str, ...] = ()  # SHA-256 of picture and labels, where asked for
 
 
 class FullDecode(Dataset):
     """Decodes pictures and labels of a data set to the last byte; a fault is a result, not an error."""
 
-    def __init__(self, dataset: SegDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: SegDataset, *, hashed: bool) -> None:
+        self.dataset, self.hashed = dataset, hashed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, number: int) -> Checked:
+        files, digests = (self.dataset.pictures[number], self.dataset.labels[number]), ()
         try:
-            size_hw = read_image(self.dataset.pictures[number]).shape[:2]
-            labels = self.dataset.read_labels(self.dataset.labels[number])
+            if self.hashed:
+                digests = tuple(hashlib.sha256(read_bytes(path)).hexdigest() for path in files)
+            size_hw, mode = read_image(files[0]).shape[:2], image_mode(files[0])
+            labels = self.dataset.read_labels(files[1])
         except InputError as error:
-            return Checked(number, None, np.zeros(256, np.int64), str(error))
-        return Checked(number, size_hw, np.bincount(labels.reshape(-1), minlength=256), None)
+            return Checked(number, None, np.zeros(256, np.int64), str(error), digests=digests)
+        return Checked(number, size_hw, np.bincount(labels.reshape(-1), minlength=256), None, mode, digests)
 
 
 class SplitCheck(NamedTuple):
     """What was found in a split."""
 
     sizes: Counter  # pictures by (height, width)
+    modes: Counter  # pictures by Pillow's mode
     pixels: np.ndarray  # int64 [256], of each label
     pictures: np.ndarray  # int64 [256], with any pixel of each label
     readable: list[int]  # numbers of the pictures without a fault
+    digests: dict[str, str]  # SHA-256 by file, relative to the data set's folder
 
 
-def check_split(dataset: SegDataset, *, workers: int, faults: list[str]) -> SplitCheck:
+def check_split(dataset: SegDataset, *, workers: int, hashed: bool, faults: list[str]) -> SplitCheck:
     """Decodes a split; faults are added to the list."""
     loader = DataLoader(
-        FullDecode(dataset), batch_size=None, num_workers=workers, worker_init_fn=single_thread, collate_fn=unchanged
+        FullDecode(dataset, hashed=hashed),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=single_thread,
+        collate_fn=unchanged,
     )
-    result = SplitCheck(Counter(), np.zeros(256, np.int64), np.zeros(256, np.int64), [])
+    result = SplitCheck(Counter(), Counter(), np.zeros(256, np.int64), np.zeros(256, np.int64), [], {})
     with progress() as bar:
         for found in bar.track(loader, total=len(dataset), description="decoding"):
+            files = dataset.pictures[found.number], dataset.labels[found.number]
+            for path, digest in zip(files, found.digests, strict=False):
+                result.digests[path.relative_to(dataset.root).as_posix()] = digest
             if found.fault is not None:
                 faults.append(found.fault)
             else:
                 result.sizes[found.size_hw] += 1
+                result.modes[found.mode] += 1
                 result.pixels[:] += found.histogram
                 result.pictures[:] += found.histogram > 0
                 result.readable.append(found.number)
@@ -134,6 +153,28 @@ def check_counts(split: str, cities: Counter, faults: list[str]) -> str:
     return f"; the real data set has {sum(real.values())}" if real else ""
 
 
+def check_digests(manifest: Path, digests: dict[str, str], faults: list[str]) -> None:
+    """Compares files with a manifest's SHA-256 sums, or writes them into it where it is not there yet."""
+    if not manifest.exists():
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+        replace_file(manifest, lambda part: part.write_text(lines))
+        console.print(f"{len(digests)} sums written to {manifest}", soft_wrap=True)
+        return
+    try:
+        pairs = [line.split("  ", 1) for line in manifest.read_text().splitlines()]
+        known = {name: digest for digest, name in pairs}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{manifest}: is not a list of SHA-256 sums ({error}); delete it to write a new one"
+        ) from error
+    for name, digest in digests.items():
+        if known.get(name, digest) != digest:
+            faults.append(f"{name}: is not the file that {manifest} knows; copy it again")
+    unknown = sorted(digests.keys() - known.keys())
+    if unknown:
+        faults.append(f"{manifest}: lacks {len(unknown)} files, the first {unknown[0]}; delete it to write a new one")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.check_cityscapes",
@@ -143,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("root", type=Path, help="the data set's folder")
     parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--splits", nargs="+", help="default: all that Cityscapes' folder holds, else train and val")
+    parser.add_argument("--hash", type=Path, metavar="FILE", help="compare SHA-256 sums; written if it is not there")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/samples.png"), help="picture to write; default: runs/samples.png"
     )
@@ -151,7 +193,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.workers < 0:
         raise InputError(f"--workers {arguments.workers}: must not be negative")
 
-    root, faults, samples = arguments.root, [], []
+    root, faults, samples, digests = arguments.root, [], [], {}
+    places: dict[str, list[str]] = defaultdict(list)  # of pictures with the same bytes
     for split in arguments.splits or (find_splits(root) if arguments.classes is None else ["train", "val"]):
         annotation = next((name for name in ANNOTATIONS if (root / name / split).is_dir()), ANNOTATIONS[0])
         try:
@@ -159,12 +202,19 @@ def main(argv: list[str] | None = None) -> int:
         except InputError as error:
             faults.append(str(error))
             continue
-        found = check_split(dataset, workers=arguments.workers, faults=faults)
+        hashed = arguments.hash is not None
+        found = check_split(dataset, workers=arguments.workers, hashed=hashed, faults=faults)
+        digests |= found.digests
+        for name in (path.relative_to(root).as_posix() for path in dataset.pictures if hashed):
+            places[found.digests[name]].append(name)
         cities = Counter(path.parent.name for path in dataset.pictures)
         expected = check_counts(split, cities, faults) if arguments.classes is None else ""
         print_split(dataset, cities, found, expected)
         chosen = found.readable[:: max(1, len(found.readable) // NUM_SHOWN)][:NUM_SHOWN]
         samples += [draw_sample(dataset, number) for number in chosen]
+    faults += [f"{names[0]}: is there again as {', '.join(names[1:])}" for names in places.values() if len(names) > 1]
+    if arguments.hash is not None:
+        check_digests(arguments.hash, digests, faults)
     if samples:
         step = max(1, len(samples) // NUM_SHOWN)
         sheet = np.vstack(samples[::step][:NUM_SHOWN])
@@ -192,6 +242,9 @@ def print_split(dataset: SegDataset, cities: Counter, found: SplitCheck, expecte
     sizes = ", ".join(f"{w}x{h}: {count}" for (h, w), count in found.sizes.most_common(5))
     console.print(f"folders: {', '.join(f'{escape(city)} {count}' for city, count in sorted(cities.items()))}")
     console.print(f"sizes: {sizes or 'none'}{', …' if len(found.sizes) > 5 else ''}")
+    console.print(f"modes: {', '.join(f'{mode} {count}' for mode, count in found.modes.most_common()) or 'none'}")
+    if any(mode.startswith("I") for mode in found.modes):
+        console.print("note: of 16-bit pictures only the upper 8 bits are read; dark ones need scaling first")
     total = max(1, found.pixels.sum())
     rows = [
         [escape(name), f"{100 * found.pixels[label] / total:.2f} %", str(found.pictures[label])]

@@ -367,8 +367,6 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         config = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
-    if config.run.precision == "False":  # what YAML makes of a bare `no`
-        config = replace(config, run=replace(config.run, precision="no"))
     _check_values(flatten(config), str(path))
     return config
 

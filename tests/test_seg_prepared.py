@@ -37,7 +37,9 @@ def prepare(root: Path, out: Path, *options: str) -> None:
 def same_samples(one, other) -> bool:
     indices = [(epoch, number) for epoch in (0, 1) for number in range(len(one))]
     pairs = [(one[index], other[index]) for index in indices]
-    return len(one) == len(other) and all(torch.equal(a, b) for pair in pairs for a, b in zip(*map(tensors, pair)))
+    return len(one) == len(other) and all(
+        torch.equal(a, b) for pair in pairs for a, b in zip(*map(tensors, pair), strict=True)
+    )
 
 
 def tensors(sample):

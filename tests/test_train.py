@@ -82,12 +82,8 @@ def test_a_run_leaves_what_it_promises(finished, task):
     assert state["step"] == 6
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop_at", [1, 3, 5])
-@pytest.mark.parametrize("task", ["seg", "det"])
-def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkeypatch, task, stop_at, workers):
-    main, arguments = command(task, world, tmp_path / "run")
-    arguments = [*arguments, f"data.workers={workers}"]
+def interrupted(main, arguments: list[str], stop_at: int, monkeypatch) -> int:
+    """The exit code of a run that is told to end while it is at step `stop_at`."""
 
     def interrupt(optim: Optim, step: int, steps: int) -> float:
         if step == stop_at - 1:
@@ -96,7 +92,16 @@ def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "learning_rate", interrupt)
-        assert main(arguments) == 128 + signal.SIGTERM
+        return main(arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkeypatch, task, stop_at, workers):
+    main, arguments = command(task, world, tmp_path / "run")
+    arguments = [*arguments, f"data.workers={workers}"]
+    assert interrupted(main, arguments, stop_at, monkeypatch) == 128 + signal.SIGTERM
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == stop_at
     assert main([*arguments, "--resume"]) == 0
     states = [checkpoint.load_state(folder / "last.pt") for folder in (finished[task], tmp_path / "run")]
@@ -105,6 +110,18 @@ def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkey
     assert_equal(*states)
     logs = [(folder / "log.csv").read_text().splitlines() for folder in (finished[task], tmp_path / "run")]
     assert_equal(*([line for line in log if "images_per_second" not in line] for log in logs))
+
+
+def test_a_run_with_mixed_pictures_and_sizes_resumes_to_the_bit(world, tmp_path, monkeypatch):
+    own = ["augment.mosaic=0.5", "augment.mixup=0.5", "augment.input_scale=[0.5,1.0]", "augment.strength=ssd"]
+    own += ["run.steps=4", "run.eval_every=9", "model.resize=letterbox"]
+    main, arguments = command("det", world, tmp_path / "whole")
+    assert main([*arguments, *own]) == 0
+    main, arguments = command("det", world, tmp_path / "parts")
+    assert interrupted(main, [*arguments, *own], 2, monkeypatch) == 128 + signal.SIGTERM
+    assert main([*arguments, *own, "--resume"]) == 0
+    one, other = (checkpoint.load_state(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
+    assert_equal(one, other)
 
 
 def test_a_run_is_never_overwritten_nor_resumed_with_another_config(finished, world):

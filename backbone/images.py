@@ -127,6 +127,7 @@ def _open(path: str | Path, file: str | Path | io.BytesIO) -> Image.Image:
         raise InputError(f"{path}: cannot be read ({error})") from error
     height, width = _size(header)
     if height * width > MAX_PIXELS:
+        header.close()
         raise InputError(f"{path}: {width}x{height} pixels is above the limit of {MAX_PIXELS}; shrink the picture")
     return header
 

@@ -35,15 +35,10 @@ def prepare(root: Path, out: Path, *options: str) -> None:
 
 
 def same_samples(one, other) -> bool:
-    indices = [(epoch, number) for epoch in (0, 1) for number in range(len(one))]
-    pairs = [(one[index], other[index]) for index in indices]
+    pairs = [(one[epoch, number], other[epoch, number]) for epoch in (0, 1) for number in range(len(one))]
     return len(one) == len(other) and all(
-        torch.equal(a, b) for pair in pairs for a, b in zip(*map(tensors, pair), strict=True)
+        torch.equal(a.image, b.image) and torch.equal(a.labels, b.labels) for a, b in pairs
     )
-
-
-def tensors(sample):
-    return sample.image, sample.labels
 
 
 @pytest.mark.parametrize("crop_hw", [(48, 64), (150, 250)])  # within the picture, and beyond it on both sides

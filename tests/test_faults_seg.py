@@ -164,7 +164,7 @@ def test_7_a_mask_of_the_unturned_picture_is_told_so(tmp_path):
     exif[0x0112] = 6
     picture = tmp_path / "images" / "val" / "bed" / "0.jpg"
     Image.open(picture).save(picture, exif=exif)
-    with pytest.raises(InputError, match=r"0.png: is 64x48, its picture 48x64; .* EXIF turns the picture"):
+    with pytest.raises(InputError, match=r"0.png: is 64x48, its picture 48x64; .*EXIF turns the picture"):
         Folder(tmp_path, "val", classes)
 
 

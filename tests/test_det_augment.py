@@ -237,7 +237,7 @@ def test_input_sizes_are_multiples_of_32_around_the_models():
 def test_boxes_are_scaled_with_the_batch():
     images = torch.zeros(2, 3, 64, 96)
     images[:, :, 16:48, 24:72] = 1
-    targets = det.Targets(torch.tensor([[[24.0, 16, 72, 48]]] * 2), torch.zeros(2, 1), torch.ones(2, 1))
+    targets = det.Targets(torch.tensor([[[24.0, 16, 72, 48]]] * 2), *torch.zeros(3, 2, 1))
     images, targets = det.scale_batch(images, targets, (96, 192))
     rows, columns = (images[0, 0] > 0.5).nonzero(as_tuple=True)
     left, top, right, bottom = targets.boxes[1, 0].tolist()

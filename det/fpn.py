@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbone import Feature
-from backbone.blocks import ConvNormAct
+from backbone.blocks import ConvNormAct, SameConv2d
 from det.anchors import PYRAMID_RATIOS, PYRAMID_SCALES
 from det.boxes import RawDetections
 
@@ -22,9 +22,12 @@ NUM_ANCHORS = len(PYRAMID_SCALES) * len(PYRAMID_RATIOS)
 class Separable(nn.Sequential):
     """3x3 depthwise, then 1x1 with norm and ReLU6."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, norm_momentum: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm_momentum: float, padding: str) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False)
+        same = padding == "same" and stride > 1
+        self.depthwise = (SameConv2d if same else nn.Conv2d)(
+            in_channels, in_channels, 3, stride, 0 if same else 1, groups=in_channels, bias=False
+        )
         self.project = ConvNormAct(in_channels, out_channels, 1, activation=nn.ReLU6, norm_momentum=norm_momentum)
 
 
@@ -64,10 +67,17 @@ class FPNLiteHead(nn.Module):
         num_outputs: K, class logits per anchor.
         filters: channels of every map.
         norm_momentum: of all batch norms.
+        padding: "symmetric" or "same", of the strided convolutions, the others being alike.
     """
 
     def __init__(
-        self, features: Sequence[Feature], *, num_outputs: int, filters: int = 128, norm_momentum: float = 0.1
+        self,
+        features: Sequence[Feature],
+        *,
+        num_outputs: int,
+        filters: int = 128,
+        norm_momentum: float = 0.1,
+        padding: str = "symmetric",
     ) -> None:
         super().__init__()
         coarsest = features[-1].stride
@@ -75,8 +85,8 @@ class FPNLiteHead(nn.Module):
         self.laterals = nn.ModuleList(
             ConvNormAct(feature.channels, filters, 1, norm_momentum=norm_momentum) for feature in features
         )
-        self.smooth = nn.ModuleList(Separable(filters, filters, 1, norm_momentum) for _ in features[:-1])
-        self.extras = nn.ModuleList(Separable(filters, filters, 2, norm_momentum) for _ in range(NUM_EXTRAS))
+        self.smooth = nn.ModuleList(Separable(filters, filters, 1, norm_momentum, padding) for _ in features[:-1])
+        self.extras = nn.ModuleList(Separable(filters, filters, 2, norm_momentum, padding) for _ in range(NUM_EXTRAS))
         self.tower = nn.ModuleList(SharedLayer(filters, len(self.strides), norm_momentum) for _ in range(TOWER_DEPTH))
         self.class_predictor = SharedPredictor(filters, num_outputs)
         self.box_predictor = SharedPredictor(filters, 4)

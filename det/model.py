@@ -30,12 +30,12 @@ INIT_CLASS_BIAS = -4.6
 class Extra(nn.Module):
     """A further map at half the size: 1x1 to half the channels, 3x3 depthwise of stride 2, 1x1."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm_momentum: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_momentum: float, padding: str) -> None:
         super().__init__()
         half = out_channels // 2
         norm = {"activation": nn.ReLU6, "norm_momentum": norm_momentum}
         self.reduce = ConvNormAct(in_channels, half, 1, **norm)
-        self.depthwise = ConvNormAct(half, half, 3, stride=2, groups=half, **norm)
+        self.depthwise = ConvNormAct(half, half, 3, stride=2, groups=half, padding=padding, **norm)
         self.project = ConvNormAct(half, out_channels, 1, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,6 +68,7 @@ class SSDLiteHead(nn.Module):
         num_anchors: anchors per cell of each of the six maps.
         width: multiplies the channels of the extra maps.
         norm_momentum: of all batch norms.
+        padding: "symmetric" or "same", as the backbone's; of the strided convolutions, the others being alike.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class SSDLiteHead(nn.Module):
         num_anchors: Sequence[int],
         width: float = 1.0,
         norm_momentum: float = 0.1,
+        padding: str = "symmetric",
     ) -> None:
         super().__init__()
         channels = [c4.channels, c5.channels]
@@ -86,7 +88,7 @@ class SSDLiteHead(nn.Module):
         self.extras = nn.ModuleList()
         for extra_channels in EXTRA_CHANNELS:
             out_channels = max(MIN_EXTRA_CHANNELS, int(extra_channels * width))
-            self.extras.append(Extra(channels[-1], out_channels, norm_momentum))
+            self.extras.append(Extra(channels[-1], out_channels, norm_momentum, padding))
             channels.append(out_channels)
         per_map = list(zip(channels, num_anchors, strict=True))
         self.class_predictors = nn.ModuleList(PredictionBlock(c, n, num_outputs, norm_momentum) for c, n in per_map)
@@ -147,7 +149,7 @@ class SSDLite(nn.Module):
         return self._place(image_size_hw).to(self.anchors.device)
 
     def _place(self, image_size_hw: tuple[int, int]) -> Tensor:
-        # Every strided convolution pads by half its kernel, so a map has as many cells as strides begin in the input.
+        # Either padding gives a map as many cells as strides begin in the input.
         sizes_hw = [tuple(-(-side // stride) for side in image_size_hw) for stride in self.head.strides]
         if isinstance(self.head, FPNLiteHead):
             return pyramid_anchors(sizes_hw, image_size_hw, self.head.strides)
@@ -174,6 +176,7 @@ def create(
     tail: str | None = None,
     taps: Sequence[str] | None = None,
     filters: int = 128,
+    padding: str = "symmetric",
     resize: str = "stretch",
 ) -> SSDLite:
     """Build a detector with fresh weights.
@@ -193,11 +196,12 @@ def create(
         taps: where the head taps the backbone, at strides 16 and 32 ("ssdlite") or 8, 16 and 32; by default the
             deepest value inside the backbone at each.
         filters: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
+        padding: of backbone and head: "symmetric", or "same" as TensorFlow pads.
         resize: how pictures become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
             large as fits, centred on grey).
 
     Raises InputError (a ValueError) for a head, backbone, variant, size, count or tap that is not possible, and what
-    `backbone.create` raises for a tail or width.
+    `backbone.create` raises for a tail, width or padding.
     """
     if head not in HEADS:
         raise InputError(f"head {head!r} is unknown; choose one of {', '.join(HEADS)}")
@@ -226,12 +230,13 @@ def create(
         tail=tail,
         taps=taps or default_taps(architecture, strides),
         norm_momentum=NORM_MOMENTUM[variant],
+        padding=padding,
     )
     features = tuple(network.features.values())
     if tuple(feature.stride for feature in features) != strides:
         found = ", ".join(f"{tap} (stride {feature.stride})" for tap, feature in network.features.items())
         raise InputError(f"taps are {found}; head {head} takes one at each of the strides {strides}, in this order")
-    common = {"num_outputs": num_classes, "norm_momentum": NORM_MOMENTUM[variant]}
+    common = {"num_outputs": num_classes, "norm_momentum": NORM_MOMENTUM[variant], "padding": padding}
     if head == "ssdlite":
         built = SSDLiteHead(*features, num_anchors=anchors_per_cell(variant), width=width, **common)
     else:

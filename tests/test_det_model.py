@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm.layers
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 import backbone
 import det
 from det import boxes
+from backbone.inference import for_inference
 from det.anchors import anchors, anchors_per_cell
 
 SIZES_320 = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
@@ -150,15 +152,47 @@ def test_torchvision_variant_has_its_parameter_count():
     assert (model.background, model.num_objects) == (True, 90)
 
 
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize("head, variant", [("ssdlite", "paper"), ("ssdlite", "torchvision"), ("ssdlite_fpn", "paper")])
 @pytest.mark.parametrize("image_size_hw", [(320, 320), (64, 96), (97, 131), (33, 32)])
-def test_output_and_anchors_agree_for_any_size(head, variant, image_size_hw):
-    model = small_model(head, variant=variant)
+def test_output_and_anchors_agree_for_any_size(head, variant, image_size_hw, padding):
+    model = small_model(head, variant=variant, padding=padding)
     with torch.no_grad():
         raw = model(torch.zeros(2, 3, *image_size_hw))
     placed = model.anchors_for(image_size_hw)
     assert raw.class_logits.shape == (2, len(placed), 3)
     assert raw.box_offsets.shape == (2, len(placed), 4)
+
+
+@pytest.mark.parametrize("head", ["ssdlite", "ssdlite_fpn"])
+@pytest.mark.parametrize("image_size_hw", [(320, 320), (64, 96), (97, 131), (33, 32)])
+@torch.no_grad()
+def test_same_padding_is_tensorflows_in_backbone_and_head(head, image_size_hw, randomise):
+    """timm's SAME convolution in place of every strided one is the judge."""
+    symmetric = randomise(small_model(head))
+    ours = small_model(head, padding="same")
+    ours.load_state_dict(symmetric.state_dict())
+    images = torch.randn(1, 3, *image_size_hw)
+    before = symmetric(images)
+    for parent in list(symmetric.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
+                theirs = timm.layers.Conv2dSame(
+                    layer.in_channels,
+                    layer.out_channels,
+                    layer.kernel_size,
+                    layer.stride,
+                    groups=layer.groups,
+                    bias=False,
+                )
+                theirs.weight = layer.weight
+                setattr(parent, name, theirs)
+    expected = symmetric(images)
+    for model in (ours, for_inference(ours, torch.device("cpu"))):
+        for mine, their in zip(model(images), expected, strict=True):
+            torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-5 * their.abs().max().item())
+    if image_size_hw == (320, 320):
+        assert not torch.allclose(before.box_offsets, expected.box_offsets, rtol=1e-3)
 
 
 def test_anchors_are_those_of_the_models_size_and_not_stored():
@@ -198,8 +232,9 @@ def test_same_answer_kind_in_training_and_a_deepcopy_after_it(head):
 
 
 @pytest.mark.parametrize("head", ["ssdlite", "ssdlite_fpn"])
-def test_compiles_as_one_graph_and_exports_strictly(head):
-    model = small_model(head, image_size=64)
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+def test_compiles_as_one_graph_and_exports_strictly(head, padding):
+    model = small_model(head, image_size=64, padding=padding)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(images)
@@ -221,6 +256,7 @@ def test_compiles_as_one_graph_and_exports_strictly(head):
         ({"variant": "mine"}, "torchvision"),
         ({"num_classes": 0}, "num_classes"),
         ({"num_classes": 1, "variant": "torchvision"}, "at least 2"),
+        ({"padding": "valid"}, "symmetric, same"),
         ({"image_size": 0}, "image_size"),
         ({"image_size": (1, 2, 3)}, "image_size"),
         ({"tail": "long"}, "detection"),

@@ -89,6 +89,7 @@ class DetModel:
     tail: str | None = knob(None, "full, detection or segmentation; by default detection where the backbone has it")
     taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
     filters: int = knob(128, "channels of the merged maps, ssdlite_fpn only")
+    padding: str = knob("symmetric", "of strided convolutions: symmetric, or same as TensorFlow pads")
     image_size: list[int] = knob([320, 320], "height and width of the network's input")
     resize: str = knob("stretch", "how a picture becomes the input: stretch, or letterbox (on grey)")
 
@@ -298,6 +299,7 @@ CHOICES = {
     "optim.schedule": ("poly", "cosine", "step", "triangular2", "range"),
     "augment.policy": ("none", "randaugment", "autoaugment"),
     "run.precision": ("no", "bf16", "fp16"),
+    "model.padding": ("symmetric", "same"),
     "model.resize": ("stretch", "letterbox"),
     "augment.strength": ("ssd", "crop", "flip", "none"),
     "loss.kind": ("softmax", "focal", "quality"),

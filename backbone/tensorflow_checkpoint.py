@@ -23,7 +23,7 @@ SLOTS = re.compile(r"(^|/)(Momentum|RMSProp|Adam|Adagrad|Ftrl|biased|local_step|
 
 
 def prefix(path: Path) -> Path | None:
-    """What the names of the files of a checkpoint begin with, by the path of one of them or itself; None: it is none."""
+    """What a checkpoint's file names begin with, by itself or the path of one of the files; None: it is of none."""
     found = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
     return found if Path(f"{found}.index").is_file() else None
 

@@ -6,12 +6,13 @@ from det.loss import SSDLoss
 from det.matching import Targets
 from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
 from det.model import RawDetections, SSDLite, SSDLiteHead, create
-from det.postprocess import Detections, PostProcess, StaticDetections, StaticPostProcess
+from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
 from det.predictor import Predictor, Result
 from det.transforms import Transformed, eval_transform, train_transform
 from det.weights import from_weights, load_weights
 
 __all__ = [
+    "NMS_IOU",
     "Batch",
     "CocoDetection",
     "Detections",

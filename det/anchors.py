@@ -15,10 +15,10 @@ SCALES = (*(0.2 + (0.95 - 0.2) * k / (NUM_MAPS - 1) for k in range(NUM_MAPS)), 1
 
 
 def _paper_shapes() -> list[list[tuple[float, float]]]:
-    """(width, height) per map, as fractions of the shorter side; the official SSDLite's table and order."""
+    """(width, height) per map, as fractions of the shorter side; the official SSDLite's table, order and digits."""
     shapes = []
     for scale, next_scale in itertools.pairwise(SCALES):
-        pairs = [(scale, ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 1 / 3)] + [(math.sqrt(scale * next_scale), 1.0)]
+        pairs = [(scale, ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 0.3333)] + [(math.sqrt(scale * next_scale), 1.0)]
         shapes.append(pairs)
     shapes[0] = [(0.1, 1.0), (SCALES[0], 2.0), (SCALES[0], 1 / 2)]
     return [[(scale * math.sqrt(ratio), scale / math.sqrt(ratio)) for scale, ratio in pairs] for pairs in shapes]

@@ -13,6 +13,8 @@ from det import boxes
 from det.model import RawDetections
 
 KINDS = ("softmax", "sigmoid")
+NMS_IOU = 0.55
+"""torchvision's threshold of suppression."""
 # Suppression decides a box's fate by higher-scored boxes only, and few hundred are kept: nearly always the survivors
 # are among this many best. 5 to 15 times faster than suppressing all, and the same result.
 FIRST_CANDIDATES = 1024
@@ -50,7 +52,7 @@ class PostProcess:
         kind: str = "softmax",
         background: bool = False,
         score_threshold: float = 0.001,
-        nms_iou: float = 0.55,
+        nms_iou: float = NMS_IOU,
         max_per_class: int = 300,
         max_detections: int = 300,
         resize: str = "stretch",
@@ -212,7 +214,7 @@ class StaticPostProcess(nn.Module):
         kind: str = "softmax",
         background: bool = False,
         score_threshold: float = 0.001,
-        nms_iou: float = 0.55,
+        nms_iou: float = NMS_IOU,
         max_per_class: int = 300,
         max_detections: int = 300,
         max_candidates: int = 1000,

@@ -12,7 +12,7 @@ from torch import Tensor
 from backbone.errors import InputError
 from backbone.inference import for_inference, network_input
 from det.model import RawDetections, SSDLite
-from det.postprocess import PostProcess
+from det.postprocess import NMS_IOU, PostProcess
 from det.transforms import resize
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -84,7 +84,7 @@ class Predictor:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         score_threshold: float = 0.3,
-        nms_iou: float = 0.55,
+        nms_iou: float = NMS_IOU,
         device: str | torch.device = "cpu",
     ) -> None:
         if len(classes) != model.num_objects:

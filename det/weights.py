@@ -1,4 +1,4 @@
-"""Weights for a whole detector: our own files, and torchvision's translated at the door; always strict."""
+"""Weights for a whole detector: our own files, and torchvision's and TensorFlow's translated at the door; strict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,46 +8,65 @@ from torch import Tensor, nn
 
 from backbone.errors import InputError
 from backbone.translation import INCEPTION, Triple
-from backbone.weights import NORM, load_strictly, read_weights, torchvision_names
+from backbone.weights import NORM, load_strictly, read_described, read_weights, torchvision_names
+from det import tensorflow_weights
 from det.anchors import anchors_per_cell
 from det.model import SSDLite, create
+from det.postprocess import NMS_IOU
 
 EXTRA_PARTS = ("reduce", "depthwise", "project")
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Of 1..90, the category ids that no picture of COCO has; torchvision's 91 outputs have columns for them."""
-NUM_COCO_OUTPUTS = 91
+"""Of 1..90, the category ids that no picture of COCO has; the published weights have outputs for them."""
+NUM_COCO_IDS = 90
 PREDICTORS = {"classification_head": "class_predictors", "regression_head": "box_predictors"}
 
 
 def load_weights(model: SSDLite, source: str | Path | Mapping[str, Tensor]) -> str:
-    """Load a .safetensors, .pt or .pth file, or a state dict, and return the layout it had: "taproot" or "torchvision".
+    """Load a weights file or a state dict and return the layout it had: "taproot", "torchvision" or "tensorflow".
 
     "torchvision" is `ssdlite320_mobilenet_v3_large`, with the reduced tail (its published weights) or without; the
     model must be of variant "torchvision", with the tail and the number of classes of the weights.
 
-    COCO's weights with their 91 outputs (background and ids 1..90) also go into a model with num_classes=81, whose
-    labels are then the 80 real categories in the order of their ids: the rows of `UNUSED_IDS` are left out. The other
-    logits, and so the ranking of an anchor's classes, stay the same; scores grow by 1 / (1 - p), where p is what the
-    softmax over 91 gave to the unused, next to nothing for an id that training never saw. Scores of the softmax over 91
-    need num_classes=91 and names for all 90 ids: what `CocoDetection` finds absent, `to_results` leaves out.
+    "tensorflow" is a checkpoint of TensorFlow's object-detection API, its ssd_mobilenet_v3_large or _small: variant
+    "paper" with padding "same", and sigmoid scores. Its 91 outputs for COCO are num_classes=90: the background's, which
+    the API drops as well, is left out.
 
-    Raises InputError, leaving the model as it was: the file cannot be read, the layout is unknown, or a tensor is
-    missing, left over or of another shape.
+    COCO's weights, with outputs for all ids 1..90, also go into a model of the 80 real categories (num_classes=80, or
+    81 with the background), whose labels are then these in the order of their ids: the rows of `UNUSED_IDS` are left
+    out. The other logits stay the same. So do sigmoid scores; those of torchvision's softmax grow by 1 / (1 - p), where
+    p is what the softmax over 91 gave to the unused, next to nothing for an id that training never saw. Scores of the
+    softmax over 91 need num_classes=91 and names for all 90 ids: what `CocoDetection` finds absent, `to_results`
+    leaves out.
+
+    Raises InputError, leaving the model as it was: the file cannot be read, the layout is unknown, the model's padding
+    is not the weights', or a tensor is missing, left over or of another shape.
     """
-    state = read_weights(source)
+    state, description = read_described(source)
     name = "state dict" if isinstance(source, Mapping) else str(source)
-    layout = "taproot"
     if "backbone.features.0.0.0.weight" in state:
-        layout = "torchvision"
-        names = _torchvision_names(model)
-        state = {names.get(key, key): value for key, value in state.items()}
-        if model.variant == "torchvision" and model.num_objects + 1 == NUM_COCO_OUTPUTS - len(UNUSED_IDS):
-            state = _without_unused(model, state)
-    elif "backbone.stem.conv.weight" not in state:
+        layout, padding = "torchvision", "symmetric"
+    elif tensorflow_weights.SIGN in state:
+        layout, padding = "tensorflow", "same"
+    elif "backbone.stem.conv.weight" in state:
+        layout, padding = "taproot", description.get("model", {}).get("padding")
+    else:
         first = next(iter(state), None)
         raise InputError(
-            f"{name}: unknown layout (first name {first!r}); known: our detectors and torchvision's ssdlite320"
+            f"{name}: unknown layout (first name {first!r}); known: our detectors, torchvision's ssdlite320, and "
+            "MobileNetV3 SSDLite of TensorFlow's object-detection API"
         )
+    if padding not in (None, model.backbone.padding):
+        raise InputError(
+            f"{name}: {layout}'s weights need padding={padding!r}, the model has {model.backbone.padding!r}; "
+            "build it so, or use from_weights"
+        )
+    if layout == "torchvision":
+        names = _torchvision_names(model)
+        state = {names.get(key, key): value for key, value in state.items()}
+    elif layout == "tensorflow":
+        state = tensorflow_weights.translate(state)
+    if layout != "taproot" and model.num_objects == NUM_COCO_IDS - len(UNUSED_IDS):
+        state = _without_unused(model, state)
     load_strictly(model, state, source=name)
     return layout
 
@@ -60,24 +79,38 @@ class Pretrained(NamedTuple):
     arguments: dict[str, Any]  # the keywords of `create` that build it
     mean: Triple  # of the inputs' normalisation in the publisher's file, RGB in 0..1
     std: Triple
+    score: str  # "softmax" or "sigmoid", as `PostProcess` has it
+    nms_iou: float  # the publisher's
 
 
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
-    """The detector that another library's checkpoint is of, with its weights: torchvision's ssdlite320.
+    """The detector that another library's checkpoint is of, with its weights and all its outputs.
+
+    These are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small of TensorFlow's object-detection API. The
+    latter's checkpoints do not tell the size of the input; 320 is the released ones'. That API's resizing keeps the top
+    left pixel in its place: its inputs lie (s - 1) / 2s of a pixel further right and below than ours where the picture
+    is s times as large, a quarter of a pixel at 640x640. Nothing here makes up for that.
 
     Raises InputError as `load_weights` does.
     """
     state = read_weights(source)
-    arguments: dict[str, Any] = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
-    scores = "head.classification_head.module_list"
-    if f"{scores}.0.1.weight" in state:
-        arguments |= {
-            "num_classes": len(state[f"{scores}.0.1.weight"]) // anchors_per_cell("torchvision")[0],
-            "tail": "detection" if len(state[f"{scores}.1.0.0.weight"]) == 480 else "full",
-            "image_size": 320,
-        }
+    name = "state dict" if isinstance(source, Mapping) else str(source)
+    if tensorflow_weights.SIGN in state:
+        arguments = tensorflow_weights.arguments(state, name)
+        score, nms_iou = "sigmoid", tensorflow_weights.NMS_IOU
+    else:
+        arguments = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
+        score, nms_iou = "softmax", NMS_IOU
+        scores = "head.classification_head.module_list"
+        if f"{scores}.0.1.weight" in state:
+            arguments |= {
+                "num_classes": len(state[f"{scores}.0.1.weight"]) // anchors_per_cell("torchvision")[0],
+                "tail": "detection" if len(state[f"{scores}.1.0.0.weight"]) == 480 else "full",
+                "image_size": 320,
+            }
     model = create(**arguments)
-    return Pretrained(model, load_weights(model, source), arguments, *INCEPTION)
+    layout = load_weights(model, source)
+    return Pretrained(model, layout, arguments, *INCEPTION, score, nms_iou)
 
 
 def _torchvision_names(model: SSDLite) -> dict[str, str]:
@@ -108,13 +141,14 @@ def _torchvision_names(model: SSDLite) -> dict[str, str]:
 
 
 def _without_unused(model: SSDLite, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leaves the rows of `UNUSED_IDS` out of class predictors with COCO's 91 outputs per anchor."""
+    """Leaves the rows of `UNUSED_IDS` out of class predictors that have outputs for all of COCO's ids."""
     state = dict(state)
-    used = [output for output in range(NUM_COCO_OUTPUTS) if output not in UNUSED_IDS]
+    ids = range(1 - model.background, NUM_COCO_IDS + 1)  # 0 for the background
+    used = [output for output, category_id in enumerate(ids) if category_id not in UNUSED_IDS]
     for number, anchors in enumerate(anchors_per_cell(model.variant)):
         for key in (f"head.class_predictors.{number}.project.{value}" for value in ("weight", "bias")):
-            if key in state and len(state[key]) == anchors * NUM_COCO_OUTPUTS:
-                state[key] = state[key].unflatten(0, (anchors, NUM_COCO_OUTPUTS))[:, used].flatten(0, 1)
+            if key in state and len(state[key]) == anchors * len(ids):
+                state[key] = state[key].unflatten(0, (anchors, len(ids)))[:, used].flatten(0, 1)
     return state
 
 

@@ -5,11 +5,13 @@ python -m tools.convert_weights weights_mobilenet_v3_small_224_1.0_float.h5 smal
 python -m tools.convert_weights model.pth same_padded.safetensors --padding same --norm-eps 1e-3
 python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.safetensors
 python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
+python -m tools.convert_weights ssd_mobilenet_v3_large_coco_2020_01_14/model.ckpt.index ssdlite.safetensors
 
-Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision. Class
-names are those in the file, or torchvision's own where its LR-ASPP or SSDLite has as many classes as the published one,
-or numbers, unless --classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of
-a training; the others are also for tools.predict, tools.video and the evaluations.
+Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision; SSDLite
+on MobileNetV3 of TensorFlow's object-detection API. Class names are those in the file, or the published ones where an
+LR-ASPP or SSDLite has as many classes as the published, or numbers, unless --classes gives them. A classifier's file is
+for backbone.from_weights and for the key `weights` of a training; the others are also for tools.predict, tools.video
+and the evaluations.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import backbone
 import det
 import seg
 from backbone.errors import InputError
+from det import tensorflow_weights
 from seg.folder import palette_color
 from tools import console
 from tools.checkpoint import save_model
@@ -50,11 +53,15 @@ def recognise(
         InputError: the layout is unknown or cannot be reproduced, or there are more or fewer names than classes.
     """
     names = backbone.read_weights(source).keys()
-    whole = {"classifier.cbr.0.weight": _segmenter, "backbone.extra.0.0.0.weight": _detector}
+    whole = {
+        "classifier.cbr.0.weight": _segmenter,
+        "backbone.extra.0.0.0.weight": _detector,
+        tensorflow_weights.SIGN: _detector,
+    }
     build = next((build for sign, build in whole.items() if sign in names), None)
     if build is not None:
         if padding is not None or norm_eps is not None:
-            raise InputError(f"{source}: torchvision's whole models tell padding and epsilon; leave the options out")
+            raise InputError(f"{source}: weights of whole models tell padding and epsilon; leave the options out")
         found = build(source)
     else:
         found = _classifier(source, padding=padding, norm_eps=norm_eps)
@@ -97,17 +104,17 @@ def _segmenter(source: str | Path) -> Recognised:
 
 def _detector(source: str | Path) -> Recognised:
     found = det.from_weights(source)
-    count = found.arguments["num_classes"]
-    published = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
-    names = [str(number) for number in range(count)]
-    if count == len(published):  # COCO's ids have gaps, which stay numbers
+    published = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"][1:]  # without the background
+    names = [str(number + 1) for number in range(found.model.num_objects)]
+    if len(names) == len(published):  # COCO's ids have gaps, which stay numbers
         names = [number if name == "N/A" else name for number, name in zip(names, published, strict=True)]
     description = {
         "task": "detection",
         "model": found.arguments,
-        "classes": names[1:],
-        "category_ids": list(range(1, count)),
-        "score": "softmax",
+        "classes": names,
+        "category_ids": list(range(1, len(names) + 1)),
+        "score": found.score,
+        "nms_iou": found.nms_iou,
         "mean": found.mean,
         "std": found.std,
     }

@@ -56,7 +56,8 @@ def evaluate_model(
         worker_init_fn=single_thread,
         timeout=300 * (workers > 0),
     )
-    finish = det.PostProcess(description["score"], model.background, resize=model.resize)
+    nms_iou = description.get("nms_iou", det.NMS_IOU)  # only converted files name it
+    finish = det.PostProcess(description["score"], model.background, nms_iou=nms_iou, resize=model.resize)
     results = []
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(indices))

@@ -59,5 +59,5 @@ def load(
     common = {"classes": description["classes"], "mean": tuple(description["mean"]), "std": tuple(description["std"])}
     if description["task"] == "segmentation":
         return seg.Predictor(model, colors=description["colors"], device=device, **common)
-    kind = description["score"]
-    return det.Predictor(model, kind=kind, score_threshold=score_threshold, device=device, **common)
+    common |= {"kind": description["score"], "nms_iou": description.get("nms_iou", det.NMS_IOU)}
+    return det.Predictor(model, score_threshold=score_threshold, device=device, **common)

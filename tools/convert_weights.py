@@ -7,11 +7,11 @@ python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.sa
 python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
 python -m tools.convert_weights ssd_mobilenet_v3_large_coco_2020_01_14/model.ckpt.index ssdlite.safetensors
 
-Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision; SSDLite
-on MobileNetV3 of TensorFlow's object-detection API. Class names are those in the file, or the published ones where an
-LR-ASPP or SSDLite has as many classes as the published, or numbers, unless --classes gives them. A classifier's file is
-for backbone.from_weights and for the key `weights` of a training; the others are also for tools.predict, tools.video
-and the evaluations.
+Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision;
+SSDLite on MobileNetV3 of TensorFlow's object-detection API. Class names are those in the file, or the published ones
+where an LR-ASPP or SSDLite has as many classes as the published, or numbers, unless --classes gives them. A
+classifier's file is for backbone.from_weights and for the key `weights` of a training; the others are also for
+tools.predict, tools.video and the evaluations.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor
 
-from backbone import keras_weights, ports
+from backbone import keras_weights, ports, slim
 from backbone.errors import InputError
 from backbone.network import Network
 from backbone.translation import IMAGENET, Layout, conv_norm, highest, linear, named, plain_conv_norm, renamed
@@ -60,8 +60,9 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
         return _timm(state, source)
     if any(key.startswith("keras.") for key in state):
         return keras_weights.translate(state, source)
-    if (port := ports.recognise(state, source)) is not None:
-        return port
+    for publisher in (ports, slim):
+        if (found := publisher.recognise(state, source)) is not None:
+            return found
     if any(".bottleneck_0_0." in key for key in state):
         raise InputError(
             f"{source}: jungin500's network is not a MobileNetV3 (no activation behind its depthwise convolutions, a "
@@ -76,7 +77,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
     first = next(iter(state), None)
     raise InputError(
         f"{source}: unknown layout (first name {first!r}); known: ours and those of torchvision, timm, mmpretrain, "
-        "Keras, 1e100, d-li14 and Randl"
+        "Keras, TF-slim, 1e100, d-li14 and Randl"
     )
 
 

@@ -1,4 +1,7 @@
-"""Translates the names of TF-slim's layers, in which the authors published MobileNetV2 and V3, to ours."""
+"""Translates TF-slim's names of layers, under which the authors published MobileNetV2 and V3, to ours.
+
+The names are those of the official code's graphs; the published files themselves could not be opened.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +9,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from backbone.errors import InputError
+from backbone.translation import INCEPTION, Layout
+
+SCOPE = re.compile(r"((?:FeatureExtractor/)?MobilenetV[23])/Conv/weights")
+"""How the name of a stem is written, in the detector or anywhere else."""
+
+GATE = 6 * 0.16667
+"""The official code's hard sigmoid multiplies by 0.16667 where ours divides by 6: so much larger are its gates."""
+
 NORM_VALUES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-HIGHEST_GATE = 6 * 0.16667  # squeeze-and-excite's gate is relu6(x + 3) * 0.16667
 VALUES = {"weights": "weight", "depthwise_weights": "weight", "biases": "bias"}
 OUTSIDE_BLOCKS = {"Conv": "stem", "Conv_1": "last", "Conv_2": "hidden", "Logits/Conv2d_1c_1x1": "output"}
 INSIDE_BLOCKS = {
@@ -17,6 +28,35 @@ INSIDE_BLOCKS = {
     "squeeze_excite/Conv_1": "squeeze_excite.expand",
     "project": "project",
 }
+
+
+def recognise(state: Mapping[str, Tensor], source: str) -> Layout | None:
+    """The layout of a checkpoint of slim's MobileNetV2 or V3, alone or inside DeepLab or a detector; else None.
+
+    Its ImageNet classifiers have 1001 outputs. The first stands for background, which no picture is labelled as, and
+    is left out. They pool 7x7 windows where a map is neither square nor of that size, then the mean over the logits;
+    ours pool the whole map, so only for square pictures the numbers are theirs.
+
+    Raises:
+        InputError: the network was trained with simulated quantisation.
+    """
+    scope = next((found[1] for found in map(SCOPE.match, state) if found), None)
+    if scope is None:
+        return None
+    if quantised := [name for name in state if re.search(r"(act|weights)_quant/", name)]:
+        raise InputError(
+            f"{source}: was trained with simulated quantisation ({quantised[0]}), which is not computed here; give the "
+            "checkpoint of the float network"
+        )
+    within = re.compile(rf"{scope}/(?!layer_\d+_)")  # a detector's extra layers lie in there as well
+    body = {name: value for name, value in state.items() if within.match(name)}
+    ours = renamed(body, body_layers(body, scope))
+    for layer in ("hidden", "output"):
+        if f"{layer}.weight" in ours:
+            ours[f"{layer}.weight"] = ours[f"{layer}.weight"].flatten(1)  # a 1x1 convolution of one pixel
+    if len(ours.get("output.weight", ())) == 1001:
+        ours |= {f"output.{value}": ours[f"output.{value}"][1:] for value in ("weight", "bias")}
+    return Layout("slim", ours, 1e-3, "same", *INCEPTION)
 
 
 def body_layers(state: Mapping[str, Tensor], scope: str) -> dict[str, str]:
@@ -36,8 +76,8 @@ def body_layers(state: Mapping[str, Tensor], scope: str) -> dict[str, str]:
 def renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
     """A checkpoint's tensors with the names that `layers` gives; others keep theirs, and a strict load reports them.
 
-    A layer with a norm becomes `ours.conv` and `ours.norm`, one without it `ours`. slim's gates are a little above 1 at
-    most, ours 1; the projection that follows them makes up for it.
+    A layer with a norm becomes `ours.conv` and `ours.norm`, one without it `ours`. Where squeeze-and-excite gates, the
+    projection behind it is multiplied by `GATE`.
     """
     ours = {}
     for name, tensor in state.items():
@@ -51,8 +91,8 @@ def renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str,
             ours[f"{layer}{conv}.{VALUES[value]}"] = tensor
         else:
             ours[name] = tensor
-    for name in [name for name in ours if name.endswith(".squeeze_excite.expand.weight")]:
-        projection = name.replace(".squeeze_excite.expand.weight", ".project.conv.weight")
+    for gate in [name for name in ours if name.endswith(".squeeze_excite.expand.weight")]:
+        projection = gate.replace("squeeze_excite.expand", "project.conv")
         if projection in ours:
-            ours[projection] = ours[projection] * HIGHEST_GATE
+            ours[projection] = ours[projection] * GATE
     return ours

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from backbone.errors import InputError
 
+FILE = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
+"""How the names of a checkpoint's files end."""
+
 MAGIC = 0xDB4775248B80FB57
 FLOATS = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}
 """TensorFlow's numbers of the types that weights have. Others, as a step counter's, are left out."""
@@ -24,7 +27,7 @@ SLOTS = re.compile(r"(^|/)(Momentum|RMSProp|Adam|Adagrad|Ftrl|biased|local_step|
 
 def prefix(path: Path) -> Path | None:
     """What a checkpoint's file names begin with, by itself or the path of one of the files; None: it is of none."""
-    found = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
+    found = path.parent / FILE.sub("", path.name)
     return found if Path(f"{found}.index").is_file() else None
 
 

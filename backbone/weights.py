@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from backbone import keras_weights
+from backbone import keras_weights, tensorflow_checkpoint
 from backbone.architectures import ARCHITECTURES, Plan, plan, tails, with_tail
 from backbone.errors import InputError
 from backbone.layouts import recognise, torchvision_names
@@ -41,7 +41,8 @@ TIMM_EPS_OF_TENSORFLOW = ("mobilenet_v3_large_rw", "fbnet_c")
 def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, of a .pt or .pth file (also below "model" or "state_dict"), or of a mapping.
 
-    Those of Keras' .h5 files are numbered by layer (`keras_weights.read`).
+    Those of Keras' .h5 files are numbered by layer (`keras_weights.read`). Of a TensorFlow checkpoint any of its files
+    may be given, or what their names begin with (`tensorflow_checkpoint.read`).
 
     Raises:
         InputError: the file is missing, unreadable, holds something else than tensors, or would run code when loaded.
@@ -56,13 +57,17 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = dict(source)
     else:
         path = Path(source)
-        if not path.is_file():
+        checkpoint = tensorflow_checkpoint.prefix(path)
+        _refuse_tensorflow(path, checkpoint)
+        if not path.is_file() and checkpoint is None:
             raise InputError(f"{path}: no such weights file; give the path of a .safetensors, .pt or .pth file")
-        with open(path, "rb") as file:
+        with open(path if checkpoint is None else f"{checkpoint}.index", "rb") as file:
             if file.read(len(GIT_LFS)) == GIT_LFS:
                 raise InputError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
         try:
-            if path.suffix == ".safetensors":
+            if checkpoint is not None:
+                state = tensorflow_checkpoint.read(checkpoint)
+            elif path.suffix == ".safetensors":
                 with safe_open(path, "pt") as file:
                     state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                     description = json.loads((file.metadata() or {}).get(KEY, "{}"))
@@ -83,6 +88,19 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{_name(source)}: holds no table of tensors; give a state dict of the whole model")
     return {key.removeprefix("module."): value for key, value in state.items()}, description
+
+
+def _refuse_tensorflow(path: Path, checkpoint: Path | None) -> None:
+    """Raises an InputError for what comes with a TensorFlow checkpoint but is not one, saying what to give."""
+    if path.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")):
+        raise InputError(f"{path}: an archive; unpack it and give what is in it, of TensorFlow's the .index file")
+    if path.suffix in (".pb", ".pbtxt", ".tflite"):
+        raise InputError(f"{path}: a TensorFlow graph; give the checkpoint beside it, its .index file")
+    if path.is_dir():
+        found = ", ".join(sorted(file.name for file in path.glob("*.index"))[:3])
+        raise InputError(f"{path}: a folder; give a file in it" + (f", as {found}" if found else ""))
+    if checkpoint is None and tensorflow_checkpoint.FILE.search(path.name):
+        raise InputError(f"{path}: the checkpoint's .index is missing; keep its files beside each other")
 
 
 def _class_names(meta: object) -> list[str]:
@@ -189,8 +207,8 @@ def load_weights(
 
     A bare network takes the body out of a classifier's checkpoint, and out of any of our models; a network cut at its
     deepest tap leaves what lies beyond it. Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain,
-    Keras, 1e100, d-li14 and Randl. Where the weights were trained with another norm epsilon than the model's, the
-    norms' scales are adapted, so that the evaluated numbers are theirs.
+    Keras, TF-slim, 1e100, d-li14 and Randl. Where the weights were trained with another norm epsilon than the model's,
+    the norms' scales are adapted, so that the evaluated numbers are theirs.
 
     Arguments:
         norm_eps: the epsilon that timm's weights were trained with; by default as in `from_weights`.

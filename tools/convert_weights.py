@@ -2,15 +2,16 @@
 
 python -m tools.convert_weights mobilenet_v3_large-5c1a4163.pth large.safetensors
 python -m tools.convert_weights weights_mobilenet_v3_small_224_1.0_float.h5 small.safetensors
+python -m tools.convert_weights v3-large_224_1.0_float/ema/model-540000.index large.safetensors
 python -m tools.convert_weights model.pth same_padded.safetensors --padding same --norm-eps 1e-3
 python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.safetensors
 python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
 python -m tools.convert_weights ssd_mobilenet_v3_large_coco_2020_01_14/model.ckpt.index ssdlite.safetensors
 
-Classifiers of torchvision, timm, mmpretrain, Keras, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision;
-SSDLite on MobileNetV3 of TensorFlow's object-detection API. Class names are those in the file, or the published ones
-where an LR-ASPP or SSDLite has as many classes as the published, or numbers, unless --classes gives them. A
-classifier's file is for backbone.from_weights and for the key `weights` of a training; the others are also for
+Classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of
+torchvision; SSDLite on MobileNetV3 of TensorFlow's object-detection API. Class names are those in the file, or the
+published ones where an LR-ASPP or SSDLite has as many classes as the published, or numbers, unless --classes gives
+them. A classifier's file is for backbone.from_weights and for the key `weights` of a training; the others are also for
 tools.predict, tools.video and the evaluations.
 """
 
@@ -154,7 +155,9 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, metavar="IN", help="weights: .pth, .pt, .safetensors or Keras' .h5")
+    parser.add_argument(
+        "source", type=Path, metavar="IN", help="weights: .pth, .pt, .safetensors, Keras' .h5, or .index"
+    )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write; an old one is replaced")
     parser.add_argument("--padding", choices=["symmetric", "same"], help="for timm's weights; default: by their name")
     parser.add_argument("--norm-eps", type=float, help="norm epsilon of timm's weights; default: by their name")

@@ -13,6 +13,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 import det
 from backbone.errors import InputError
 from det.weights import UNUSED_IDS
+from tools.checkpoint import save_model
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -143,6 +144,18 @@ def test_missing_and_unexpected_weights_are_named(theirs, change, message):
         state["head.regression_head.module_list.6.1.bias"] = torch.zeros(24)
     with pytest.raises(InputError, match=message):
         det.load_weights(det.create("ssdlite", num_classes=91, variant="torchvision"), state)
+
+
+def test_the_padding_of_weights_must_be_the_models(tmp_path, theirs):
+    arguments = {"backbone": "mobilenet_v3_small", "num_classes": 2, "width": 0.35}
+    path = tmp_path / "best.safetensors"
+    model = det.create(padding="same", **arguments)
+    save_model(path, model, {"task": "detection", "model": arguments | {"padding": "same"}})
+    assert det.load_weights(det.create(padding="same", **arguments), path) == "taproot"
+    with pytest.raises(InputError, match="need padding='same', the model has 'symmetric'"):
+        det.load_weights(det.create(**arguments), path)
+    with pytest.raises(InputError, match="torchvision's weights need padding='symmetric'"):
+        det.load_weights(det.create(num_classes=91, variant="torchvision", padding="same"), theirs.state_dict())
 
 
 def test_unknown_layouts_and_broken_files_are_refused(tmp_path):

@@ -87,10 +87,10 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     """The detector that another library's checkpoint is of, with its weights and all its outputs.
 
     These are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small of TensorFlow's object-detection API. The
-    latter's checkpoints do not tell the size of the input; 320 is the released ones'. That API's resizing keeps the top
-    left pixel in its place: its inputs lie (s - 1) / 2s of a pixel further right and below than ours where the picture
-    is s times as large, a quarter of a pixel at 640x640; and it cuts boxes at the picture's edges after suppression, not
-    before it. Nothing here makes up for these two.
+    latter's checkpoints do not tell the size of the input; 320 is the released ones'. Nothing here makes up for two
+    things of that API: its resizing keeps the top left pixel in its place, so that its inputs lie (s - 1) / 2s of a
+    pixel further right and below than ours where the picture is s times as large, a quarter of a pixel at 640x640; and
+    it cuts boxes at the picture's edges after suppression, not before it.
 
     Raises InputError as `load_weights` does.
     """

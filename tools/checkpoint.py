@@ -15,8 +15,8 @@ import backbone as backbones
 from backbone.errors import InputError
 from backbone.weights import KEY
 
-TORCHVISION_HEADS = ("classifier.cbr.", "backbone.extra.")
-"""How names begin that only torchvision's whole segmenters and detectors have."""
+PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/")
+"""How names begin that only published whole segmenters and detectors have."""
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -104,7 +104,7 @@ def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.M
     """Loads a file of the whole model where it has this model's head, else the backbone in it; says which."""
     state = backbones.read_weights(path)
     own_head = {name for name in model.state_dict() if name.startswith("head.")}
-    whole = bool(own_head & state.keys()) or any(name.startswith(TORCHVISION_HEADS) for name in state)
+    whole = bool(own_head & state.keys()) or any(name.startswith(PUBLISHED_HEADS) for name in state)
     if whole:
         layout = load_whole(model, path)
     else:

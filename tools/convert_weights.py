@@ -5,12 +5,14 @@ python -m tools.convert_weights weights_mobilenet_v3_small_224_1.0_float.h5 smal
 python -m tools.convert_weights v3-large_224_1.0_float/ema/model-540000.index large.safetensors
 python -m tools.convert_weights model.pth same_padded.safetensors --padding same --norm-eps 1e-3
 python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.safetensors
+python -m tools.convert_weights deeplab_mnv3_large_cityscapes_trainfine/model.ckpt.index lraspp.safetensors
 python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
 
-Classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of torchvision. Class
-names are those in the file, or torchvision's own where its LR-ASPP or SSDLite has as many classes as the published one,
-or numbers, unless --classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of
-a training; the others are also for tools.predict, tools.video and the evaluations.
+Classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl; LR-ASPP of torchvision and
+DeepLab; SSDLite of torchvision. Class names are those in the file, or the published ones where an LR-ASPP or SSDLite
+has as many classes as the published one, or numbers, unless --classes gives them. A classifier's file is for
+backbone.from_weights and for the key `weights` of a training; the others are also for tools.predict, tools.video and
+the evaluations.
 """
 
 import argparse
@@ -25,7 +27,9 @@ import backbone
 import det
 import seg
 from backbone.errors import InputError
+from seg import cityscapes
 from seg.folder import palette_color
+from seg.weights import DEEPLAB_SIGN
 from tools import console
 from tools.checkpoint import save_model
 
@@ -51,11 +55,15 @@ def recognise(
         InputError: the layout is unknown or cannot be reproduced, or there are more or fewer names than classes.
     """
     names = backbone.read_weights(source).keys()
-    whole = {"classifier.cbr.0.weight": _segmenter, "backbone.extra.0.0.0.weight": _detector}
+    whole = {
+        "classifier.cbr.0.weight": _segmenter,
+        DEEPLAB_SIGN: _segmenter,
+        "backbone.extra.0.0.0.weight": _detector,
+    }
     build = next((build for sign, build in whole.items() if sign in names), None)
     if build is not None:
         if padding is not None or norm_eps is not None:
-            raise InputError(f"{source}: torchvision's whole models tell padding and epsilon; leave the options out")
+            raise InputError(f"{source}: weights of whole models tell padding and epsilon; leave the options out")
         found = build(source)
     else:
         found = _classifier(source, padding=padding, norm_eps=norm_eps)
@@ -84,12 +92,18 @@ def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | No
 def _segmenter(source: str | Path) -> Recognised:
     found = seg.from_weights(source)
     count = found.arguments["num_classes"]
-    published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+    if found.layout == "deeplab":
+        published, colors = cityscapes.NAMES, cityscapes.COLORS
+    else:
+        published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+        colors = [palette_color(number) for number in range(len(published))]
+    if count != len(published):
+        published, colors = zip(*((str(number), palette_color(number)) for number in range(count)), strict=True)
     description = {
         "task": "segmentation",
         "model": found.arguments,
-        "classes": published if count == len(published) else [str(number) for number in range(count)],
-        "colors": [palette_color(number) for number in range(count)],
+        "classes": list(published),
+        "colors": list(colors),
         "mean": found.mean,
         "std": found.std,
     }
@@ -148,7 +162,9 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, metavar="IN", help="weights: .pth, .pt, .safetensors, Keras' .h5, or .index")
+    parser.add_argument(
+        "source", type=Path, metavar="IN", help="weights: .pth, .pt, .safetensors, Keras' .h5, or .index"
+    )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write; an old one is replaced")
     parser.add_argument("--padding", choices=["symmetric", "same"], help="for timm's weights; default: by their name")
     parser.add_argument("--norm-eps", type=float, help="norm epsilon of timm's weights; default: by their name")

@@ -15,10 +15,8 @@ from backbone.translation import INCEPTION, Layout
 SCOPE = re.compile(r"((?:FeatureExtractor/)?MobilenetV[23])/Conv/weights")
 """How the name of a stem is written, in the detector or anywhere else."""
 
-GATE = 6 * 0.16667
-"""The official code's hard sigmoid multiplies by 0.16667 where ours divides by 6: so much larger are its gates."""
-
 NORM_VALUES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+HIGHEST_GATE = 6 * 0.16667  # squeeze-and-excite's gate is relu6(x + 3) * 0.16667
 VALUES = {"weights": "weight", "depthwise_weights": "weight", "biases": "bias"}
 OUTSIDE_BLOCKS = {"Conv": "stem", "Conv_1": "last", "Conv_2": "hidden", "Logits/Conv2d_1c_1x1": "output"}
 INSIDE_BLOCKS = {
@@ -76,8 +74,8 @@ def body_layers(state: Mapping[str, Tensor], scope: str) -> dict[str, str]:
 def renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
     """A checkpoint's tensors with the names that `layers` gives; others keep theirs, and a strict load reports them.
 
-    A layer with a norm becomes `ours.conv` and `ours.norm`, one without it `ours`. Where squeeze-and-excite gates, the
-    projection behind it is multiplied by `GATE`.
+    A layer with a norm becomes `ours.conv` and `ours.norm`, one without it `ours`. slim's gates are a little above 1 at
+    most, ours 1; the projection that follows them makes up for it.
     """
     ours = {}
     for name, tensor in state.items():
@@ -91,8 +89,8 @@ def renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str,
             ours[f"{layer}{conv}.{VALUES[value]}"] = tensor
         else:
             ours[name] = tensor
-    for gate in [name for name in ours if name.endswith(".squeeze_excite.expand.weight")]:
-        projection = gate.replace("squeeze_excite.expand", "project.conv")
+    for name in [name for name in ours if name.endswith(".squeeze_excite.expand.weight")]:
+        projection = name.replace(".squeeze_excite.expand.weight", ".project.conv.weight")
         if projection in ours:
-            ours[projection] = ours[projection] * GATE
+            ours[projection] = ours[projection] * HIGHEST_GATE
     return ours

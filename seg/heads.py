@@ -21,6 +21,7 @@ class LRASPPHead(nn.Module):
 
     Arguments:
         pooling: "windows" of `POOLING`, all of a map that is smaller; or "global", the mean over the map.
+        alignment: how maps of different strides lie over each other, see `resized`.
         official: gate with hard sigmoid and bias as the official code, else with sigmoid and without as torchvision.
     """
 
@@ -32,11 +33,13 @@ class LRASPPHead(nn.Module):
         num_classes: int,
         filters: int,
         pooling: str,
+        alignment: str,
         official: bool,
         dropout: float,
     ) -> None:
         super().__init__()
         self.window = POOLING[high.stride] if pooling == "windows" else None
+        self.alignment = alignment
         self.project = ConvNormAct(high.channels, filters, 1, activation=nn.ReLU, norm_eps=1e-5, norm_momentum=0.1)
         self.gate = nn.Conv2d(high.channels, filters, 1, bias=official)
         self.squash = nn.Hardsigmoid() if official else nn.Sigmoid()
@@ -54,10 +57,10 @@ class LRASPPHead(nn.Module):
             size, stride = self.window
             pooled = F.avg_pool2d(high, (min(size, height), min(size, width)), stride)
             gate = self.squash(self.gate(pooled))  # [N, F, h, w], 1x1 if the map is small
-            gate = F.interpolate(gate, size=(height, width), mode="bilinear", align_corners=True)
+            gate = resized(gate, (height, width), "corners")
         # A 1x1 convolution and bilinear resizing commute; classes are fewer than filters, so they are resized.
         logits = self.classify_high(self.dropout(self.project(high) * gate))
-        return self.classify_low(low) + upsample(logits, low.shape[-2:])
+        return self.classify_low(low) + resized(logits, low.shape[-2:], self.alignment)
 
 
 class RASPPHead(nn.Module):
@@ -97,4 +100,12 @@ class AuxiliaryHead(nn.Module):
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing with half-pixel centres: [N, C, h, w] -> [N, C, H, W] for size (H, W)."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return resized(logits, size, "centres")
+
+
+def resized(maps: Tensor, size: tuple[int, int], alignment: str) -> Tensor:
+    """Bilinear resizing that lays the maps' outer edges over each other ("centres"), or their outer values ("corners").
+
+    maps [N, C, h, w] -> [N, C, H, W] for size (H, W).
+    """
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=alignment == "corners")

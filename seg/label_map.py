@@ -26,6 +26,8 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     largest class, so does the pixel. In the other cells, along the borders of objects, a class whose largest corner is
     below some class's smallest corner cannot win, and only the few that can are interpolated.
     """
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits.argmax(1).to(torch.uint8)
     down, across = (_axis(coarse, fine, logits.device) for coarse, fine in zip(logits.shape[-2:], size, strict=True))
     return torch.stack([_label_map(single, down, across) for single in logits])
 

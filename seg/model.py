@@ -7,12 +7,13 @@ import backbone as backbones
 from backbone import InputError
 from backbone.architectures import tails
 from seg.decoders import DECODERS, DecoderHead
-from seg.heads import AuxiliaryHead, LRASPPHead, RASPPHead, upsample
+from seg.heads import AuxiliaryHead, LRASPPHead, RASPPHead, resized, upsample
 from seg.taps import auxiliary_tap, high_tap, low_tap, pyramid
 
 HEADS = ("lraspp", "raspp", *DECODERS)
 VARIANTS = ("paper", "torchvision")
 POOLINGS = ("windows", "global")
+ALIGNMENTS = ("centres", "corners")
 
 __all__ = ["Segmenter", "create", "upsample"]
 
@@ -28,13 +29,16 @@ class Segmenter(nn.Module):
         taps: tuple[str, ...],
         auxiliary: AuxiliaryHead | None,
         auxiliary_tap: str,
+        alignment: str,
     ) -> None:
         super().__init__()
         self.backbone = network
         self.head = head
         self.auxiliary = auxiliary
         self.taps, self.auxiliary_tap = taps, auxiliary_tap
-        self.stride: int = head.stride
+        self.coarsest = max(feature.stride for feature in network.features.values())
+        self.alignment = alignment
+        self.stride: int = 1 if alignment == "corners" else head.stride
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Normalised images [N, 3, H, W] -> logits [N, num_classes, ceil(H/stride), ceil(W/stride)].
@@ -42,11 +46,16 @@ class Segmenter(nn.Module):
         With `auxiliary`, which a training loss asks for, also the auxiliary head's logits, of a coarser stride.
         """
         height, width = images.shape[-2:]
-        if self.head.multiple > 1:  # zero is the mean of normalised pictures
+        if self.alignment == "corners":  # a map of any stride then ends with the picture's last pixel
+            bottom, right = (_padding(side - 1, self.coarsest, self.coarsest) for side in (height, width))
+            images = F.pad(images, (0, right, 0, bottom))
+        elif self.head.multiple > 1:  # zero is the mean of normalised pictures
             bottom, right = (_padding(side, self.head.multiple, self.head.least) for side in (height, width))
             images = F.pad(images, (0, right, 0, bottom))
         features = self.backbone(images)
         logits = self.head(*(features[tap] for tap in self.taps))
+        if self.alignment == "corners":
+            logits = resized(logits, images.shape[-2:], "corners")
         logits = logits[..., : -(-height // self.stride), : -(-width // self.stride)]
         if auxiliary:
             return logits, self.auxiliary(features[self.auxiliary_tap])
@@ -66,6 +75,8 @@ def create(
     pooling: str | None = None,
     dropout: float = 0.0,
     auxiliary: bool = False,
+    padding: str = "symmetric",
+    alignment: str = "centres",
 ) -> Segmenter:
     """A segmentation model: images [N, 3, H, W] -> logits [N, num_classes, H/stride, W/stride].
 
@@ -81,6 +92,10 @@ def create(
         pooling: of LR-ASPP: "windows" (49x49) or "global"; by default the variant's.
         dropout: probability of leaving out a channel before the classifying convolution.
         auxiliary: build a second head that can be trained beside the first; see `Segmenter.forward`.
+        padding: of the backbone's strided convolutions: "symmetric", or "same" as TensorFlow pads.
+        alignment: how LR-ASPP's maps and the picture lie over each other: "centres", by half-pixel centres; "corners",
+            as DeepLab's checkpoints were trained: the picture is padded by zeros to a side of k strides + 1 pixels,
+            maps are resized with their corner values fixed, and the logits come at the picture's size (`stride` 1).
     Raises:
         InputError: an unknown name; the message lists the valid ones.
     """
@@ -89,6 +104,7 @@ def create(
         ("backbone", backbone, backbones.names()),
         ("variant", variant, VARIANTS),
         ("pooling", pooling, (None, *POOLINGS)),
+        ("alignment", alignment, ALIGNMENTS),
     ):
         if value not in valid:
             raise InputError(f"{name} {value!r} unknown; valid: {', '.join(filter(None, valid))}")
@@ -105,6 +121,8 @@ def create(
     for name, value in (("num_classes", num_classes), ("filters", filters)):
         if value < 1:
             raise InputError(f"{name} {value} must be at least 1")
+    if alignment == "corners" and head != "lraspp":
+        raise InputError(f"alignment 'corners' does not fit head {head!r}; it is for lraspp")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout {dropout} must be at least 0 and below 1")
 
@@ -126,18 +144,19 @@ def create(
         dilate_strided_block=variant == "torchvision",
         # The official 0.01 presumes 100k steps and lags in short runs; the weight average smooths as well.
         norm_momentum={"paper": 0.1, "torchvision": 0.01}[variant],
+        padding=padding,
     )
     features = [network.features[tap] for tap in taps]
     common = {"num_classes": num_classes, "filters": filters, "dropout": dropout}
     if head == "lraspp":
         pooling = pooling or {"paper": "windows", "torchvision": "global"}[variant]
-        module = LRASPPHead(*features, pooling=pooling, official=official, **common)
+        module = LRASPPHead(*features, pooling=pooling, alignment=alignment, official=official, **common)
     elif head == "raspp":
         module = RASPPHead(*features, **common)
     else:
         module = DecoderHead(head, features, output_stride=output_stride, **common)
     second = AuxiliaryHead(network.features[extra], num_classes=num_classes) if auxiliary else None
-    return Segmenter(network, module, taps=taps, auxiliary=second, auxiliary_tap=extra)
+    return Segmenter(network, module, taps=taps, auxiliary=second, auxiliary_tap=extra, alignment=alignment)
 
 
 def _padding(side: int, multiple: int, least: int) -> int:

@@ -1,4 +1,4 @@
-"""Loads whole segmentation models: our files, and torchvision's LR-ASPP."""
+"""Loads whole segmentation models: our files, torchvision's LR-ASPP, and DeepLab's LR-ASPP on MobileNetV3."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,29 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from backbone import slim
 from backbone.errors import InputError
-from backbone.translation import IMAGENET, Triple
+from backbone.translation import IMAGENET, INCEPTION, Triple
 from backbone.weights import NORM, load_strictly, read_weights, torchvision_names
 from seg.model import Segmenter, create
 
+DEEPLAB_SIGN = "decoder/decoder_conv0/weights"
+"""A name of DeepLab's decoders without depthwise convolutions; `_is_deeplab` tells its LR-ASPP."""
+
+DEEPLAB_LAYERS = {
+    "aspp0": "head.project",
+    "image_pooling": "head.gate",
+    "decoder/feature_projection0": "head.classify_low",
+    "decoder/decoder_conv0": "head.classify_high",
+}
+
 
 def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) -> str:
-    """Loads a checkpoint, recognised by its names, and returns the name of its layout ("taproot" or "torchvision").
+    """Loads a checkpoint, recognised by its names, and returns its layout: "taproot", "torchvision" or "deeplab".
 
     Raises:
-        InputError: the layout is unknown, or a tensor is missing, left over or of another shape.
+        InputError: the layout is unknown, the model's padding or alignment is not the weights', or a tensor is missing,
+            left over or of another shape.
     """
     name = "state dict" if isinstance(source, Mapping) else str(source)
     state = read_weights(source)
@@ -27,14 +39,30 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
         state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
         names = _torchvision_names(model)
         state = {names.get(key, key): value for key, value in state.items()}
+    elif _is_deeplab(state):
+        layout = "deeplab"
+        built = (model.backbone.padding, model.alignment)
+        if built != ("same", "corners"):
+            raise InputError(
+                f"{name}: DeepLab's weights need padding='same', alignment='corners', the model has {built[0]!r}, "
+                f"{built[1]!r}; build it so, or use from_weights"
+            )
+        state = _from_deeplab(state)
     else:
         if "decode_head.aspp_conv.conv.weight" in state:
             raise InputError(
                 f"{name}: mmseg's LR-ASPP, whose decoder merges three maps and so is none of ours; "
                 "as a backbone's weights the file can be used"
             )
+        if any(key.startswith(("logits/semantic/", "aspp0/")) for key in state):
+            raise InputError(
+                f"{name}: of DeepLab, but not its LR-ASPP on MobileNetV3, and so none of ours; where the backbone is a "
+                "MobileNetV2 or V3, the file can be used as its weights"
+            )
         first = next(iter(state), None)
-        raise InputError(f"{name}: unknown layout (first name {first!r}); known: torchvision's LR-ASPP and ours")
+        raise InputError(
+            f"{name}: unknown layout (first name {first!r}); known: LR-ASPP of torchvision and of DeepLab, and ours"
+        )
     load_strictly(model, state, source=name)
     return layout
 
@@ -50,20 +78,44 @@ class Pretrained(NamedTuple):
 
 
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
-    """The segmentation model that another library's checkpoint is of, with its weights: torchvision's LR-ASPP.
+    """The segmentation model that another library's checkpoint is of, with its weights: torchvision's or DeepLab's.
+
+    DeepLab's LR-ASPP on MobileNetV3 is built with what is documented of its published Cityscapes checkpoints (Large
+    and Small, 2019-11-15) and cannot be told from weights: output stride 32, and there pooling windows of 25x25 with
+    stride (4, 5). Compared with the official graph, with random weights; the published files could not be opened.
 
     Raises:
         InputError: what `load_weights` raises.
     """
     state = read_weights(source)
-    arguments: dict[str, Any] = {"head": "lraspp", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
-    if "classifier.cbr.0.weight" in state:
-        arguments |= {
-            "num_classes": len(state["classifier.low_classifier.weight"]),
-            "filters": len(state["classifier.cbr.0.weight"]),
-        }
+    arguments: dict[str, Any] = {"head": "lraspp"}
+    if _is_deeplab(state):
+        small = "MobilenetV3/expanded_conv_11/project/weights" not in state
+        arguments |= {"backbone": "mobilenet_v3_small" if small else "mobilenet_v3_large", "variant": "paper"}
+        arguments |= {"num_classes": len(state[DEEPLAB_SIGN]), "filters": len(state["aspp0/weights"])}
+        arguments |= {"output_stride": 32, "padding": "same", "alignment": "corners"}
+        normalisation = INCEPTION
+    else:
+        arguments |= {"backbone": "mobilenet_v3_large", "variant": "torchvision"}
+        if "classifier.cbr.0.weight" in state:
+            arguments["num_classes"] = len(state["classifier.low_classifier.weight"])
+            arguments["filters"] = len(state["classifier.cbr.0.weight"])
+        normalisation = IMAGENET
     model = create(**arguments)
-    return Pretrained(model, load_weights(model, source), arguments, *IMAGENET)
+    return Pretrained(model, load_weights(model, source), arguments, *normalisation)
+
+
+def _is_deeplab(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is DeepLab's LR-ASPP on MobileNetV3."""
+    signs = {DEEPLAB_SIGN, "aspp0/weights", "image_pooling/biases", "MobilenetV3/Conv/weights"}
+    return signs <= state.keys()
+
+
+def _from_deeplab(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    body = {theirs: f"backbone.{ours}" for theirs, ours in slim.body_layers(state, "MobilenetV3").items()}
+    ours = slim.renamed(state, body | DEEPLAB_LAYERS)
+    # The classifier behind the gates makes up for their height, as projections do in slim's blocks.
+    return ours | {"head.classify_high.weight": ours["head.classify_high.weight"] * slim.HIGHEST_GATE}
 
 
 def _torchvision_names(model: Segmenter) -> dict[str, str]:

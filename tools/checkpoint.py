@@ -15,7 +15,7 @@ import backbone as backbones
 from backbone.errors import InputError
 from backbone.weights import KEY
 
-PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "BoxPredictor_")
+PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
 """How names begin that only published whole segmenters and detectors have."""
 
 

@@ -49,6 +49,8 @@ class SegModel:
     pooling: str | None = knob(None, "of lraspp: windows (49x49) or global; by default the variant's")
     dropout: float = knob(0.0, "probability of leaving out a channel before the classifying convolution")
     auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
+    padding: str = knob("symmetric", "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads")
+    alignment: str = knob("centres", "of lraspp's maps and pictures: centres, or corners as DeepLab's checkpoints have")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ python -m tools.convert_weights weights_mobilenet_v3_small_224_1.0_float.h5 smal
 python -m tools.convert_weights v3-large_224_1.0_float/ema/model-540000.index large.safetensors
 python -m tools.convert_weights model.pth same_padded.safetensors --padding same --norm-eps 1e-3
 python -m tools.convert_weights lraspp_mobilenet_v3_large-d234d4ea.pth lraspp.safetensors
+python -m tools.convert_weights deeplab_mnv3_large_cityscapes_trainfine/model.ckpt.index lraspp.safetensors
 python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth ssdlite.safetensors
 python -m tools.convert_weights ssd_mobilenet_v3_large_coco_2020_01_14/model.ckpt.index ssdlite.safetensors
 
-Classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl; LR-ASPP and SSDLite of
-torchvision; SSDLite on MobileNetV3 of TensorFlow's object-detection API. Class names are those in the file, or the
-published ones where an LR-ASPP or SSDLite has as many classes as the published, or numbers, unless --classes gives
-them. A classifier's file is for backbone.from_weights and for the key `weights` of a training; the others are also for
-tools.predict, tools.video and the evaluations.
+Classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl; LR-ASPP of torchvision and
+DeepLab; SSDLite of torchvision and, on MobileNetV3, of TensorFlow's object-detection API. Class names are those in the
+file, or the published ones where an LR-ASPP or SSDLite has as many classes as the published one, or numbers, unless
+--classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of a training; the
+others are also for tools.predict, tools.video and the evaluations.
 """
 
 import argparse
@@ -28,7 +29,9 @@ import det
 import seg
 from backbone.errors import InputError
 from det import tensorflow_weights
+from seg import cityscapes
 from seg.folder import palette_color
+from seg.weights import DEEPLAB_SIGN
 from tools import console
 from tools.checkpoint import save_model
 
@@ -56,6 +59,7 @@ def recognise(
     names = backbone.read_weights(source).keys()
     whole = {
         "classifier.cbr.0.weight": _segmenter,
+        DEEPLAB_SIGN: _segmenter,
         "backbone.extra.0.0.0.weight": _detector,
         tensorflow_weights.SIGN: _detector,
     }
@@ -91,12 +95,18 @@ def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | No
 def _segmenter(source: str | Path) -> Recognised:
     found = seg.from_weights(source)
     count = found.arguments["num_classes"]
-    published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+    if found.layout == "deeplab":
+        published, colors = cityscapes.NAMES, cityscapes.COLORS
+    else:
+        published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+        colors = [palette_color(number) for number in range(len(published))]
+    if count != len(published):
+        published, colors = zip(*((str(number), palette_color(number)) for number in range(count)), strict=True)
     description = {
         "task": "segmentation",
         "model": found.arguments,
-        "classes": published if count == len(published) else [str(number) for number in range(count)],
-        "colors": [palette_color(number) for number in range(count)],
+        "classes": list(published),
+        "colors": list(colors),
         "mean": found.mean,
         "std": found.std,
     }

@@ -1,5 +1,6 @@
 """SSDLite checkpoints of TensorFlow's object-detection API: its graph, written anew with its names, is the judge."""
 
+import numpy as np
 import pytest
 import timm.layers
 import torch
@@ -11,6 +12,8 @@ import backbone
 import det
 from backbone import InputError
 from det.weights import UNUSED_IDS
+from tools import convert_weights, predict
+from tools.checkpoint import load_description
 
 ROWS = {
     "mobilenet_v3_large": with_tail(LARGE, (672, 480, 480), 80),
@@ -145,6 +148,29 @@ def test_a_detector_of_ones_own_classes_tells_their_number():
     found = det.from_weights(graph.variables)
     assert found.model.num_objects == found.arguments["num_classes"] == 5
     assert_close(found.model.eval()(images).class_logits, logits[..., 1:])
+
+
+@torch.no_grad()
+def test_it_becomes_a_file_for_predicting(name, graph, tmp_path):
+    torch.save(graph.variables, tmp_path / "w.pth")
+    convert_weights.main([str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")])
+    description = load_description(tmp_path / "w.safetensors")
+    assert (description["classes"][0], description["classes"][11], description["classes"][89]) == (
+        "person",
+        "12",
+        "toothbrush",
+    )
+    assert description["category_ids"] == list(range(1, 91))
+    predictor = predict.load(tmp_path / "w.safetensors", device="cpu", score_threshold=0.5)
+    assert (predictor.postprocess.kind, predictor.postprocess.nms_iou) == ("sigmoid", 0.6)
+    frame_bgr = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
+    images = torch.from_numpy(frame_bgr[..., ::-1].copy()).permute(2, 0, 1)[None] * (2 / 255) - 1
+    logits, encodings = official(graph, name, images, COCO)
+    raw = predictor.network(predictor.prepare(frame_bgr))
+    assert_close(raw.class_logits, logits[..., 1:])
+    assert_close(raw.box_offsets, encodings[..., [1, 0, 3, 2]])
+    best = logits[..., 1:].sigmoid().max().item()
+    assert predictor(frame_bgr).scores[0] == pytest.approx(best, abs=1e-4)
 
 
 @torch.no_grad()

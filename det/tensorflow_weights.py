@@ -1,7 +1,7 @@
-"""Translates checkpoints of TensorFlow's object-detection API, in which the authors released SSDLite on MobileNetV3.
+"""Translates checkpoints of TensorFlow's object-detection API, in which the authors released SSDLite on V3 and V2.
 
-It follows that API's code and the configs of ssd_mobilenet_v3_{large,small}_coco_2020_01_14. The released files
-themselves could not be opened.
+It follows that API's code and the configs of ssd_mobilenet_v3_{large,small}_coco_2020_01_14 and of
+ssdlite_mobilenet_v2_coco_2018_05_09. The released files themselves could not be opened.
 """
 
 import re
@@ -13,17 +13,18 @@ from torch import Tensor
 from backbone import slim
 from backbone.errors import InputError
 
-BODY = "FeatureExtractor/MobilenetV3"
-SIGN = f"{BODY}/Conv/weights"
+SCOPES = ("FeatureExtractor/MobilenetV3", "FeatureExtractor/MobilenetV2")
+SIGNS = {f"{scope}/Conv/weights": scope for scope in SCOPES}
 """The stem, which every such checkpoint has."""
 BODIES = {
-    480: ("mobilenet_v3_large", "detection"),
-    960: ("mobilenet_v3_large", "full"),
-    288: ("mobilenet_v3_small", "detection"),
-    576: ("mobilenet_v3_small", "full"),
+    480: ("mobilenet_v3_large", "detection", 320),
+    960: ("mobilenet_v3_large", "full", 320),
+    288: ("mobilenet_v3_small", "detection", 320),
+    576: ("mobilenet_v3_small", "full", 320),
+    1280: ("mobilenet_v2", "full", 300),
 }
-"""Network and tail by the channels of C5. The API builds only detection tails."""
-EXTRA = re.compile(rf"({BODY}/layer_\d+_([12])_Conv2d_([2-5])_\dx\d_(?:s2_)?\d+(_depthwise)?)/")
+"""Network, tail, and side of the inputs in the configs, by the channels of C5. The API's V3s have detection tails."""
+EXTRA = re.compile(r"(.*/layer_\d+_([12])_Conv2d_([2-5])_\dx\d_(?:s2_)?\d+(_depthwise)?)/")
 """Step and number of an extra map's layer; numbers 0 and 1 are C4 and C5."""
 EXTRA_PARTS = {("1", None): "reduce", ("2", "_depthwise"): "depthwise", ("2", None): "project"}
 CLASSES, BOXES = "ClassPredictor", "BoxEncodingPredictor"
@@ -39,16 +40,14 @@ def arguments(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
 
     Raises InputError where it has no such backbone or no predictors.
     """
-    last, classes, boxes = (
-        len(state.get(name, ()))
-        for name in (f"{BODY}/Conv_1/weights", f"BoxPredictor_0/{CLASSES}/biases", f"BoxPredictor_0/{BOXES}/biases")
-    )
+    sizes = [f"{_scope(state)}/Conv_1/weights", f"BoxPredictor_0/{CLASSES}/biases", f"BoxPredictor_0/{BOXES}/biases"]
+    last, classes, boxes = (len(state.get(name, ())) for name in sizes)
     if last not in BODIES or not boxes:
         raise InputError(
-            f"{source}: of TensorFlow's object-detection API, but not SSDLite on MobileNetV3-Large or Small of width 1 "
-            f"({last} channels in C5, {boxes} box outputs on the first map); no other is known"
+            f"{source}: of TensorFlow's object-detection API, but not SSDLite on MobileNetV2, V3-Large or V3-Small of "
+            f"width 1 ({last} channels in C5, {boxes} box outputs on the first map); no other is known"
         )
-    name, tail = BODIES[last]
+    name, tail, image_size = BODIES[last]
     return {
         "head": "ssdlite",
         "backbone": name,
@@ -56,17 +55,16 @@ def arguments(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "variant": "paper",
         "tail": tail,
         "padding": "same",
-        "image_size": 320,
+        "image_size": image_size,
     }
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors by our names, without the background's column; names without a translation stay.
 
-    That column was taught to be zero (`encode_background_as_zeros`), and the API drops it behind the sigmoid, on which
-    the other columns have no influence.
+    The API drops that column behind the sigmoid, where it has no influence on the others.
     """
-    layers = {theirs: f"backbone.{ours}" for theirs, ours in slim.body_layers(state, BODY).items()}
+    layers = {theirs: f"backbone.{ours}" for theirs, ours in slim.body_layers(state, _scope(state)).items()}
     for found in filter(None, map(EXTRA.match, state)):
         layer, step, number, depthwise = found.groups()
         if part := EXTRA_PARTS.get((step, depthwise)):
@@ -86,3 +84,7 @@ def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ours[classes] = ours[classes].unflatten(0, (num_anchors, -1))[:, 1:].flatten(0, 1)
             ours[boxes] = ours[boxes].unflatten(0, (num_anchors, 4))[:, BOX_ORDER].flatten(0, 1)
     return ours
+
+
+def _scope(state: Mapping[str, Tensor]) -> str:
+    return next(scope for sign, scope in SIGNS.items() if sign in state)

@@ -27,9 +27,9 @@ def load_weights(model: SSDLite, source: str | Path | Mapping[str, Tensor]) -> s
     "torchvision" is `ssdlite320_mobilenet_v3_large`, with the reduced tail (its published weights) or without; the
     model must be of variant "torchvision", with the tail and the number of classes of the weights.
 
-    "tensorflow" is a checkpoint of TensorFlow's object-detection API, its ssd_mobilenet_v3_large or _small: variant
-    "paper" with padding "same", and sigmoid scores. Its 91 outputs for COCO are num_classes=90: the background's, which
-    the API drops as well, is left out.
+    "tensorflow" is a checkpoint of TensorFlow's object-detection API, its ssd_mobilenet_v3_large or _small or its
+    ssdlite_mobilenet_v2: variant "paper" with padding "same", and sigmoid scores. Its 91 outputs for COCO are
+    num_classes=90: the background's, which the API drops as well, is left out.
 
     COCO's weights, with outputs for all ids 1..90, also go into a model of the 80 real categories (num_classes=80, or
     81 with the background), whose labels are then these in the order of their ids: the rows of `UNUSED_IDS` are left
@@ -45,7 +45,7 @@ def load_weights(model: SSDLite, source: str | Path | Mapping[str, Tensor]) -> s
     name = "state dict" if isinstance(source, Mapping) else str(source)
     if "backbone.features.0.0.0.weight" in state:
         layout, padding = "torchvision", "symmetric"
-    elif tensorflow_weights.SIGN in state:
+    elif tensorflow_weights.SIGNS.keys() & state.keys():
         layout, padding = "tensorflow", "same"
     elif "backbone.stem.conv.weight" in state:
         layout, padding = "taproot", description.get("model", {}).get("padding")
@@ -53,7 +53,7 @@ def load_weights(model: SSDLite, source: str | Path | Mapping[str, Tensor]) -> s
         first = next(iter(state), None)
         raise InputError(
             f"{name}: unknown layout (first name {first!r}); known: our detectors, torchvision's ssdlite320, and "
-            "MobileNetV3 SSDLite of TensorFlow's object-detection API"
+            "SSDLite of TensorFlow's object-detection API"
         )
     if padding not in (None, model.backbone.padding):
         raise InputError(
@@ -86,17 +86,18 @@ class Pretrained(NamedTuple):
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     """The detector that another library's checkpoint is of, with its weights and all its outputs.
 
-    These are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small of TensorFlow's object-detection API. The
-    latter's checkpoints do not tell the size of the input; 320 is the released ones'. Nothing here makes up for two
-    things of that API: its resizing keeps the top left pixel in its place, so that its inputs lie (s - 1) / 2s of a
-    pixel further right and below than ours where the picture is s times as large, a quarter of a pixel at 640x640; and
-    it cuts boxes at the picture's edges after suppression, not before it.
+    These are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small and ssdlite_mobilenet_v2 of TensorFlow's
+    object-detection API. The latter's checkpoints do not tell the size of the input, which is taken as in the released
+    configs: 320, V2's 300. Nothing here makes up for two things of that API: its resizing keeps the top left pixel in
+    its place, so that its inputs lie (s - 1) / 2s of a pixel further right and below than ours where the picture is s
+    times as large, a quarter of a pixel at 640x640; and it cuts boxes at the picture's edges after suppression, not
+    before it.
 
     Raises InputError as `load_weights` does.
     """
     state = read_weights(source)
     name = "state dict" if isinstance(source, Mapping) else str(source)
-    if tensorflow_weights.SIGN in state:
+    if tensorflow_weights.SIGNS.keys() & state.keys():
         arguments = tensorflow_weights.arguments(state, name)
         score, nms_iou = "sigmoid", tensorflow_weights.NMS_IOU
     else:

@@ -10,10 +10,10 @@ python -m tools.convert_weights ssdlite320_mobilenet_v3_large_coco-a79551df.pth 
 python -m tools.convert_weights ssd_mobilenet_v3_large_coco_2020_01_14/model.ckpt.index ssdlite.safetensors
 
 Classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl; LR-ASPP of torchvision and
-DeepLab; SSDLite of torchvision and, on MobileNetV3, of TensorFlow's object-detection API. Class names are those in the
-file, or the published ones where an LR-ASPP or SSDLite has as many classes as the published one, or numbers, unless
---classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of a training; the
-others are also for tools.predict, tools.video and the evaluations.
+DeepLab; SSDLite of torchvision and, on MobileNetV2 and V3, of TensorFlow's object-detection API. Class names are those
+in the file, or the published ones where an LR-ASPP or SSDLite has as many classes as the published one, or numbers,
+unless --classes gives them. A classifier's file is for backbone.from_weights and for the key `weights` of a training;
+the others are also for tools.predict, tools.video and the evaluations.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def recognise(
         "classifier.cbr.0.weight": _segmenter,
         DEEPLAB_SIGN: _segmenter,
         "backbone.extra.0.0.0.weight": _detector,
-        tensorflow_weights.SIGN: _detector,
+        **dict.fromkeys(tensorflow_weights.SIGNS, _detector),
     }
     build = next((build for sign, build in whole.items() if sign in names), None)
     if build is not None:

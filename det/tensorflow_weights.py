@@ -78,9 +78,9 @@ def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for number in maps:
         for value in ("weight", "bias"):
             classes, boxes = (f"head.{predictors}.{number}.project.{value}" for predictors in PREDICTORS.values())
-            if boxes not in ours or classes not in ours:
-                continue  # a strict load names it
-            num_anchors = len(ours[boxes]) // 4
+            num_anchors, rest = divmod(len(ours.get(boxes, ())), 4)
+            if not num_anchors or rest or classes not in ours or len(ours[classes]) % num_anchors:
+                continue  # a strict load says what is wrong
             ours[classes] = ours[classes].unflatten(0, (num_anchors, -1))[:, 1:].flatten(0, 1)
             ours[boxes] = ours[boxes].unflatten(0, (num_anchors, 4))[:, BOX_ORDER].flatten(0, 1)
     return ours

@@ -222,6 +222,8 @@ def test_its_backbone_loads_alone(name, graph):
         ("FeatureExtractor/MobilenetV3/fpn/weights", (1,), "unexpected (FeatureExtractor"),
         ("BoxPredictor_6/ClassPredictor/biases", (1,), "unexpected (head"),
         ("BoxPredictor_1/ClassPredictor/biases", (60,), "of another shape"),
+        ("BoxPredictor_1/ClassPredictor/biases", (7,), "bias [7] for [12]"),
+        ("BoxPredictor_1/BoxEncodingPredictor/weights", (23, 288, 1, 1), "weight [23, 288, 1, 1] for [24"),
         ("BoxPredictor_0/BoxEncodingPredictor/biases", None, "not SSDLite on MobileNetV2"),
         ("FeatureExtractor/MobilenetV3/Conv_1/weights", (360, 60, 1, 1), "360 channels in C5"),
     ],

@@ -231,8 +231,7 @@ def test_same_answer_kind_in_training_and_a_deepcopy_after_it(head):
     assert isinstance(copied(torch.zeros(1, 3, 64, 64)), det.RawDetections)
 
 
-@pytest.mark.parametrize("head", ["ssdlite", "ssdlite_fpn"])
-@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize("head, padding", [("ssdlite", "symmetric"), ("ssdlite_fpn", "same")])
 def test_compiles_as_one_graph_and_exports_strictly(head, padding):
     model = small_model(head, image_size=64, padding=padding)
     images = torch.randn(1, 3, 64, 64)

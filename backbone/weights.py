@@ -47,10 +47,10 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, unreadable, holds something else than tensors, or would run code when loaded.
     """
-    return _read(source)[0]
+    return read_described(source)[0]
 
 
-def _read(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and what the file says of its model: our description, or at most "classes"."""
     description: dict[str, Any] = {}
     if isinstance(source, Mapping):
@@ -255,7 +255,7 @@ def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps:
 
 def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
     """The layout of a file or state dict, with what the file says of its model."""
-    state, description = _read(source)
+    state, description = read_described(source)
     layout = recognise(state, _name(source))
     if layout.name == "timm" and re.search(r"conv_(aa|blur)_", _published_name(source)):
         raise InputError(f"{_name(source)}: timm's network blurs before its strides, which no architecture here does")

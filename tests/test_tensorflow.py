@@ -211,14 +211,20 @@ def test_a_converted_deeplab_predicts_cityscapes_classes(small, tmp_path):
         expected = found.model.eval()(images).argmax(1)[0]
     labels = predict.load(tmp_path / "lraspp.safetensors")(frame).labels
     assert (labels != expected.numpy()).sum() <= 7  # of 7000: rounding, where two classes are equal
+    with pytest.raises(InputError, match="taproot's weights need alignment='corners'"):
+        seg.load_weights(
+            seg.create(backbone="mobilenet_v3_small", output_stride=32, padding="same"), tmp_path / "lraspp.safetensors"
+        )
 
 
 def test_a_training_starts_from_deeplab_as_a_whole_or_as_a_backbone(small):
     path = str(small[1])
     same = {"backbone": "mobilenet_v3_small", "output_stride": 32, "padding": "same", "alignment": "corners"}
     assert "whole model, deeplab" in load_initial_weights(seg.create(**same), path, seg.load_weights)
-    with pytest.raises(InputError, match="need padding='same', alignment='corners'"):
-        seg.load_weights(seg.create(backbone="mobilenet_v3_small"), path)
+    for key in ("padding", "alignment"):
+        unlike = {name: value for name, value in same.items() if name != key}
+        with pytest.raises(InputError, match=f"deeplab's weights need {key}='{same[key]}', the model has"):
+            seg.load_weights(seg.create(**unlike), path)
     body = backbone.create("mobilenet_v3_small", tail="segmentation", padding="same")
     assert backbone.load_weights(body, path) == "slim"
 

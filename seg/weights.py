@@ -85,7 +85,8 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
 
     DeepLab's LR-ASPP on MobileNetV3 is built with what is documented of its published Cityscapes checkpoints (Large
     and Small, 2019-11-15) and cannot be told from weights: output stride 32, and there pooling windows of 25x25 with
-    stride (4, 5). Compared with the official graph, with random weights; the published files could not be opened.
+    stride (4, 5). At output stride 16 the official Small network also adds the input in block 9, which ours does not.
+    Compared with the official graph, with random weights; the published files could not be opened.
 
     Raises:
         InputError: what `load_weights` raises.

@@ -192,6 +192,21 @@ def test_other_sizes_are_padded_to_corners_with_the_mean(small):
         assert model(torch.randn(1, 3, 1, 1)).shape == (1, 19, 1, 1)
 
 
+@pytest.mark.parametrize("size", [(64, 96), (63, 94)])
+def test_a_segmenters_padding_is_tensorflows(size, tmp_path):
+    """At sizes of k strides + 1 pixels the two paddings agree, so these are others. The last blocks are dilated."""
+    tensors = deeplab("mobilenet_v3_large")
+    weights = seg.from_weights(write_checkpoint(tmp_path / "model.ckpt", tensors)).model.backbone.state_dict()
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected = tensors.features(SEGMENTATION_LARGE, images, output_stride=16)[0]
+        for padding, equal in (("same", True), ("symmetric", False)):
+            model = seg.create(padding=padding).eval()
+            model.backbone.load_state_dict(weights)
+            assert (relative_difference(model.backbone(images)["last"], expected) < 1e-5) == equal
+            assert model(images).shape == (1, 19, 8, 12)
+
+
 def test_a_corner_aligned_model_exports(small):
     model = seg.from_weights(small[1]).model.eval()
     images = torch.randn(1, 3, 64, 90)

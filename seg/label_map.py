@@ -27,16 +27,22 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     below some class's smallest corner cannot win, and only the few that can are interpolated.
     """
     if tuple(logits.shape[-2:]) == tuple(size):
-        return logits.argmax(1).to(torch.uint8)
+        return torch.stack([_largest(single) for single in logits])
     down, across = (_axis(coarse, fine, logits.device) for coarse, fine in zip(logits.shape[-2:], size, strict=True))
     return torch.stack([_label_map(single, down, across) for single in logits])
 
 
-def _label_map(logits: Tensor, down: Axis, across: Axis) -> Tensor:
-    coarse, best = torch.zeros_like(logits[0], dtype=torch.uint8), logits[0]
-    for number, plane in enumerate(logits[1:], start=1):  # a tenth of argmax's time
-        coarse.masked_fill_(plane > best, number)
+def _largest(logits: Tensor) -> Tensor:
+    """Logits [C, H, W] -> the class of the largest, uint8 [H, W], in a tenth of argmax's time."""
+    labels, best = torch.zeros_like(logits[0], dtype=torch.uint8), logits[0]
+    for number, plane in enumerate(logits[1:], start=1):
+        labels.masked_fill_(plane > best, number)
         best = torch.maximum(best, plane)
+    return labels
+
+
+def _label_map(logits: Tensor, down: Axis, across: Axis) -> Tensor:
+    coarse = _largest(logits)
     labels = coarse.index_select(1, across.first).index_select(0, down.first)  # [H, W]
 
     around = [coarse[y][:, x] for y in (down.before, down.after) for x in (across.before, across.after)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from backbone import slim
 from backbone.errors import InputError
 from backbone.translation import IMAGENET, INCEPTION, Triple
-from backbone.weights import NORM, load_strictly, read_weights, torchvision_names
+from backbone.weights import NORM, load_strictly, read_described, read_weights, torchvision_names
 from seg.model import Segmenter, create
 
 DEEPLAB_SIGN = "decoder/decoder_conv0/weights"
@@ -31,22 +31,19 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
             left over or of another shape.
     """
     name = "state dict" if isinstance(source, Mapping) else str(source)
-    state = read_weights(source)
+    state, description = read_described(source)
+    built = {"padding": model.backbone.padding, "alignment": model.alignment}
+    needed = built
     if "backbone.stem.conv.weight" in state:
         layout = "taproot"
+        needed = built | {key: value for key, value in description.get("model", {}).items() if key in built}
     elif "classifier.cbr.0.weight" in state:
-        layout = "torchvision"
+        layout, needed = "torchvision", {"padding": "symmetric", "alignment": "centres"}
         state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
         names = _torchvision_names(model)
         state = {names.get(key, key): value for key, value in state.items()}
     elif _is_deeplab(state):
-        layout = "deeplab"
-        built = (model.backbone.padding, model.alignment)
-        if built != ("same", "corners"):
-            raise InputError(
-                f"{name}: DeepLab's weights need padding='same', alignment='corners', the model has {built[0]!r}, "
-                f"{built[1]!r}; build it so, or use from_weights"
-            )
+        layout, needed = "deeplab", {"padding": "same", "alignment": "corners"}
         state = _from_deeplab(state)
     else:
         if "decode_head.aspp_conv.conv.weight" in state:
@@ -63,6 +60,12 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
         raise InputError(
             f"{name}: unknown layout (first name {first!r}); known: LR-ASPP of torchvision and of DeepLab, and ours"
         )
+    for key, value in needed.items():
+        if value != built[key]:
+            raise InputError(
+                f"{name}: {layout}'s weights need {key}={value!r}, the model has {built[key]!r}; build it so, or use "
+                "from_weights"
+            )
     load_strictly(model, state, source=name)
     return layout
 
@@ -82,7 +85,8 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
 
     DeepLab's LR-ASPP on MobileNetV3 is built with what is documented of its published Cityscapes checkpoints (Large
     and Small, 2019-11-15) and cannot be told from weights: output stride 32, and there pooling windows of 25x25 with
-    stride (4, 5). Compared with the official graph, with random weights; the published files could not be opened.
+    stride (4, 5). At output stride 16 the official Small network also adds the input in block 9, which ours does not.
+    Compared with the official graph, with random weights; the published files could not be opened.
 
     Raises:
         InputError: what `load_weights` raises.

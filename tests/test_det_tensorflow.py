@@ -7,6 +7,7 @@ import pytest
 import timm.layers
 import torch
 from port_networks import LARGE, SMALL, squeezed, with_tail
+from tensorflow_files import write_checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -180,8 +181,15 @@ def test_a_detector_of_ones_own_classes_tells_their_number():
 
 @torch.no_grad()
 def test_it_becomes_a_file_for_predicting(name, graph, tmp_path):
-    torch.save(graph.variables, tmp_path / "w.pth")
-    convert_weights.main([str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")])
+    values = {"global_step": np.int64(400000)}
+    for variable, tensor in graph.variables.items():
+        depthwise = variable.endswith("depthwise_weights")
+        stored = (
+            (tensor.permute(2, 3, 0, 1) if depthwise else tensor.permute(2, 3, 1, 0)) if tensor.ndim == 4 else tensor
+        )
+        values |= {variable: stored.numpy(), f"{variable}/Momentum": np.zeros(1, np.float32)}
+    index = write_checkpoint(tmp_path / "model.ckpt", values)
+    convert_weights.main([str(index), str(tmp_path / "w.safetensors")])
     description = load_description(tmp_path / "w.safetensors")
     assert (description["classes"][0], description["classes"][11], description["classes"][89]) == (
         "person",

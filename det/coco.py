@@ -195,6 +195,8 @@ class CocoDetection(Dataset):
     def _mixed(self, epoch: int, index: int) -> Transformed:
         """A sample, with the pictures that are drawn to be mixed into it."""
         sample = self._transformed(index, (epoch, index))
+        if not (self.mosaic or self.mixup):
+            return sample
         rng = np.random.default_rng((self.seed, epoch, index))
         # Other slots of the draw, so that a picture's augmentation here is not that of its own turn.
         for mix, share, slots in ((mosaic, self.mosaic, (1, 2, 3)), (mixup, self.mixup, (4,))):

@@ -30,6 +30,8 @@ SELF_CHECK_PICTURES = 100
 def load_ground_truth(source: str | Path | dict) -> COCO:
     """Index the content or the file of COCO annotations for `evaluate`; fills in what pycocotools needs and some lack.
 
+    An annotation of id 0 gets another: pycocotools takes a detection that found it for one that found nothing.
+
     Raises InputError as `det.annotations.read_annotations`, and for a box that is not finite.
     """
     if isinstance(source, dict):
@@ -38,10 +40,11 @@ def load_ground_truth(source: str | Path | dict) -> COCO:
     else:
         content, name = read_annotations(source), str(source)
     annotations = []
+    unused = 1 + max((row["id"] for row in content["annotations"]), default=0)
     for number, row in enumerate(content["annotations"]):
         if not all(map(math.isfinite, row["bbox"])):
             raise InputError(f"{name}: annotations[{number}].bbox is not finite; remove the annotation")
-        annotations.append({"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} | row)
+        annotations.append({"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} | row | {"id": row["id"] or unused})
     coco = COCO()
     coco.dataset = {"info": {}} | content | {"annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):

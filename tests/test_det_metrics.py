@@ -166,6 +166,17 @@ def test_self_check_accepts_a_file_without_any_box(tmp_path):
     det.self_check(data.annotation_file, data)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_annotations_may_be_numbered_from_0(fast):
+    if fast:
+        pytest.importorskip("faster_coco_eval")
+    truth = ground_truth()
+    expected = det.evaluate(truth, noisy_results(truth), fast=fast)
+    for number, row in enumerate(truth["annotations"]):
+        row["id"] = number
+    assert det.evaluate(truth, noisy_results(truth), fast=fast) == expected
+
+
 def test_ground_truth_that_is_not_finite_is_refused():
     truth = ground_truth()
     truth["annotations"][4]["bbox"][0] = float("inf")

@@ -1,6 +1,7 @@
 """COCO's figures: pycocotools is the judge, and mistakes in ids or formats do not pass as low scores."""
 
 import contextlib
+import gc
 import io
 import json
 import warnings
@@ -200,6 +201,14 @@ def test_results_files_of_another_form_are_refused(tmp_path, results, message):
     with pytest.raises(InputError, match=message) as caught:
         det.read_results(path)
     assert "results.json" in str(caught.value)
+
+
+def test_the_garbage_collector_is_back_after_reading_and_after_failing(tmp_path):
+    for text in ("[]", "[3]"):
+        (tmp_path / "results.json").write_text(text)
+        with contextlib.suppress(InputError):
+            det.read_results(tmp_path / "results.json")
+        assert gc.isenabled()
 
 
 def test_results_files_are_read(tmp_path):

@@ -233,6 +233,18 @@ def test_drawing_marks_the_box_on_a_copy():
     assert not result.draw(frame, score_threshold=0.9).any()
 
 
+def test_a_name_is_readable_at_the_right_edge():
+    boxes = np.array([[20, 50, 30, 90], [150, 50, 160, 90]], np.float32)
+    middle, edge = (
+        det.Result(boxes[n : n + 1], np.array([0.8], np.float32), np.array([1]), ["a", "lamp"]).draw(
+            np.zeros((120, 160, 3), np.uint8)
+        )
+        for n in (0, 1)
+    )
+    plates = [drawn[:49].any(axis=2).sum() for drawn in (middle, edge)]
+    assert plates[0] == plates[1] > 0
+
+
 def test_wrong_class_names_and_frames_are_refused():
     model = det.create("ssdlite", backbone="mobilenet_v3_small", num_classes=2, width=0.35)
     with pytest.raises(InputError, match="3 class names"):

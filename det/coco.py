@@ -94,7 +94,7 @@ def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> t
 
 
 class CocoDetection(Dataset):
-    """Pictures and boxes of one split; pictures without boxes are kept as negatives.
+    """Pictures and boxes of one split; pictures without boxes are negatives.
 
     Crowds are no objects to learn: their boxes have the label CROWD and only say what is not background.
 
@@ -109,6 +109,7 @@ class CocoDetection(Dataset):
         seed: with epoch and index the only source of a sample's randomness.
         mosaic: share of samples made of four transformed pictures, mixup: of two laid over each other (which may be
             mosaics' first); the others are drawn from the split. `transform` must give all pictures the same size.
+        filter_empty: leave out pictures without a box, not even a crowd's, that is usable.
 
     Attributes:
         annotation_file: the json, for evaluation.
@@ -134,6 +135,7 @@ class CocoDetection(Dataset):
         seed: int = 0,
         mosaic: float = 0.0,
         mixup: float = 0.0,
+        filter_empty: bool = False,
     ) -> None:
         self.annotation_file = Path(annotations or annotation_file(root, split))
         self.folder = Path(images or picture_folder(root, split))
@@ -158,6 +160,13 @@ class CocoDetection(Dataset):
             boxes_xywh=np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4),
             crowd=np.array([row.get("iscrowd", 0) for row in rows], bool),
         )
+        if filter_empty:
+            (filled,) = np.diff(self.first).nonzero()
+            if not len(filled):
+                raise InputError(f"{name}: no picture has a usable box; there is nothing to train on")
+            self.image_ids = [self.image_ids[index] for index in filled]
+            self.files, self.sizes_hw = self.files[filled], self.sizes_hw[filled]
+            self.first = np.append(self.first[filled], self.first[-1])
 
     def _keep(self, owners: np.ndarray, labels: np.ndarray, boxes_xywh: np.ndarray, crowd: np.ndarray) -> None:
         """Clean the boxes and store them picture by picture, `first` to `first` of the next."""
@@ -195,6 +204,8 @@ class CocoDetection(Dataset):
     def _mixed(self, epoch: int, index: int) -> Transformed:
         """A sample, with the pictures that are drawn to be mixed into it."""
         sample = self._transformed(index, (epoch, index))
+        if not (self.mosaic or self.mixup):
+            return sample
         rng = np.random.default_rng((self.seed, epoch, index))
         # Other slots of the draw, so that a picture's augmentation here is not that of its own turn.
         for mix, share, slots in ((mosaic, self.mosaic, (1, 2, 3)), (mixup, self.mixup, (4,))):

@@ -14,9 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbone.errors import InputError
-from det.annotations import check_annotations, read_annotations
-from det.coco import ABSENT
+from det.annotations import check_annotations, read_annotations, without_collector
+from det.coco import ABSENT, MIN_BOX_SIDE, CocoDetection
 from det.postprocess import Detections
+from det.transforms import CROWD
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """In the order of pycocotools: mean AP, at IoU 0.5 and 0.75, of small, medium and large; recall at 1, 10, 100 boxes."""
@@ -29,6 +30,8 @@ SELF_CHECK_PICTURES = 100
 def load_ground_truth(source: str | Path | dict) -> COCO:
     """Index the content or the file of COCO annotations for `evaluate`; fills in what pycocotools needs and some lack.
 
+    An annotation of id 0 gets another: pycocotools takes a detection that found it for one that found nothing.
+
     Raises InputError as `det.annotations.read_annotations`, and for a box that is not finite.
     """
     if isinstance(source, dict):
@@ -37,10 +40,11 @@ def load_ground_truth(source: str | Path | dict) -> COCO:
     else:
         content, name = read_annotations(source), str(source)
     annotations = []
+    unused = 1 + max((row["id"] for row in content["annotations"]), default=0)
     for number, row in enumerate(content["annotations"]):
         if not all(map(math.isfinite, row["bbox"])):
             raise InputError(f"{name}: annotations[{number}].bbox is not finite; remove the annotation")
-        annotations.append({"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} | row)
+        annotations.append({"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} | row | {"id": row["id"] or unused})
     coco = COCO()
     coco.dataset = {"info": {}} | content | {"annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -84,6 +88,7 @@ def evaluate(
     return figures_of(judge(ground_truth, results, image_ids, fast=fast))
 
 
+@without_collector()
 def judge(
     ground_truth: COCO | str | Path | dict,
     results: list[dict],
@@ -168,33 +173,33 @@ def _results_index(truth: COCO, results: list[dict]) -> COCO:
     return index
 
 
-def self_check(ground_truth: COCO | str | Path | dict, category_ids: Sequence[int]) -> None:
-    """Send some of the ground truth through `to_results` and `evaluate` as if detected: AP must be 1.
+def self_check(ground_truth: COCO | str | Path | dict, dataset: CocoDetection) -> None:
+    """Score the boxes that a data set has read, through `to_results` and `evaluate`, as if detected: AP must be 1.
 
     That fails when category ids, image ids or box formats are mixed up, which otherwise only looks like a bad model.
-    `category_ids` are those of the data set, by label. Raises InputError with the AP found.
+    A hundred pictures are taken of those whose boxes the data set need not clip nor drop. Raises InputError with the AP
+    found.
     """
     truth = ground_truth if isinstance(ground_truth, COCO) else load_ground_truth(ground_truth)
-    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
     detections, image_ids = [], []
-    for image_id in sorted(truth.imgs):
+    for index, image_id in enumerate(dataset.image_ids):
         rows = [row for row in truth.imgToAnns[image_id] if not row["iscrowd"]]
-        boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
-        # A box without area overlaps nothing, itself neither.
-        if not rows or len(rows) > MAX_DETECTIONS or boxes[:, 2:].min() <= 0:
+        if not 1 <= len(rows) <= MAX_DETECTIONS:
             continue
-        foreign = [row["category_id"] for row in rows if row["category_id"] not in label_of]
-        if foreign:
-            raise InputError(f"self-check: category_id {foreign[0]} is not one of the data set's classes")
-        boxes_xyxy = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
-        labels = torch.tensor([label_of[row["category_id"]] for row in rows])
-        detections.append(Detections(boxes_xyxy, torch.ones(len(rows)), labels))
+        boxes = np.array([row["bbox"] for row in rows])
+        size_wh = truth.imgs[image_id]["width"], truth.imgs[image_id]["height"]
+        if boxes.min() < 0 or boxes[:, 2:].min() < MIN_BOX_SIDE or (boxes[:, :2] + boxes[:, 2:] > size_wh).any():
+            continue
+        mine = slice(dataset.first[index], dataset.first[index + 1])
+        objects = dataset.labels[mine] != CROWD
+        read, labels = (torch.from_numpy(part[mine][objects]) for part in (dataset.boxes, dataset.labels))
+        detections.append(Detections(read, torch.ones(len(read)), labels))
         image_ids.append(image_id)
         if len(image_ids) == SELF_CHECK_PICTURES:
             break
     if not image_ids:
         return
-    found = evaluate(truth, to_results(detections, image_ids, category_ids), image_ids)["AP"]
+    found = evaluate(truth, to_results(detections, image_ids, dataset.category_ids), image_ids)["AP"]
     if found < 0.999:
         raise InputError(
             f"self-check: the ground truth given as detections has AP {found:.4f} instead of 1; "

@@ -50,10 +50,11 @@ def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tup
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
     cv2.rectangle(canvas_bgr, (left, top), (right, bottom), color, thickness)
     text_bottom = max(top, text_height + baseline)
-    plate = (left, text_bottom - text_height - baseline), (left + text_width, text_bottom)
+    text_left = max(0, min(left, canvas_bgr.shape[1] - 1 - text_width))
+    plate = (text_left, text_bottom - text_height - baseline), (text_left + text_width, text_bottom)
     cv2.rectangle(canvas_bgr, *plate, color, cv2.FILLED)
     ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else (255, 255, 255)
-    origin = (left, text_bottom - baseline)
+    origin = (text_left, text_bottom - baseline)
     cv2.putText(canvas_bgr, text, origin, FONT, font_scale, ink, max(1, thickness // 2), cv2.LINE_AA)
 
 

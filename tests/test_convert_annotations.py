@@ -103,7 +103,7 @@ def test_what_is_written_can_be_trained_on(root):
     assert convert_annotations.main(arguments) == 0
     data = det.CocoDetection(root, "images")
     assert data.classes == ["car", "person"] and data[0].boxes[0].tolist() == [10, 20, 30, 50]
-    det.self_check(data.annotation_file, data.category_ids)
+    det.self_check(data.annotation_file, data)
 
 
 def test_classes_come_from_a_file_or_are_those_that_occur(root):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.ops import (
     box_iou,
@@ -279,6 +280,48 @@ def test_loss_is_one_graph(anchors, kind, box):
     criterion = det.SSDLoss(kind, box=box)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(raw, anchors, targets), criterion(raw, anchors, targets))
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation that reaches a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.operations.append(function.overloadpacket.__name__)
+        return function(*arguments, **(keywords or {}))
+
+
+STALLS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2"}
+"""What waits for values to come back from the device, or has a shape that depends on them."""
+
+
+@pytest.mark.parametrize("kind, box", KINDS)
+def test_a_step_neither_waits_for_the_device_nor_loops_over_pictures(kind, box):
+    torch.manual_seed(12)
+    model = det.create(backbone="mobilenet_v3_small", num_classes=3, width=0.35, image_size=64)
+    criterion = det.SSDLoss(kind, box=box)
+    recorded = []
+    for batch in (2, 6):
+        pictures = []
+        for _ in range(batch):
+            truth, labels = random_picture(4)
+            labels[3] = -1  # a crowd
+            pictures.append((truth * 0.2, labels))
+        targets = targets_of(pictures)
+        model.zero_grad()
+        images = torch.randint(0, 256, (batch, 3, 64, 64), dtype=torch.uint8)
+        with Recorder() as recorder:
+            raw = model(normalise(images, (0.5,) * 3, (0.5,) * 3))
+            sum(criterion(raw, model.anchors, targets).values()).backward()
+        recorded.append(recorder.operations)
+    assert recorded[0] == recorded[1] and len(recorded[0]) > 300
+    assert not STALLS & set(recorded[0])
+    with Recorder() as recorder:  # which would have been seen
+        torch.ones(3)[torch.tensor([True, False, True])].sum().item()
+    assert {"nonzero", "_local_scalar_dense"} & set(recorder.operations)
 
 
 @pytest.mark.slow

@@ -33,10 +33,14 @@ def heaped_raw(anchors: torch.Tensor, spread: float, background: float, heaps: i
     return det.RawDetections(logits, offsets)
 
 
-def assert_torchvision_finds_the_same(model, raw: det.RawDetections, anchors: torch.Tensor) -> None:
+def assert_torchvision_finds_the_same(
+    model, raw: det.RawDetections, anchors: torch.Tensor, threshold: float = 0.001
+) -> None:
     outputs = {"cls_logits": raw.class_logits, "bbox_regression": raw.box_offsets}
+    model.score_thresh = threshold
     (expected,) = model.postprocess_detections(outputs, [anchors], [(320, 320)])
-    (found,) = det.PostProcess("softmax", background=True)(raw, anchors, (320, 320), [(320, 320)])
+    process = det.PostProcess("softmax", background=True, score_threshold=threshold)
+    (found,) = process(raw, anchors, (320, 320), [(320, 320)])
     assert torch.equal(found.scores, expected["scores"])
     assert torch.equal(found.boxes, expected["boxes"])
     assert torch.equal(found.labels + 1, expected["labels"])
@@ -63,6 +67,17 @@ def test_detections_equal_torchvisions(torchvision_model, anchors, spread, backg
     low, high = {"none": (0, 0), "some": (1e-6, 0.2), "many": (0.15, 0.5), "all": (1, 1)}[passing]
     assert low <= share <= high
     assert_torchvision_finds_the_same(torchvision_model, raw, anchors)
+
+
+@pytest.mark.parametrize("background", [3.0, 7.0, 12.0])
+@pytest.mark.parametrize("heaps", [0, 2])
+@torch.inference_mode()
+def test_detections_above_a_half_equal_torchvisions(torchvision_model, anchors, background, heaps):
+    torch.manual_seed(3)
+    raw = heaped_raw(anchors, 4.0, background, heaps)
+    passing = int((raw.class_logits.softmax(dim=-1)[..., 1:] > 0.5).sum())
+    assert 20 < passing < 3000
+    assert_torchvision_finds_the_same(torchvision_model, raw, anchors, threshold=0.5)
 
 
 @pytest.mark.parametrize(("background", "step"), [(0.0, 0.5), (9.0, 1.0), (13.0, 1.0)])
@@ -216,6 +231,18 @@ def test_drawing_marks_the_box_on_a_copy():
     assert not frame.any()
     assert drawn[70, 40].any() and drawn[90, 70].any() and not drawn[75, 70].any() and not drawn[110, 150].any()
     assert not result.draw(frame, score_threshold=0.9).any()
+
+
+def test_a_name_is_readable_at_the_right_edge():
+    boxes = np.array([[20, 50, 30, 90], [150, 50, 160, 90]], np.float32)
+    middle, edge = (
+        det.Result(boxes[n : n + 1], np.array([0.8], np.float32), np.array([1]), ["a", "lamp"]).draw(
+            np.zeros((120, 160, 3), np.uint8)
+        )
+        for n in (0, 1)
+    )
+    plates = [drawn[:49].any(axis=2).sum() for drawn in (middle, edge)]
+    assert plates[0] == plates[1] > 0
 
 
 def test_wrong_class_names_and_frames_are_refused():

@@ -79,6 +79,7 @@ class DetData:
     root: str = knob("data/coco", "folder with annotations/ and one folder of pictures per split")
     train_split: str = knob("train2017", "split to learn from")
     val_split: str = knob("val2017", "split to evaluate on")
+    filter_empty: bool = knob(False, "leave pictures without boxes out of training, where they are negatives")
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process")
 
 

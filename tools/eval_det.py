@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             categories=description["classes"],
         )
         ground_truth = det.load_ground_truth(annotations)
-        det.self_check(ground_truth, dataset.category_ids)
+        det.self_check(ground_truth, dataset)
         results = evaluate_model(
             model.to(accelerator.device).eval(),
             dataset,

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=config.run.seed,
         mosaic=config.augment.mosaic,
         mixup=config.augment.mixup,
+        filter_empty=config.data.filter_empty,
     )
     val_set = det.CocoDetection(
         config.data.root,
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         categories=train_set.classes,
     )
     ground_truth = det.load_ground_truth(val_set.annotation_file)
-    det.self_check(ground_truth, val_set.category_ids)
+    det.self_check(ground_truth, val_set)
 
     torch.manual_seed(config.run.seed)
     # The torchvision variant counts the background as a class.

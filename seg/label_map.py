@@ -1,5 +1,6 @@
 """The label of every pixel from coarse logits, exactly as upsampling and argmax give it but computing far less."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,9 @@ from torch import Tensor
 CHUNK = (1 << 15) - 1
 """Pixels that are interpolated at a time: few enough for a core's own cache, and for torch not to share among threads
 what takes less time than waking one."""
+
+ROUNDING = 1e-5
+"""Relative difference that may be rounding alone."""
 
 
 class Axis(NamedTuple):
@@ -23,6 +27,9 @@ class Axis(NamedTuple):
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits [N, C, h, w] -> labels uint8 [N, H, W], equal to `upsample(logits, size).argmax(1)`; C is at most 256.
+
+    Equal to the last bit on a CPU; where torch rounds in another order (logits with channels last, or of exactly three
+    classes), pixels whose two largest agree to float32's last digits can differ.
 
     A pixel's logits are a convex combination of those of the four positions around it; where these agree on the
     largest class, so does the pixel. In the other cells, along the borders of objects, a class whose largest corner is
@@ -39,18 +46,21 @@ def _label_map(logits: Tensor, labels: Tensor, down: Axis, across: Axis) -> None
     """Writes the labels of one picture, logits [C, h, w], into `labels` [H, W]."""
     num_classes, height, width = logits.shape
     flat = logits.reshape(num_classes, height * width)
-    coarse = torch.cat([_largest(part) for part in flat.split(CHUNK, dim=1)]).view(height, width)
+    parts = [_largest(part) for part in flat.split(CHUNK, dim=1)]
+    coarse, clear = (torch.cat(part).view(height, width) for part in zip(*parts, strict=True))
     torch.index_select(coarse.index_select(1, across.first), 0, down.first, out=labels)
 
-    rows = [coarse.index_select(0, y) for y in (down.before, down.after)]
-    around = [row.index_select(1, x) for row in rows for x in (across.before, across.after)]
-    decided = (around[0] == around[1]) & (around[0] == around[2]) & (around[0] == around[3])
-    y, x = (~decided).nonzero(as_tuple=True)  # the M undecided cells
+    one, *others = _corners(coarse, down, across)
+    undecided = (one != others[0]) | (one != others[1]) | (one != others[2])
+    if not clear.all():
+        for corner in _corners(clear, down, across):
+            undecided |= ~corner
+    y, x = undecided.nonzero(as_tuple=True)  # the M undecided cells
     corners = torch.stack(
         [flat.index_select(1, i[y] * width + j[x]) for i in (down.before, down.after) for j in across[1:3]]
     )  # [4, C, M]
     highest, lowest = corners.amax(0), corners.amin(0)  # [C, M]
-    rounding = 1e-5 * highest.abs().amax(0)
+    rounding = ROUNDING * highest.abs().amax(0)
     possible = highest >= lowest.amax(0) - rounding  # classes that can win somewhere in the cell
     count = possible.sum(0)
     for num_possible in count.unique().tolist():
@@ -60,13 +70,22 @@ def _label_map(logits: Tensor, labels: Tensor, down: Axis, across: Axis) -> None
         _interpolate(labels, values, classes.to(torch.uint8), y[cells], x[cells], down, across)
 
 
-def _largest(planes: Tensor) -> Tensor:
-    """Planes [C, m] -> the number of the largest at each place, the first of equals, uint8 [m]: argmax, but faster."""
+def _corners(values: Tensor, down: Axis, across: Axis) -> list[Tensor]:
+    """Values [h, w] -> those at the four corners of every cell, each [cells, cells]."""
+    rows = [values.index_select(0, y) for y in (down.before, down.after)]
+    return [row.index_select(1, x) for row in rows for x in (across.before, across.after)]
+
+
+def _largest(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes [C, m] -> the number of the largest at each place, as argmax but faster, uint8 [m]; and whether it is
+    larger than all others by more than rounding can change, bool [m]."""
     best, winner = planes[0], torch.zeros_like(planes[0], dtype=torch.uint8)
+    second = torch.full_like(best, -math.inf)
     for number, values in enumerate(planes[1:], start=1):
         winner.masked_fill_(values > best, number)
+        second = torch.maximum(second, torch.minimum(best, values))
         best = torch.maximum(best, values)
-    return winner
+    return winner, best - second > ROUNDING * best.abs()
 
 
 def _interpolate(
@@ -82,8 +101,8 @@ def _interpolate(
         horizontal = across.share.index_select(1, columns)  # [P, m]
         best = winner = None
         for corners, number in zip(values[:, :, part].unbind(1), classes[:, part], strict=True):
-            above, below = (torch.lerp(corners[at], corners[at + 1], horizontal) for at in (0, 2))  # [P, m]
-            value = torch.lerp(above, below, vertical)  # [P, P, m]
+            above, below = (_between(corners[at], corners[at + 1], horizontal) for at in (0, 2))  # [P, m]
+            value = _between(above[None], below[None], vertical)  # [P, P, m]
             if best is None:
                 best, winner = value, number
             else:
@@ -93,14 +112,20 @@ def _interpolate(
         labels.view(-1).scatter_(0, pixels.view(-1), winner.expand(pixels.shape).reshape(-1))
 
 
+def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """What lies between two values, rounded as torch's upsampling rounds it, so that ties break as they do there."""
+    return torch.addcmul(after * share, before, 1 - share)
+
+
 def _axis(coarse: int, fine: int, device: torch.device) -> Axis:
-    position = (np.arange(fine, dtype=np.float32) + 0.5) * (coarse / fine) - 0.5
+    scale = np.float32(coarse) / np.float32(fine)  # rounded to float32 here and below, and not between, as torch does
+    position = ((np.arange(fine) + 0.5) * np.float64(scale) - 0.5).astype(np.float32)
     # Pixels before the first position and behind the last are cells of their own, which keeps the others small.
     cell, start, count = np.unique(np.floor(position).astype(np.int64), return_index=True, return_counts=True)
     before, after = cell.clip(min=0), (cell + 1).clip(max=coarse - 1)
     position = position.clip(min=0)
     first = position.astype(np.int64)
     pixels = start + np.minimum(np.arange(count.max())[:, None], count - 1)
-    share = (position - first).astype(np.float32)[pixels]
+    share = (position - first.astype(np.float32))[pixels]
     arrays = first, before, after, pixels, share
     return Axis(*(torch.from_numpy(array).to(device) for array in arrays))

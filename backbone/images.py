@@ -1,6 +1,8 @@
 """Reads pictures and label masks from disk; a damaged or oversized file is an error that names it."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from backbone.errors import InputError
+
+try:
+    import pyspng  # an extra, `fast-png`: decodes in two thirds of OpenCV's time, and no further than it is asked to
+except ImportError:
+    pyspng = None
 
 MAX_PIXELS = 100_000_000
 """Headers that claim more are refused before anything is decoded: a 100 KB PNG can expand to 5 GB."""
@@ -22,6 +29,10 @@ STARTS = {
     b"\x1f\x8b": "is a gzip archive; unpack it",
 }
 """What a file that is no picture may be, by how it begins."""
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+RGB_OF_8_BITS, GREY_OF_8_BITS = b"\x08\x02", b"\x08\x00"
+"""Bytes 24 and 25 of a PNG."""
 
 ROTATED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width; OpenCV applies them."""
@@ -40,17 +51,22 @@ def image_mode(path: str | Path) -> str:
         return header.mode
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, rows: int | None = None) -> np.ndarray:
     """A picture of any usual format as uint8 BGR [H, W, 3], turned as its EXIF orientation says.
 
+    Arguments:
+        rows: so many from the top are needed; there may be more.
     Raises:
         InputError: missing, empty, not a picture, cut short, damaged, or larger than MAX_PIXELS.
     """
     data = read_bytes(path)
     with _open(path, io.BytesIO(data)) as header:
         cut = _is_cut(data, header.format)
+        turned = "exif" in header.info
     if cut:
         raise InputError(f"{path}: the picture is cut short (no end mark); copy the file again")
+    if pyspng is not None and not turned and data.startswith(PNG_START) and data[24:26] == RGB_OF_8_BITS:
+        return cv2.cvtColor(_read_png(path, data, "RGB", rows), cv2.COLOR_RGB2BGR)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{path}: the picture is damaged and cannot be decoded; copy the file again")
@@ -66,12 +82,39 @@ def _is_cut(data: bytes, kind: str | None) -> bool:
     return kind == "PNG" and b"IEND" not in data[-4096:]
 
 
-def read_label(path: str | Path) -> np.ndarray:
+def _read_png(path: str | Path, data: bytes, mode: str, rows: int | None) -> np.ndarray:
+    """The first rows of a PNG of 8 bits, decoded no further unless it is interlaced; all its sums are checked."""
+    position, kind = len(PNG_START), b""
+    while kind != b"IEND":
+        kind = data[position + 4 : position + 8]
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        found = int.from_bytes(data[end : end + 4], "big")
+        if end + 4 > len(data) or zlib.crc32(memoryview(data)[position + 4 : end]) != found:
+            raise InputError(f"{path}: the picture is damaged and cannot be decoded; copy the file again")
+        position = end + 4
+    height, interlaced = *struct.unpack_from(">I", data, 20), data[28]
+    if rows is not None and rows < height and not interlaced:
+        header = data[12:20] + struct.pack(">I", rows) + data[24:29]
+        data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    try:
+        return pyspng.load(data, mode)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the picture is damaged ({error}); copy the file again") from error
+
+
+def read_label(path: str | Path, rows: int | None = None) -> np.ndarray:
     """A mask of class ids as uint8 [H, W]: grey or palette (the index is the id), never colours.
 
+    Arguments:
+        rows: as `read_image` takes it.
     Raises:
         InputError: as `read_image`, and for masks with colour channels or with ids above 255.
     """
+    if pyspng is not None:
+        data = read_bytes(path)
+        if data.startswith(PNG_START) and data[24:26] == GREY_OF_8_BITS:
+            _open(path, io.BytesIO(data)).close()
+            return _read_png(path, data, "L", rows)
     labels = read_ids(path)
     if labels.size and (labels.max() > 255 or labels.min() < 0):
         wrong = labels.max() if labels.max() > 255 else labels.min()

@@ -152,8 +152,8 @@ class Cityscapes(SegDataset):
     def label_size(self, path: Path) -> tuple[int, int]:
         return polygons_size(path) if path.suffix == ".json" else super().label_size(path)
 
-    def read_labels(self, path: Path) -> np.ndarray:
-        return read_train_ids(path)
+    def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
+        return read_train_ids(path, rows)
 
     def prediction_name(self, number: int) -> Path:
         return Path(f"{frame_name(self.pictures[number])}_pred_labelIds.png")
@@ -190,12 +190,12 @@ def frame_name(picture: Path) -> str:
     return picture.stem.removesuffix("_leftImg8bit")
 
 
-def read_train_ids(path: Path) -> np.ndarray:
-    """A labelIds, labelTrainIds or polygons file as train ids, uint8 [H, W]."""
+def read_train_ids(path: Path, rows: int | None = None) -> np.ndarray:
+    """A labelIds, labelTrainIds or polygons file as train ids, uint8 [H, W]; `rows` as `read_label` takes it."""
     if path.suffix == ".json":
         return TRAIN_ID_OF_LABEL_ID[draw_polygons(path, LABEL_ID_OF_NAME)]
     table = TRAIN_ID_OF_TRAIN_ID if path.name.endswith("_labelTrainIds.png") else TRAIN_ID_OF_LABEL_ID
-    raw = read_label(path)
+    raw = read_label(path, rows)
     labels = cv2.LUT(raw, table)
     if (labels == INVALID).any():
         values, counts = np.unique(raw[labels == INVALID], return_counts=True)

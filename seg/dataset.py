@@ -15,6 +15,8 @@ from backbone.images import image_size, read_image
 
 IGNORE = 255
 """The label of pixels that do not count."""
+FURTHER_SEEDS = [(), *((number,) for number in range(1, 11))]
+"""Added to a sample's seed until its crop has a pixel that counts; ten tries, after that it has none."""
 
 
 class SegSample(NamedTuple):
@@ -25,7 +27,16 @@ class SegSample(NamedTuple):
     index: int  # in the data set's order of pictures
 
 
-Transform = Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
+class Transform(Protocol):
+    """What training does to a picture and its labels; `seg.transforms.TrainTransform` is one."""
+
+    def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
+        """How many rows from the top of a picture of this size are looked at for a seed."""
+
+    def __call__(
+        self, image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...], size_hw: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The picture, BGR, and its labels as they are to be learnt; `size_hw` where they lack rows at the bottom."""
 
 
 class Decoded(Protocol):
@@ -38,8 +49,8 @@ class Decoded(Protocol):
 class SegDataset(Dataset):
     """What `Cityscapes` and `Folder` have in common; all pairs and their sizes are checked when a set is made.
 
-    An index is a number, or a pair (epoch, number): `transform(image_bgr, labels, seed)` gets a seed made of
-    (seed, epoch, number) alone, so that augmentation repeats for any number of workers.
+    An index is a number, or a pair (epoch, number): `transform` gets a seed made of (seed, epoch, number) alone, so
+    that augmentation repeats for any number of workers. A crop in which no pixel counts is drawn again.
 
     Arguments:
         find_label: gives the label file of a picture, or raises InputError.
@@ -92,8 +103,8 @@ class SegDataset(Dataset):
         """(height, width) of a label file, without decoding it."""
         return image_size(path)
 
-    def read_labels(self, path: Path) -> np.ndarray:
-        """A label file as labels, uint8 [H, W]."""
+    def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
+        """A label file as labels, uint8 [H, W]; where only `rows` from the top are needed, others may be missing."""
         raise NotImplementedError
 
     def label_values(self) -> list[object]:
@@ -127,20 +138,29 @@ class SegDataset(Dataset):
             counts += np.bincount(self.read(number)[1].ravel(), minlength=256)
         return counts[: len(self.names)].tolist()
 
-    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """A picture, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; may be read-only."""
+    def read(self, number: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """A picture, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; may be read-only.
+
+        Where only `rows` from the top are needed, others may be missing.
+        """
         if self.prepared is not None:
             return self.prepared.read(number)
-        return read_image(self.pictures[number]), self.read_labels(self.labels[number])
+        return read_image(self.pictures[number], rows), self.read_labels(self.labels[number], rows)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
         epoch, number = index if isinstance(index, tuple) else (0, index)
-        image, labels = self.read(number)
-        if self.transform is not None:
-            image, labels = self.transform(image, labels, (self.seed, epoch, number))
+        if self.transform is None:
+            image, labels = self.read(number)
+        else:
+            size_hw = self.sizes[number]
+            for seed in [(self.seed, epoch, number, *more) for more in FURTHER_SEEDS]:
+                image, labels = self.read(number, self.transform.rows(size_hw, seed))
+                image, labels = self.transform(image, labels, seed, size_hw)
+                if (labels != IGNORE).any():
+                    break
         rgb = np.stack(cv2.split(image)[::-1])
         return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.array(labels)), number)
 

@@ -127,10 +127,10 @@ class Folder(SegDataset):
     def label_values(self) -> list[object]:
         return [*super().label_values(), self.classes.colors, self.classes.ignore_colors]
 
-    def read_labels(self, path: Path) -> np.ndarray:
+    def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
         if is_color(path):
             return self._labels_of_colors(path)
-        raw = read_label(path)
+        raw = read_label(path, rows)
         labels = cv2.LUT(raw, self.labels_of_ids)
         if (labels == UNKNOWN).any():
             values, counts = np.unique(raw[labels == UNKNOWN], return_counts=True)

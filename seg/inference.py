@@ -44,7 +44,9 @@ class Inference:
 
     def labels(self, model: nn.Module, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> labels uint8 [N, H, W], at the size of the images."""
-        if self.window_hw is None and self.scales == (1.0,) and not self.flip:
+        size = images.shape[-2:]
+        whole = self.window_hw is None or all(w >= s for w, s in zip(self.window_hw, size, strict=True))
+        if whole and self.scales == (1.0,) and not self.flip:
             return label_map(model(images).float(), tuple(images.shape[-2:]))
         return self.scores(model, images).argmax(1).to(torch.uint8)
 

@@ -1,12 +1,18 @@
 """The label of every pixel from coarse logits, exactly as upsampling and argmax give it but computing far less."""
 
+import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 16
-"""Pixels that are interpolated at a time, few enough for a core's own cache."""
+CHUNK = (1 << 15) - 1
+"""Pixels that are interpolated at a time: few enough for a core's own cache, and for torch not to share among threads
+what takes less time than waking one."""
+
+ROUNDING = 1e-5
+"""Relative difference that may be rounding alone."""
 
 
 class Axis(NamedTuple):
@@ -15,82 +21,113 @@ class Axis(NamedTuple):
     first: Tensor  # [fine], the coarse position before each pixel
     before: Tensor  # [cells], the coarse positions that cells begin and end at
     after: Tensor
-    pixels: Tensor  # [cells, P], the pixels of each cell; the last one repeated where it has fewer than P
-    share: Tensor  # [cells, P], how far each pixel is towards `after`
+    pixels: Tensor  # [P, cells], the pixels of each cell; the last one repeated where it has fewer than P
+    share: Tensor  # [P, cells], how far each pixel is towards `after`
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits [N, C, h, w] -> labels uint8 [N, H, W], equal to `upsample(logits, size).argmax(1)`; C is at most 256.
+
+    Equal to the last bit on a CPU; where torch rounds in another order (logits with channels last, or of exactly three
+    classes), pixels whose two largest agree to float32's last digits can differ.
 
     A pixel's logits are a convex combination of those of the four positions around it; where these agree on the
     largest class, so does the pixel. In the other cells, along the borders of objects, a class whose largest corner is
     below some class's smallest corner cannot win, and only the few that can are interpolated.
     """
     if tuple(logits.shape[-2:]) == tuple(size):
-        return torch.stack([_largest(single) for single in logits])
+        return torch.stack([_largest(single)[0] for single in logits])
     down, across = (_axis(coarse, fine, logits.device) for coarse, fine in zip(logits.shape[-2:], size, strict=True))
-    return torch.stack([_label_map(single, down, across) for single in logits])
-
-
-def _largest(logits: Tensor) -> Tensor:
-    """Logits [C, H, W] -> the class of the largest, uint8 [H, W], in a tenth of argmax's time."""
-    labels, best = torch.zeros_like(logits[0], dtype=torch.uint8), logits[0]
-    for number, plane in enumerate(logits[1:], start=1):
-        labels.masked_fill_(plane > best, number)
-        best = torch.maximum(best, plane)
+    labels = torch.empty((len(logits), *size), dtype=torch.uint8, device=logits.device)
+    for single, out in zip(logits, labels, strict=True):
+        _label_map(single, out, down, across)
     return labels
 
 
-def _label_map(logits: Tensor, down: Axis, across: Axis) -> Tensor:
-    coarse = _largest(logits)
-    labels = coarse.index_select(1, across.first).index_select(0, down.first)  # [H, W]
+def _label_map(logits: Tensor, labels: Tensor, down: Axis, across: Axis) -> None:
+    """Writes the labels of one picture, logits [C, h, w], into `labels` [H, W]."""
+    num_classes, height, width = logits.shape
+    flat = logits.reshape(num_classes, height * width)
+    parts = [_largest(part) for part in flat.split(CHUNK, dim=1)]
+    coarse, clear = (torch.cat(part).view(height, width) for part in zip(*parts, strict=True))
+    torch.index_select(coarse.index_select(1, across.first), 0, down.first, out=labels)
 
-    around = [coarse[y][:, x] for y in (down.before, down.after) for x in (across.before, across.after)]
-    decided = (around[0] == around[1]) & (around[0] == around[2]) & (around[0] == around[3])
-    y, x = (~decided).nonzero(as_tuple=True)  # the M undecided cells
-    by_position = logits.permute(1, 2, 0)
+    one, *others = _corners(coarse, down, across)
+    undecided = (one != others[0]) | (one != others[1]) | (one != others[2])
+    if not clear.all():
+        for corner in _corners(clear, down, across):
+            undecided |= ~corner
+    y, x = undecided.nonzero(as_tuple=True)  # the M undecided cells
     corners = torch.stack(
-        [by_position[rows[y], columns[x]] for rows in (down.before, down.after) for columns in across[1:3]], dim=1
-    )  # [M, 4, C]
-    highest, lowest = corners.amax(1), corners.amin(1)
-    rounding = 1e-5 * highest.abs().amax(1, keepdim=True)
-    count = (highest >= lowest.amax(1, keepdim=True) - rounding).sum(1)  # classes that can win somewhere in the cell
-    num_classes, done = logits.shape[0], 0
-    for limit in (2, 3, 4, 8, 256):
-        cells = ((count > done) & (count <= limit)).nonzero().squeeze(1)
-        classes = highest[cells].topk(min(limit, num_classes), dim=1).indices.sort(dim=1).values
-        values = corners[cells].gather(2, classes[:, None].expand(-1, 4, -1)).permute(2, 1, 0)  # [K, 4, m]
-        _interpolate(labels, values.contiguous(), classes.t().to(torch.uint8), y[cells], x[cells], down, across)
-        done = limit
-    return labels
+        [flat.index_select(1, i[y] * width + j[x]) for i in (down.before, down.after) for j in across[1:3]]
+    )  # [4, C, M]
+    highest, lowest = corners.amax(0), corners.amin(0)  # [C, M]
+    rounding = ROUNDING * highest.abs().amax(0)
+    possible = highest >= lowest.amax(0) - rounding  # classes that can win somewhere in the cell
+    count = possible.sum(0)
+    for num_possible in count.unique().tolist():
+        cells = (count == num_possible).nonzero().squeeze(1)
+        classes = possible[:, cells].t().nonzero()[:, 1].view(-1, num_possible).t()  # [K, m], ascending
+        values = corners[:, :, cells].gather(1, classes.expand(4, -1, -1))  # [4, K, m]
+        _interpolate(labels, values, classes.to(torch.uint8), y[cells], x[cells], down, across)
+
+
+def _corners(values: Tensor, down: Axis, across: Axis) -> list[Tensor]:
+    """Values [h, w] -> those at the four corners of every cell, each [cells, cells]."""
+    rows = [values.index_select(0, y) for y in (down.before, down.after)]
+    return [row.index_select(1, x) for row in rows for x in (across.before, across.after)]
+
+
+def _largest(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes [C, m] -> the number of the largest at each place, as argmax but faster, uint8 [m]; and whether it is
+    larger than all others by more than rounding can change, bool [m]."""
+    best, winner = planes[0], torch.zeros_like(planes[0], dtype=torch.uint8)
+    second = torch.full_like(best, -math.inf)
+    for number, values in enumerate(planes[1:], start=1):
+        winner.masked_fill_(values > best, number)
+        second = torch.maximum(second, torch.minimum(best, values))
+        best = torch.maximum(best, values)
+    return winner, best - second > ROUNDING * best.abs()
 
 
 def _interpolate(
     labels: Tensor, values: Tensor, classes: Tensor, y: Tensor, x: Tensor, down: Axis, across: Axis
 ) -> None:
-    """Writes the largest of `classes` [K, m] at the pixels of m cells, whose corners have `values` [K, 4, m]."""
-    step = max(1, CHUNK // (down.share.shape[1] * across.share.shape[1]))
+    """Writes the largest of `classes` [K, m] at the pixels of m cells, whose corners have `values` [4, K, m]."""
+    step = max(1, CHUNK // (down.share.shape[0] * across.share.shape[0]))
+    width = labels.shape[1]
     for start in range(0, len(y), step):
         part = slice(start, start + step)
         rows, columns = y[part], x[part]
-        vertical, horizontal = down.share[rows][:, :, None], across.share[columns][:, None]
+        vertical = down.share.index_select(1, rows)[:, None]  # [P, 1, m]
+        horizontal = across.share.index_select(1, columns)  # [P, m]
         best = winner = None
-        for corners, number in zip(values[:, :, part, None, None], classes[:, part, None, None], strict=True):
-            above, below = (torch.lerp(corners[at], corners[at + 1], horizontal) for at in (0, 2))  # [m, 1, P]
-            value = torch.lerp(above, below, vertical)  # [m, P, P]
+        for corners, number in zip(values[:, :, part].unbind(1), classes[:, part], strict=True):
+            above, below = (_between(corners[at], corners[at + 1], horizontal) for at in (0, 2))  # [P, m]
+            value = _between(above[None], below[None], vertical)  # [P, P, m]
             if best is None:
-                best, winner = value, number.expand(value.shape)
+                best, winner = value, number
             else:
                 winner = torch.where(value > best, number, winner)
                 best = torch.maximum(best, value)
-        labels.index_put_((down.pixels[rows][:, :, None], across.pixels[columns][:, None]), winner)
+        pixels = (down.pixels.index_select(1, rows) * width)[:, None] + across.pixels.index_select(1, columns)
+        labels.view(-1).scatter_(0, pixels.view(-1), winner.expand(pixels.shape).reshape(-1))
+
+
+def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """What lies between two values, rounded as torch's upsampling rounds it, so that ties break as they do there."""
+    return torch.addcmul(after * share, before, 1 - share)
 
 
 def _axis(coarse: int, fine: int, device: torch.device) -> Axis:
-    position = ((torch.arange(fine, device=device) + 0.5) * (coarse / fine) - 0.5).clamp(min=0)
-    first = position.long()
-    before, count = first.unique_consecutive(return_counts=True)
-    start = count.cumsum(0) - count
-    steps = torch.arange(int(count.max()), device=device)
-    pixels = start[:, None] + torch.minimum(steps[None], count[:, None] - 1)
-    return Axis(first, before, (before + 1).clamp(max=coarse - 1), pixels, (position - first)[pixels])
+    scale = np.float32(coarse) / np.float32(fine)  # rounded to float32 here and below, and not between, as torch does
+    position = ((np.arange(fine) + 0.5) * np.float64(scale) - 0.5).astype(np.float32)
+    # Pixels before the first position and behind the last are cells of their own, which keeps the others small.
+    cell, start, count = np.unique(np.floor(position).astype(np.int64), return_index=True, return_counts=True)
+    before, after = cell.clip(min=0), (cell + 1).clip(max=coarse - 1)
+    position = position.clip(min=0)
+    first = position.astype(np.int64)
+    pixels = start + np.minimum(np.arange(count.max())[:, None], count - 1)
+    share = (position - first.astype(np.float32))[pixels]
+    arrays = first, before, after, pixels, share
+    return Axis(*(torch.from_numpy(array).to(device) for array in arrays))

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
 
@@ -10,25 +10,25 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from seg.cityscapes import IGNORE
+from seg.dataset import IGNORE
 
 LUMA_BGR = np.array([0.114, 0.587, 0.299])
 """Weights of the channels in a pixel's grey, as OpenCV and torchvision have them."""
 BGR_OF_YIQ = np.array([[1, -1.106, 1.703], [1, -0.272, -0.647], [1, 0.956, 0.619]])
 
-Transform = Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
+
+class Window(NamedTuple):
+    """What is cut out of a picture; a side that is longer than the picture's leaves a gap before and after it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    gap_top: int
+    gap_left: int
 
 
-def train_transform(
-    crop_hw: tuple[int, int],
-    *,
-    scale: tuple[float, float] = (0.5, 2.0),
-    brightness: float = 0.3,
-    contrast: float = 0.3,
-    saturation: float = 0.3,
-    hue: float = 0.05,
-    fill_bgr: tuple[int, int, int] = (104, 116, 124),
-) -> Transform:
+class TrainTransform:
     """Random scale, crop, flip and colours: `(image_bgr [H, W, 3], labels [H, W], seed)` -> both at `crop_hw`.
 
     The window is cut before it is resized, which shows the same pixels as resizing the whole picture first and costs
@@ -41,26 +41,54 @@ def train_transform(
         brightness, contrast, saturation: largest change of a factor around 1; all four 0 for none.
         hue: largest turn of the colours, in turns.
     """
-    after_crop = A.Compose([A.HorizontalFlip(p=0.5)])
-    largest = np.array([brightness, contrast, saturation, hue])
 
-    def transform(image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def __init__(
+        self,
+        crop_hw: tuple[int, int],
+        *,
+        scale: tuple[float, float] = (0.5, 2.0),
+        brightness: float = 0.3,
+        contrast: float = 0.3,
+        saturation: float = 0.3,
+        hue: float = 0.05,
+        fill_bgr: tuple[int, int, int] = (104, 116, 124),
+    ) -> None:
+        self.crop_hw, self.scale, self.fill_bgr = crop_hw, scale, fill_bgr
+        self.largest = np.array([brightness, contrast, saturation, hue])
+        self.after_crop = A.Compose([A.HorizontalFlip(p=0.5)])
+
+    def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
+        """How many rows from the top of a picture of this size are looked at for a seed."""
+        _, window = self._choose(size_hw, np.random.default_rng(np.random.SeedSequence(seed)))
+        return min(size_hw[0], window.top + window.height)
+
+    def __call__(
+        self, image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...], size_hw: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`size_hw` is the picture's, where image and labels lack rows at the bottom that are not looked at."""
         state = np.random.SeedSequence(seed)
         random = np.random.default_rng(state)
-        factor = random.uniform(*scale)
-        image, labels = crop(image, labels, random, tuple(round(side / factor) for side in crop_hw), fill_bgr)
-        size_wh = crop_hw[::-1]
+        factor, window = self._choose(size_hw or labels.shape, random)
+        image, labels = cut(image, window, self.fill_bgr), cut(labels, window, IGNORE)
+        size_wh = self.crop_hw[::-1]
         # Between a half and 1, linear sampling reaches every pixel, as INTER_AREA does in fifteen times the time.
         image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR if factor >= 0.5 else cv2.INTER_AREA)
         labels = cv2.resize(labels, size_wh, interpolation=cv2.INTER_NEAREST)
-        if largest.any() and random.random() < 0.5:
-            changes = random.uniform(-largest, largest)
+        if self.largest.any() and random.random() < 0.5:
+            changes = random.uniform(-self.largest, self.largest)
             image = cv2.transform(image, color_matrix(image, *np.maximum(1 + changes[:3], 0), changes[3]))
-        after_crop.set_random_seed(int(state.generate_state(1)[0]))  # otherwise all workers draw the same choices
-        changed = after_crop(image=image, mask=labels)
+        self.after_crop.set_random_seed(int(state.generate_state(1)[0]))  # else all workers draw the same choices
+        changed = self.after_crop(image=image, mask=labels)
         return changed["image"], changed["mask"]
 
-    return transform
+    def _choose(self, size_hw: tuple[int, int], random: np.random.Generator) -> tuple[float, Window]:
+        """A factor, and a window at a random place; a side longer than the picture's gets random gaps at both ends."""
+        factor = random.uniform(*self.scale)
+        window_hw = [round(side / factor) for side in self.crop_hw]
+        spare = [side - long for side, long in zip(size_hw, window_hw, strict=True)]
+        gaps = [int(random.integers(0, max(0, -rest) + 1)) for rest in spare]
+        corner = [int(random.integers(0, max(0, rest) + 1)) for rest in spare]
+        return factor, Window(*corner, *window_hw, *gaps)
 
 
 def color_matrix(image: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
@@ -83,23 +111,12 @@ def color_matrix(image: np.ndarray, brightness: float, contrast: float, saturati
     return np.column_stack([brightness * contrast * colors, offset]).astype(np.float32)
 
 
-def crop(
-    image: np.ndarray,
-    labels: np.ndarray,
-    random: np.random.Generator,
-    window_hw: tuple[int, int],
-    fill_bgr: tuple[int, int, int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """A window at a random place; sides that are longer than the picture's are padded at random on both ends."""
-    missing = [max(0, window - side) for window, side in zip(window_hw, labels.shape, strict=True)]
-    before = [int(random.integers(0, gap + 1)) for gap in missing]
-    top, left = (
-        int(random.integers(0, max(0, side - window) + 1)) for side, window in zip(labels.shape, window_hw, strict=True)
-    )
-    inside = slice(top, top + window_hw[0]), slice(left, left + window_hw[1])
-    image, labels = image[inside], labels[inside]
-    if any(missing):
-        edges = (before[0], missing[0] - before[0], before[1], missing[1] - before[1])  # top, bottom, left, right
-        image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=fill_bgr)
-        labels = cv2.copyMakeBorder(labels, *edges, cv2.BORDER_CONSTANT, value=IGNORE)
-    return image, labels
+def cut(values: np.ndarray, window: Window, fill: int | tuple[int, int, int]) -> np.ndarray:
+    """A window of a picture or of labels; what lies outside gets `fill`."""
+    inside = values[window.top : window.top + window.height, window.left : window.left + window.width]
+    height, width = inside.shape[:2]
+    if (height, width) == (window.height, window.width):
+        return inside
+    below, right = window.height - height - window.gap_top, window.width - width - window.gap_left
+    edges = (window.gap_top, below, window.gap_left, right)
+    return cv2.copyMakeBorder(inside, *edges, cv2.BORDER_CONSTANT, value=fill)

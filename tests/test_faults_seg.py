@@ -23,7 +23,7 @@ from seg.cityscapes import Cityscapes
 from seg.data import open_data
 from seg.dataset import SegDataset
 from seg.folder import Folder, palette_color
-from seg.transforms import train_transform
+from seg.transforms import TrainTransform
 from tools import config as configs
 from tools.eval_seg import evaluate_model
 from tools.loop import make_accelerator
@@ -256,7 +256,7 @@ SEG_CONFIGS = [path for path in sorted((ROOT / "configs").glob("*/*.yaml")) if "
 def test_13_no_configured_augmentation_invents_labels(path):
     augment = dataclasses.asdict(configs.load(configs.SegConfig, path, []).augment)
     crop_hw = tuple(augment.pop("crop_hw"))
-    transform = train_transform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
+    transform = TrainTransform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
     for shape in ((96, 192), (2 * crop_hw[0], 3 * crop_hw[1])):
         image, labels = np.full((*shape, 3), 90, np.uint8), np.full(shape, 7, np.uint8)
         for seed in range(6):

@@ -90,3 +90,35 @@ def test_masks_of_the_wrong_kind_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "instances.png"), np.full((4, 4), 26_001, np.uint16))
     with pytest.raises(InputError, match="found 26001"):
         images.read_label(tmp_path / "instances.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "I;16"])
+@pytest.mark.parametrize("rows", [None, 1, 17, 64, 100])
+def test_the_faster_decoder_gives_opencvs_pixels(tmp_path, monkeypatch, mode, rows):
+    pytest.importorskip("pyspng")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(noise)
+    path = tmp_path / "picture.png"
+    (picture if mode == "I;16" else picture.convert(mode)).save(path)
+    kinds = [images.read_image] + [images.read_label] * (mode in ("L", "P"))
+    found = [read(path, rows) for read in kinds]
+    monkeypatch.setattr(images, "pyspng", None)
+    for values, read in zip(found, kinds, strict=True):
+        whole = read(path)
+        assert len(values) >= min(rows or 64, 64) and values.dtype == np.uint8
+        assert (values == whole[: len(values)]).all()
+
+
+def test_the_faster_decoder_notices_every_flipped_byte(tmp_path):
+    pytest.importorskip("pyspng")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    path = tmp_path / "picture.png"
+    Image.fromarray(noise).save(path)
+    data = path.read_bytes()
+    for position in [*range(8, 50), *range(50, len(data), 97), *range(len(data) - 12, len(data))]:
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(InputError, match=r"picture\.png: "):
+            images.read_image(path, 3)
+        path.write_bytes(data[:position])
+        with pytest.raises(InputError, match=r"picture\.png: "):
+            images.read_image(path, 3)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
@@ -70,12 +72,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_scores_equal_the_official_evaluation(tmp_path, case):
-    make_set(tmp_path, sum(map(ord, case)), *CASES[case])
-    dataset = Cityscapes(tmp_path, "val")
-    ours = eval_seg.evaluate_files(tmp_path / "predictions", dataset).official
-    theirs = judge(dataset.labels, tmp_path / "predictions")
+def assert_official(ours: dict, dataset: Cityscapes, predictions: Path) -> None:
+    """Our scores, nested as metrics.json has them or flat, equal the official ones, and nothing is left out."""
+    labels = [Path(str(path).replace("_polygons.json", "_labelIds.png")) for path in dataset.labels]
+    theirs = judge(labels, predictions)
     means = {
         "miou": "averageScoreClasses",
         "miiou": "averageScoreInstClasses",
@@ -89,14 +89,55 @@ def test_scores_equal_the_official_evaluation(tmp_path, case):
         "category_iou": "categoryScores",
         "category_iiou": "categoryInstScores",
     }
+    flat = {name: value for name, value in ours.items() if not isinstance(value, dict)}
+    for kind, values in ours.items():
+        if isinstance(values, dict):
+            flat |= {f"{kind}/{name}": math.nan if value is None else value for name, value in values.items()}
     for kind, key in lists.items():
         for name, value in theirs[key].items():
-            if f"{kind}/{name}" in ours:
+            if f"{kind}/{name}" in flat:
                 expected[f"{kind}/{name}"] = value
             else:
                 assert math.isnan(value)
-    assert ours == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
-    assert len(ours) == 4 + 19 + 8 + 7 + 2
+    assert flat == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
+    assert len(flat) == 4 + 19 + 8 + 7 + 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_equal_the_official_evaluation(tmp_path, case):
+    make_set(tmp_path, sum(map(ord, case)), *CASES[case])
+    dataset = Cityscapes(tmp_path, "val")
+    assert_official(
+        eval_seg.evaluate_files(tmp_path / "predictions", dataset).official, dataset, tmp_path / "predictions"
+    )
+
+
+def test_scores_equal_the_official_evaluation_of_polygons_with_plates_and_ignored_regions(tmp_path):
+    """Ours draws the polygons; the judge's labels and instances are drawn by the official scripts."""
+    make_set(tmp_path, 3, EVERY, EVERY)
+    (tmp_path / "official").mkdir()
+    names = ["road", "car", "person", "caravan", "bicyclegroup", "sky", "license plate", "out of roi", "ego vehicle"]
+    for number, path in enumerate(sorted((tmp_path / "gtFine" / "val" / "city").glob("*_labelIds.png"))):
+        random = np.random.default_rng(number)
+        objects = [{"label": "rectification border", "polygon": [[0, 0], [63, 0], [63, 2], [0, 2]]}]
+        for name in [*names, *random.choice(names, 4)]:
+            left, top = random.integers(0, 50), random.integers(0, 30)
+            corners = [[left, top], [left + 18, top], [left + 15, top + 14.5], [left, top + 12]]
+            objects.append({"label": str(name), "polygon": np.array(corners, float).tolist()})
+        file = polygons(Path(str(path).replace("labelIds.png", "polygons.json")), *objects)
+        path.unlink()
+        json2labelImg(str(file), str(tmp_path / "official" / path.name))
+        instances = path.name.replace("labelIds", "instanceIds")
+        annotation = Annotation()
+        annotation.fromJsonFile(str(file))
+        drawn = np.asarray(createInstanceImage(annotation, "ids")).astype(np.uint16)
+        Image.fromarray(drawn).save(path.with_name(instances))
+        shutil.copy(path.with_name(instances), tmp_path / "official" / instances)
+    dataset = Cityscapes(tmp_path, "val")
+    assert dataset.labels[0].suffix == ".json" and dataset.instances is not None
+    ours = eval_seg.evaluate_files(tmp_path / "predictions", dataset).official
+    dataset.labels = [tmp_path / "official" / path.name for path in dataset.labels]
+    assert_official(ours, dataset, tmp_path / "predictions")
 
 
 def test_parts_in_any_order_give_the_same_figures_to_the_last_digit(tmp_path, monkeypatch):

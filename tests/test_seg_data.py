@@ -13,7 +13,7 @@ from backbone import InputError
 from seg import cityscapes
 from seg.cityscapes import CLASSES, NAMES, Cityscapes
 from seg.dataset import collate
-from seg.transforms import train_transform
+from seg.transforms import TrainTransform
 from tools.config import Run
 from tools.loop import SampleOrder, single_thread
 
@@ -84,7 +84,7 @@ def test_faults_are_named(copy):
 @pytest.mark.parametrize("shape", [(96, 192), (300, 500), (40, 30)])
 def test_augmented_labels_are_original_ids_or_ignored(shape):
     image, labels = np.full((*shape, 3), 90, np.uint8), np.full(shape, 7, np.uint8)
-    transform = train_transform((64, 96), brightness=0, contrast=0, saturation=0, hue=0)
+    transform = TrainTransform((64, 96), brightness=0, contrast=0, saturation=0, hue=0)
     for seed in range(20):
         changed, mask = transform(image, labels, (seed,))
         assert changed.shape == (64, 96, 3) and mask.shape == (64, 96)
@@ -96,7 +96,7 @@ def test_picture_and_labels_move_together():
     labels = np.zeros((200, 300), np.uint8)
     labels[50:150, 100:220] = 5
     image = cv2.merge([labels * 40] * 3)
-    transform = train_transform((96, 128), brightness=0, contrast=0, saturation=0, hue=0)
+    transform = TrainTransform((96, 128), brightness=0, contrast=0, saturation=0, hue=0)
     for seed in range(30):
         changed, mask = transform(image, labels, (seed,))
         inside = mask != 255
@@ -105,7 +105,7 @@ def test_picture_and_labels_move_together():
 
 
 def batches(world, workers, epochs=2):
-    dataset = Cityscapes(world / "cityscapes", "train", train_transform((48, 64)), seed=3)
+    dataset = Cityscapes(world / "cityscapes", "train", TrainTransform((48, 64)), seed=3)
     order = SampleOrder(len(dataset), Run(steps=epochs * len(dataset) // 4, batch=4, seed=3))
     loader = DataLoader(
         dataset, batch_sampler=order, num_workers=workers, collate_fn=collate, worker_init_fn=single_thread
@@ -126,6 +126,35 @@ def test_augmentation_differs_everywhere_and_is_the_same_for_any_number_of_worke
 
 
 def test_the_same_picture_differs_between_epochs(world):
-    dataset = Cityscapes(world / "cityscapes", "train", train_transform((48, 64)))
+    dataset = Cityscapes(world / "cityscapes", "train", TrainTransform((48, 64)))
     assert not torch.equal(dataset[(0, 1)].image, dataset[(1, 1)].image)
     assert torch.equal(dataset[(1, 1)].image, dataset[(1, 1)].image)
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (40, 30)])
+def test_rows_that_a_transform_does_not_ask_for_change_nothing(shape):
+    random = np.random.default_rng(0)
+    image, labels = random.integers(0, 256, (*shape, 3), dtype=np.uint8), random.integers(0, 19, shape, dtype=np.uint8)
+    transform, saved = TrainTransform((64, 96)), 0
+    for seed in range(30):
+        rows = transform.rows(shape, (seed,))
+        whole, part = transform(image, labels, (seed,)), transform(image[:rows], labels[:rows], (seed,), shape)
+        assert (whole[0] == part[0]).all() and (whole[1] == part[1]).all()
+        saved += shape[0] - rows
+    assert saved > 0 or shape[0] < 64
+
+
+def test_a_crop_in_which_nothing_counts_is_drawn_again(copy):
+    for path in (copy / "gtFine").rglob("*_labelIds.png"):
+        ids = np.zeros((96, 192), np.uint8)  # unlabelled but for a corner
+        ids[:20, :20] = 7
+        Image.fromarray(ids).save(path)
+    dataset = Cityscapes(copy, "train", TrainTransform((32, 32), scale=(1.0, 1.0)))
+    some = [(dataset[epoch, number].labels != 255).any().item() for epoch in range(5) for number in range(8)]
+    alone = [
+        (dataset.transform(*dataset.read(number), (0, epoch, number))[1] != 255).any()
+        for epoch in range(5)
+        for number in range(8)
+    ]
+    assert sum(some) > 2 * sum(alone) and not all(some)  # ten tries, not for ever
+    assert torch.equal(dataset[3, 1].image, dataset[3, 1].image)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg import metrics
 from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, NAMES
 from seg.metrics import confusion_matrix, iou_scores
 
@@ -16,8 +17,11 @@ def maps(seed: int, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return labels, predictions
 
 
-def test_counts_equal_bincount():
-    labels, predictions = maps(0, list(range(19)))
+@pytest.mark.parametrize("shape", [(64, 128), (31, 47), (1, 3), (0, 5)])
+@pytest.mark.parametrize("step", [metrics.STEP, 50])
+def test_counts_equal_bincount(monkeypatch, shape, step):
+    monkeypatch.setattr(metrics, "STEP", step)
+    labels, predictions = (array[: shape[0], : shape[1]] for array in maps(0, list(range(19))))
     valid = labels != 255
     expected = np.bincount(labels[valid].astype(int) * 20 + predictions[valid], minlength=19 * 20).reshape(19, 20)
     assert (confusion_matrix(labels, predictions, 19) == expected).all()

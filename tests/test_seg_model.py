@@ -105,10 +105,18 @@ def test_label_map_equals_upsampling_and_argmax(coarse, size):
     regions = torch.nn.functional.interpolate(torch.randn(2, 19, 3, 5), coarse, mode="bicubic")
     noise = torch.randn(2, 19, *coarse)
     for logits in (regions, noise, regions.to(memory_format=torch.channels_last)):
-        expected = seg.upsample(logits, size).argmax(1)
+        expected = seg.upsample(logits.contiguous(), size).argmax(1)
         labels = seg.label_map(logits, size)
         assert labels.dtype == torch.uint8
         assert torch.equal(labels.long(), expected)
+
+
+@pytest.mark.parametrize("size", [(256, 512), (255, 511), (259, 517)])
+def test_label_map_breaks_ties_of_rounding_as_upsampling_does(size):
+    """Classes that are equal but for the last digits: which is the largest depends on every rounding."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 1, 32, 64) + torch.randn(1, 5, 32, 64) * 1e-7
+    assert torch.equal(seg.label_map(logits, size).long(), seg.upsample(logits, size).argmax(1))
 
 
 def test_predictor_equals_the_plain_model_and_leaves_it_alone(randomise):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from backbone import InputError
 from seg.data import open_data
 from seg.dataset import collate
-from seg.transforms import train_transform
+from seg.transforms import TrainTransform
 from tools import prepare_cityscapes, train_seg
 from tools.config import Run
 from tools.loop import SampleOrder, single_thread
@@ -45,7 +45,7 @@ def same_samples(one, other) -> bool:
 def test_samples_are_those_of_the_files(world, tmp_path, crop_hw):
     root = world / "cityscapes"
     prepare(root, tmp_path)
-    for split, transform in (("train", train_transform(crop_hw)), ("val", None)):
+    for split, transform in (("train", TrainTransform(crop_hw)), ("val", None)):
         from_files = open_data(root, split, transform, seed=5)
         assert same_samples(from_files, open_data(root, split, transform, seed=5, prepared=tmp_path))
     index = json.loads((tmp_path / "train" / "index.json").read_text())
@@ -76,7 +76,7 @@ def test_ones_own_pictures_of_several_sizes(tmp_path, colors):
 def test_workers_share_the_map(world, tmp_path):
     root = world / "cityscapes"
     prepare(root, tmp_path)
-    dataset = open_data(root, "train", train_transform((48, 64)), prepared=tmp_path)
+    dataset = open_data(root, "train", TrainTransform((48, 64)), prepared=tmp_path)
     for array in dataset.read(0):
         assert isinstance(array, np.memmap) and array.mode == "r"  # pages of the file, one copy for all processes
     batches = []

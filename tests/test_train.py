@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from test_seg_cityscapes import assert_official, old_name  # noqa: F401 - a fixture
 
 from backbone import InputError
 from backbone.images import read_label
-from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, find_pictures
+from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, Cityscapes, find_pictures
 from tools import checkpoint, console, eval_det, eval_seg, loop, train_det, train_seg
 from tools.config import Optim, Run
 from tools.loop import SampleOrder, for_batch, learning_rate
@@ -311,10 +312,13 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]
     assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    slid = [*arguments, "--window", "64", "100", "--scales", "0.75", "1", "--flip"]
+    assert eval_seg.main([*slid, "--out", str(tmp_path / "one slid")]) == 0
     boxes = ["--weights", str(finished["det"] / "best.safetensors"), "--data", str(world / "coco"), "--workers", "0"]
     assert eval_det.main([*boxes, "--out", str(tmp_path / "one boxes")]) == 0
     for line in (
-        ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two")],
+        ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two"), "--save-predictions", str(tmp_path / "files")],
+        ["tools.eval_seg", *slid, "--out", str(tmp_path / "two slid")],
         ["tools.train_seg", *command("seg", world, tmp_path / "run")[1], "run.steps=2"],
         ["tools.eval_det", *boxes, "--out", str(tmp_path / "two boxes")],
     ):
@@ -325,6 +329,9 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
         )  # not two that each believe to be alone
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one == two and one["cityscapes"]["miiou"] >= 0
+    slid_one, slid_two = ((tmp_path / f"{name} slid" / "metrics.json").read_text() for name in ("one", "two"))
+    assert slid_one == slid_two and "windows of 64x100" in slid_one
+    assert_official(one["cityscapes"], Cityscapes(world / "cityscapes", "val"), tmp_path / "files")
     figures = [(tmp_path / f"{name} boxes" / "metrics.json").read_text() for name in ("one", "two")]
     assert figures[0] == figures[1]
     assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()

@@ -24,7 +24,7 @@ from seg.cityscapes import LABEL_ID_OF_TRAIN_ID, TRAIN_ID_OF_LABEL_ID, Cityscape
 from seg.data import open_data
 from seg.dataset import IGNORE, SegDataset
 from seg.metrics import confusion_matrix
-from seg.transforms import train_transform
+from seg.transforms import TrainTransform
 from tools.console import console, progress, table
 from tools.make_demo_data import make_demo_data
 from tools.predict import load_model
@@ -139,7 +139,7 @@ def seg_loader(arguments: argparse.Namespace) -> None:
             source = Cityscapes(arguments.data, "val")
         enlarge(source, root, arguments.pictures)
         prepare_split(open_data(root, "train"), Path(folder) / "copy", workers=0)
-        transform = train_transform(CROP_HW, brightness=CHANGE, contrast=CHANGE, saturation=CHANGE, hue=HUE)
+        transform = TrainTransform(CROP_HW, brightness=CHANGE, contrast=CHANGE, saturation=CHANGE, hue=HUE)
         ours = open_data(root, "train", transform)
         loaders = {
             "OpenCV + albumentations": PlainAlbumentations(ours),

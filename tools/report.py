@@ -26,7 +26,8 @@ td, th { padding: .15rem .5rem } th:first-child, td:first-child { text-align: le
 .swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border: 1px solid #0003 }
 .wide { overflow-x: auto } .matrix td, .matrix th { font-size: 11px; padding: .1rem .25rem }
 .matrix th.column { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left }
-figure { margin: 1rem 0 } figure div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px }
+figure { margin: 1rem 0 } figure div div { color: #666; font-size: 12px }
+figure > div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px }
 figure img { width: 100%; display: block } figcaption { color: #444; margin-bottom: .3rem; overflow-wrap: anywhere }
 p.note { color: #666 }
 """
@@ -70,7 +71,9 @@ def write_report(
         matrix(dataset.names, [*dataset.names, "none of them"], confusion),
     ]
     if worst:
-        parts.append("<h2>Worst pictures</h2><p class=note>Picture, labels, prediction, errors in red.</p>")
+        parts.append(
+            "<h2>Worst pictures</h2><p class=note>Errors are red; what has no label, and does not count, is black.</p>"
+        )
         parts += [_figure(dataset, shown) for shown in worst]
     return page(title, parts)
 
@@ -91,10 +94,10 @@ def header(title: str, means: dict[str, float], facts: dict[str, str]) -> str:
 
 
 def _classes(dataset: SegDataset, scores: dict[str, float], official: dict[str, float], confusion: np.ndarray) -> str:
-    labelled = confusion.sum(1)
+    labelled, predicted, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     weighted = "miiou" in official
     rows = []
-    for name, color, pixels in zip(dataset.names, dataset.colors, labelled, strict=True):
+    for label, (name, color) in enumerate(zip(dataset.names, dataset.colors, strict=True)):
         iou = scores[f"iou/{name}"]
         width = 0 if math.isnan(iou) else 100 * iou
         cells = [
@@ -104,9 +107,12 @@ def _classes(dataset: SegDataset, scores: dict[str, float], official: dict[str, 
         ]
         if weighted:
             cells.append(f"<td>{percent(official.get(f'iiou/{name}', math.nan))}</td>")
-        cells.append(f"<td>{100 * pixels / max(1, labelled.sum()):.2f}</td>")
+        for total in (labelled[label], predicted[label]):
+            cells.append(f"<td>{percent(hits[label] / total) if total else ''}</td>")
+        cells.append(f"<td>{100 * labelled[label] / max(1, labelled.sum()):.2f}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    head = "<th>class</th><th>IoU %</th><th></th>" + ("<th>iIoU %</th>" if weighted else "") + "<th>pixels %</th>"
+    head = "<th>class</th><th>IoU %</th><th></th>" + ("<th>iIoU %</th>" if weighted else "")
+    head += "<th>recall %</th><th>precision %</th><th>pixels %</th>"
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
@@ -138,7 +144,7 @@ def _figure(dataset: SegDataset, shown: Shown) -> str:
     errors[labels != predicted] = WRONG_BGR
     errors[labels == IGNORE] = UNLABELLED_BGR
     pictures = zip(("picture", "labels", "prediction", "errors"), (picture, *drawn, errors), strict=True)
-    images = "".join(f'<img alt="{name}" title="{name}" src="{data_uri(image)}">' for name, image in pictures)
+    images = "".join(f'<div><img alt="{name}" src="{data_uri(image)}">{name}</div>' for name, image in pictures)
     caption = f"{escape(str(path))}: mIoU {percent(shown.score)} %"
     return f"<figure><figcaption>{caption}</figcaption><div>{images}</div></figure>"
 

@@ -17,7 +17,7 @@ from backbone.inference import normalise
 from seg.data import open_data
 from seg.dataset import SegDataset, SegSample, collate
 from seg.loss import LOSSES, balanced_weights
-from seg.transforms import train_transform
+from seg.transforms import TrainTransform
 from tools.checkpoint import load_initial_weights
 from tools.config import SegConfig, parse_arguments
 from tools.console import console, run
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
     augment = dataclasses.asdict(config.augment)
     crop_hw = tuple(augment.pop("crop_hw"))
-    transform = train_transform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
+    transform = TrainTransform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
     data = config.data
     train_set = open_data(
         data.root,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from backbone.architectures import ARCHITECTURES, Architecture, plan, tails, with_tail
 from backbone.blocks import ACTIVATIONS, PADDINGS, Bottleneck, ConvNormAct, Convolution
-from backbone.definitions import definition
+from backbone.definitions import definition, parse
 from backbone.errors import InputError
 
 OWN = "own architecture"
@@ -89,8 +89,9 @@ class Network(nn.Module):
         for number, block in self.blocks.items():
             values = block(x)
             x = values[block.points[-1]]
-            names = {point: f"{number}.{point}" for point in values}
-            tapped |= {names[point]: value for point, value in values.items() if names[point] in self.features}
+            for point, value in values.items():
+                if (tap := f"{number}.{point}") in self.features:
+                    tapped[tap] = value
         if self.last is not None:
             tapped["last"] = self.last(x)
         return {tap: tapped[tap] for tap in self.features}
@@ -152,11 +153,13 @@ def names() -> list[str]:
 
 
 def architecture(name: str) -> Architecture:
-    """The table of a name in `names()`.
+    """The table of a name in `names()`, or of a network in strings, as `definitions.parse` reads them.
 
     Raises:
-        InputError: an unknown name; the message lists the valid ones.
+        InputError: an unknown name; the message lists the valid ones. Strings with a fault.
     """
+    if "_k" in name:  # every string says its kernel, no name does
+        return parse(name)
     _check("architecture", name, names())
     return ARCHITECTURES[name]
 

@@ -52,13 +52,18 @@ def train_transform(
 
 def eval_transform(size: int, *, crop_pct: float = 0.875, interpolation: str = "bilinear") -> Transform:
     """The shorter side to size / crop_pct, then the central square: uint8 RGB [3, size, size]."""
-    shorter = round(size / crop_pct)
+    shorter = shorter_side(size, crop_pct)
 
     def transform(image_bgr: np.ndarray, seed: tuple[int, ...]) -> Tensor:
         resized = F.resize(to_rgb(image_bgr), [shorter], INTERPOLATIONS[interpolation], antialias=True)
         return F.center_crop(resized, [size, size])
 
     return transform
+
+
+def shorter_side(size: int, crop_pct: float) -> int:
+    """To how many pixels a picture is resized before the crop: cut off, as timm does."""
+    return int(size / crop_pct + 1e-6)
 
 
 def to_rgb(image_bgr: np.ndarray) -> Tensor:

@@ -16,12 +16,19 @@ from backbone.architectures import ARCHITECTURES, Plan, plan, tails, with_tail
 from backbone.errors import InputError
 from backbone.layouts import recognise, torchvision_names
 from backbone.network import Classifier, Network, classifier
-from backbone.translation import INCEPTION, NORM, Layout, Triple
+from backbone.published import Inputs, Source, published_inputs, published_name
+from backbone.translation import NORM, Layout, Triple
 
-__all__ = ["NORM", "Pretrained", "from_weights", "load_strictly", "load_weights", "read_weights", "torchvision_names"]
-
-Source = str | Path | Mapping[str, Tensor]
-"""A weights file or a state dict."""
+__all__ = [
+    "NORM",
+    "Pretrained",
+    "expected_inputs",
+    "from_weights",
+    "load_strictly",
+    "load_weights",
+    "read_weights",
+    "torchvision_names",
+]
 
 KEY = "taproot"
 """The one entry of a safetensors header's metadata that is ours: the model's description as JSON."""
@@ -144,8 +151,11 @@ class Pretrained(NamedTuple):
     name: str  # of the architecture
     width: float
     layout: str  # whose names the weights had; "taproot": ours
-    mean: Triple  # of the inputs' normalisation, RGB in 0..1; without a config.json that of the publisher's usual file
+    mean: Triple  # this and the next four are the pictures that the weights expect, as `published.Inputs` says
     std: Triple
+    size: int
+    crop_pct: float
+    interpolation: str
     classes: list[str]  # names, where the weights tell them, else numbers
     arguments: dict[str, Any]  # the keywords of `network.classifier` that build it
 
@@ -171,9 +181,8 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
         arguments = description["model"]
         model = classifier(**arguments)
         _load(model, layout, source=_name(source), norm_eps=norm_eps)
-        mean, std = tuple(description["mean"]), tuple(description["std"])
         found = arguments["name"], arguments["width"]
-        return Pretrained(model, *found, layout.name, mean, std, description["classes"], arguments)
+        return Pretrained(model, *found, layout.name, *_described(description), description["classes"], arguments)
     name, width, tail, fixed_stem = _find_architecture(layout, _name(source))
     padding = padding or _padding(layout, name, source) or "symmetric"
     hidden = layout.state.get("hidden.weight")
@@ -193,11 +202,30 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
     }
     model = classifier(**arguments)
     _load(model, layout, source=_name(source), norm_eps=norm_eps)
-    mean, std = _normalisation(layout, padding, name, source)
+    inputs = published_inputs(layout, name, padding, source)
     classes = description.get("classes", [])
     if len(classes) != len(output):
         classes = [str(number) for number in range(len(output))]
-    return Pretrained(model, name, width, layout.name, mean, std, classes, arguments)
+    return Pretrained(model, name, width, layout.name, *inputs, classes, arguments)
+
+
+def expected_inputs(source: Source) -> Inputs:
+    """The pictures that weights expect, of one of our models or a published classifier or body.
+
+    Raises:
+        InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
+    """
+    layout, description = _recognise(source)
+    if "mean" in description:
+        return _described(description)
+    name = _find_architecture(layout, _name(source)).name
+    return published_inputs(layout, name, _padding(layout, name, source), source)
+
+
+def _described(description: dict[str, Any]) -> Inputs:
+    """What one of our files says; those of segmenters and detectors say no size."""
+    said = {key: description[key] for key in Inputs._fields if key in description}
+    return Inputs(**said)._replace(mean=tuple(description["mean"]), std=tuple(description["std"]))
 
 
 def load_weights(
@@ -234,8 +262,24 @@ def load_weights(
     if keep_output:
         own = {f"output.{key}": value for key, value in model.output.state_dict().items()}
         layout = layout._replace(state=layout.state | own)
-    _load(model, layout, source=_name(source), norm_eps=norm_eps)
+    try:
+        _load(model, layout, source=_name(source), norm_eps=norm_eps)
+    except InputError as error:
+        try:
+            found = _find_architecture(layout, _name(source))
+        except InputError:
+            raise error from None
+        raise InputError(f"{error}: {_settings(found, layout)}") from None
     return layout.name
+
+
+def _settings(found: "_Found", layout: Layout) -> str:
+    """The keywords of `classifier` that a checkpoint needs, for an error."""
+    hidden = layout.state.get("hidden.weight")
+    return (
+        f"name={found.name} width={found.width:g} tail={found.tail} fixed_stem={str(found.fixed_stem).lower()}"
+        f"{'' if hidden is None else f' hidden={len(hidden)}'}"
+    )
 
 
 def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps: float | None) -> None:
@@ -257,7 +301,7 @@ def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
     """The layout of a file or state dict, with what the file says of its model."""
     state, description = read_described(source)
     layout = recognise(state, _name(source))
-    if layout.name == "timm" and re.search(r"conv_(aa|blur)_", _published_name(source)):
+    if layout.name == "timm" and re.search(r"conv_(aa|blur)_", published_name(source)):
         raise InputError(f"{_name(source)}: timm's network blurs before its strides, which no architecture here does")
     model = description.get("model", {})
     if layout.name == "taproot" and model:
@@ -272,39 +316,9 @@ def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
 
 def _padding(layout: Layout, name: str, source: Source) -> str | None:
     """The padding that the weights were trained with; None where nothing tells."""
-    if layout.name == "timm" and (_published_name(source).startswith("tf_") or name.endswith("_minimalistic")):
+    if layout.name == "timm" and (published_name(source).startswith("tf_") or name.endswith("_minimalistic")):
         return "same"
     return layout.padding
-
-
-def _published_name(source: Source) -> str:
-    """timm's name of a network, from the configuration beside its file or from the file's name; else empty."""
-    if isinstance(source, Mapping):
-        return ""
-    return _hub_config(source).get("architecture", Path(source).name)
-
-
-def _normalisation(layout: Layout, padding: str, name: str, source: Source) -> tuple[Triple, Triple]:
-    """What the publisher's inputs were normalised by, as far as is known."""
-    if layout.name != "timm":
-        return layout.mean, layout.std
-    config = _hub_config(source).get("pretrained_cfg", {})
-    if "mean" in config and "std" in config:
-        return tuple(config["mean"]), tuple(config["std"])
-    # timm's tf_ files and those of MobileNetV1
-    half = padding == "same" or name.startswith("mobilenet_v1")
-    return INCEPTION if half else (layout.mean, layout.std)
-
-
-def _hub_config(source: Source) -> dict[str, Any]:
-    """The config.json that Hugging Face's hub keeps beside timm's weights; empty where there is none."""
-    if isinstance(source, Mapping) or not (path := Path(source).parent / "config.json").is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); copy it again or remove it") from error
-    return config if isinstance(config, dict) and isinstance(config.get("pretrained_cfg"), dict) else {}
 
 
 def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:

@@ -68,7 +68,18 @@ TORCHVISION = [
     ("mnasnet1_0", "mnasnet_b1", 1.0),
     ("mnasnet1_3", "mnasnet_b1", 1.3),
 ]
-FAMILIES = ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v4_conv_small", "mnasnet_a1", "fbnet_c"]
+FAMILIES = [
+    "chamnet_f",
+    "fbnet_c",
+    "mnasnet_small",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_small_minimalistic",
+    "mobilenet_v3_small_squeeze_first",
+    "mobilenet_v4_conv_small",
+    "single_path_nas",
+]
 
 
 def largest_difference(ours: nn.Module, theirs: nn.Module, sizes_hw=SIZES_HW) -> float:
@@ -204,38 +215,6 @@ def test_layouts_that_cannot_be_reproduced_are_refused_with_the_reason(tmp_path)
     net = backbone.create("mobilenet_v2", padding="same")
     with pytest.raises(InputError, match="need padding='symmetric'"):
         backbone.load_weights(net, torchvision.models.mobilenet_v2().state_dict())
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "millions"),
-    [
-        # "Searching for MobileNetV3", tables 3 and 9.
-        ("mobilenet_v3_large", 1.25, 7.5),
-        ("mobilenet_v3_large", 1.0, 5.4),
-        ("mobilenet_v3_large", 0.75, 4.0),
-        ("mobilenet_v3_large", 0.5, 2.6),
-        ("mobilenet_v3_large", 0.35, 2.2),
-        ("mobilenet_v3_small", 1.25, 3.6),
-        ("mobilenet_v3_small", 1.0, 2.5),
-        ("mobilenet_v3_small", 0.75, 2.0),
-        ("mobilenet_v3_small", 0.5, 1.6),
-        ("mobilenet_v3_small", 0.35, 1.4),
-        ("mnasnet_a1", 1.0, 3.9),
-        # MnasNet-small's 1.9M is left out: the official code's table gives 2.03M.
-        ("mobilenet_v2", 1.0, 3.4),
-        ("mobilenet_v2", 0.35, 1.6),
-        # The official code's README.
-        ("mobilenet_v3_large_minimalistic", 1.0, 3.9),
-        ("mobilenet_v3_small_minimalistic", 1.0, 2.0),
-    ],
-)
-def test_parameters_are_the_papers(name, width, millions):
-    with torch.device("meta"):
-        model = backbone.classifier(name, width=width)
-    # Within the printed digit, once the norms are folded or not: papers count either way.
-    counts = [sum(p.numel() for p in model.parameters())]
-    counts.append(counts[0] - sum(m.bias.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d)))
-    assert any(abs(count / 1e6 - millions) < 0.1 for count in counts), counts
 
 
 @pytest.mark.parametrize("name", backbone.names())

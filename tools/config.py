@@ -125,9 +125,12 @@ class BackboneData:
 
 @dataclass(frozen=True)
 class BackboneModel:
-    name: str = knob("mobilenet_v3_large", "architecture; tools.summary lists them")
+    name: str = knob("mobilenet_v3_large", "architecture that tools.summary lists, or one in strings")
     width: float = knob(1.0, "multiplies all channels")
     padding: str = knob("symmetric", "symmetric, or same as TensorFlow pads")
+    tail: str = knob("full", "full; of MobileNetV3 also detection or segmentation")
+    fixed_stem: bool = knob(False, "the stem's channels do not follow the width, as in some published narrow networks")
+    hidden: int | None = knob(None, "channels of the hidden layer, 0 for none; by default the architecture's")
     norm_eps: float = knob(1e-3, "epsilon of the norms")
     norm_momentum: float = knob(0.01, "momentum of the norms' running statistics; raise it for short runs")
     dropout: float = knob(0.2, "probability before the output layer")
@@ -238,8 +241,8 @@ class BackboneConfig:
     )
     augment: BackboneAugment = field(default_factory=BackboneAugment)
     loss: BackboneLoss = field(default_factory=BackboneLoss)
-    mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1")
-    std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1")
+    mean: list[float] | None = knob(None, "input normalisation, RGB in 0..1; by default the weights', or ImageNet's")
+    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise")
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -263,6 +266,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.drop_path": (0, 0.99),
     "model.drop_block": (0, 0.99),
     "model.width": (0.1, 8),
+    "model.hidden": (0, 65536),
     "model.filters": (1, 4096),
     "loss_settings.label_smoothing": (0, 1),
     "loss_settings.threshold": (1e-6, 1),
@@ -443,8 +447,9 @@ def _check_values(values: dict[str, Any], source: str) -> None:
         ("augment.scale", 2),
         ("augment.input_scale", 2),
     ):
-        if key in values and (len(values[key]) != length or (key != "mean" and min(values[key]) <= 0)):
-            raise InputError(f"{source}: {key} is {values[key]}; it takes {length} numbers above 0")
+        value = values.get(key)
+        if value is not None and (len(value) != length or (key != "mean" and min(value) <= 0)):
+            raise InputError(f"{source}: {key} is {value}; it takes {length} numbers above 0")
 
 
 def _text(value: Any) -> str:

@@ -28,6 +28,7 @@ import backbone
 import det
 import seg
 from backbone.errors import InputError
+from backbone.transforms import shorter_side
 from det import tensorflow_weights
 from seg import cityscapes
 from seg.folder import palette_color
@@ -86,8 +87,9 @@ def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | No
         "classes": found.classes,
         "mean": found.mean,
         "std": found.std,
-        "size": 224,
-        "crop_pct": 0.875,
+        "size": found.size,
+        "crop_pct": found.crop_pct,
+        "interpolation": found.interpolation,
     }
     return Recognised(found.classifier, found.layout, description)
 
@@ -142,7 +144,12 @@ def summary(found: Recognised) -> list[list[str]]:
     def triple(values: tuple[float, ...]) -> str:
         return " ".join(f"{value:g}" for value in values)
 
-    hidden = [["hidden layer", str(arguments["hidden"] or "none")]] if "hidden" in arguments else []
+    hidden, pictures = [], []
+    if description["task"] == "classification":
+        layer = found.model.hidden
+        hidden = [["hidden layer", "none" if layer is None else str(layer.out_features)]]
+        size, crop_pct, interpolation = (description[key] for key in ("size", "crop_pct", "interpolation"))
+        pictures = [["evaluated at", f"{size}, of a shorter side of {shorter_side(size, crop_pct)}, {interpolation}"]]
     return [
         ["task", description["task"]],
         ["layout", found.layout],
@@ -155,6 +162,7 @@ def summary(found: Recognised) -> list[list[str]]:
         ["norm epsilon", f"{network.stem.norm.eps:g}"],
         ["input mean, RGB", triple(description["mean"])],
         ["input deviation", triple(description["std"])],
+        *pictures,
         ["parameters", f"{sum(parameter.numel() for parameter in found.model.parameters()):,}"],
     ]
 

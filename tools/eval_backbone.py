@@ -1,8 +1,11 @@
 """Scores a classifier, ours or published weights, on a folder of pictures by class: top-1 and top-5.
 
 python -m tools.eval_backbone --weights runs/large/best.safetensors --data /data/imagenet
-python -m tools.eval_backbone --weights mobilenet_v3_large-5c1a4163.pth --data /data/imagenet --size 224
+python -m tools.eval_backbone --weights mobilenet_v3_large-5c1a4163.pth --data /data/imagenet
 python -m tools.eval_backbone --weights tf_mobilenetv3_small_100.safetensors --data imagenette --classes wnids.txt
+
+Size, crop, interpolation and normalisation are those that the weights expect: what one of our files says, timm's
+config.json beside its weights (that of testing), or the publisher's usual ones.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import backbone
 from backbone.errors import InputError
 from backbone.folder import ImageFolder, collate
 from backbone.inference import normalise
-from backbone.transforms import INTERPOLATIONS, eval_transform
+from backbone.transforms import INTERPOLATIONS, eval_transform, shorter_side
 from tools.checkpoint import find_description, load_tensors, replace_file
 from tools.console import console, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
@@ -90,7 +93,7 @@ def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         backbone.load_weights(model, load_tensors(path))
         return model, description
     found = backbone.from_weights(path)
-    return found.classifier, {"classes": None, "mean": found.mean, "std": found.std, "size": 224, "crop_pct": 0.875}
+    return found.classifier, found._asdict() | {"classes": None}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,9 +104,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, type=Path, help="folder with SPLIT/CLASS/ and pictures in them")
     parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument("--classes", type=Path, help="text file: the name of each output's class folder, a line each")
-    parser.add_argument("--size", type=int, help="height and width of the crop; default: the weights', or 224")
-    parser.add_argument("--crop-pct", type=float, help="share of the shorter side in the crop; default: 0.875")
-    parser.add_argument("--interpolation", choices=list(INTERPOLATIONS), default="bilinear", help="default: bilinear")
+    parser.add_argument("--size", type=int, help="height and width of the crop; default: the weights'")
+    parser.add_argument("--crop-pct", type=float, help="share of the shorter side in the crop; default: the weights'")
+    parser.add_argument("--interpolation", choices=list(INTERPOLATIONS), help="default: the weights'")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights")
     parser.add_argument("--save-predictions", type=Path, metavar="CSV", help="write picture, class and probability")
     parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
@@ -115,11 +118,13 @@ def main(argv: list[str] | None = None) -> int:
         if not arguments.classes.is_file():
             raise InputError(f"{arguments.classes}: no such file; give one with a class folder's name per line")
         names = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
-    size = arguments.size or description["size"]
-    crop_pct = arguments.crop_pct or description["crop_pct"]
+    size = description["size"] if arguments.size is None else arguments.size
+    crop_pct = description["crop_pct"] if arguments.crop_pct is None else arguments.crop_pct
+    # Runs did not always record it: those that do not were evaluated on bilinear pictures.
+    interpolation = arguments.interpolation or description.get("interpolation", "bilinear")
     if size < 8 or not 0 < crop_pct <= 1:
         raise InputError(f"--size {size} --crop-pct {crop_pct}: give a size of at least 8 and a share up to 1")
-    transform = eval_transform(size, crop_pct=crop_pct, interpolation=arguments.interpolation)
+    transform = eval_transform(size, crop_pct=crop_pct, interpolation=interpolation)
     dataset = ImageFolder(arguments.data, arguments.split, transform, names=names)
     outputs = model.output.out_features
     first_class = outputs - len(dataset.names)
@@ -146,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     metrics = {
         "task": "classification",
         "source": str(arguments.weights),
-        "protocol": f"centre crop {size} of shorter side {round(size / crop_pct)}, {arguments.interpolation}",
+        "protocol": f"centre crop {size} of shorter side {shorter_side(size, crop_pct)}, {interpolation}",
         "split": arguments.split,
         "pictures": len(dataset),
         **evaluation.scores,

@@ -19,7 +19,9 @@ from backbone.errors import InputError
 from backbone.folder import ImageFolder, Sample, collate
 from backbone.inference import normalise
 from backbone.layouts import recognise
+from backbone.published import Inputs
 from backbone.transforms import eval_transform, train_transform
+from backbone.weights import expected_inputs
 from tools.checkpoint import find_description
 from tools.config import BackboneConfig, parse_arguments
 from tools.console import console, run
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     config, resume = parsed
     if config.run.compile and config.model.drop_block:
         raise InputError("run.compile with model.drop_block: its probability changes in every step; choose one of them")
+    config = with_normalisation(config)
     state = open_run(config, resume)
     accelerator = make_accelerator(config.run.precision)
 
@@ -58,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         "std": config.std,
         "size": size,
         "crop_pct": data.crop_pct,
+        "interpolation": "bilinear",
     }
     mixers = [kind(alpha=alpha, num_classes=len(train_set.names)) for kind, alpha in mixes.items() if alpha]
 
@@ -102,6 +106,14 @@ def main(argv: list[str] | None = None) -> int:
     if accelerator.is_main_process and code == 0:
         print_end(config, f"tools.eval_backbone --data {data.root} --split {data.val_split}")
     return code
+
+
+def with_normalisation(config: BackboneConfig) -> BackboneConfig:
+    """The config with the inputs' mean and deviation filled in where it leaves them to the weights."""
+    if config.mean is not None and config.std is not None:
+        return config
+    inputs = Inputs() if config.weights is None else expected_inputs(config.weights)
+    return dataclasses.replace(config, mean=config.mean or list(inputs.mean), std=config.std or list(inputs.std))
 
 
 def load_start(model: backbone.Classifier, path: str, classes: list[str]) -> str:

@@ -1,0 +1,83 @@
+"""What lies beside published weights: their publisher's name of the network, and the pictures that they expect."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from backbone.errors import InputError
+from backbone.translation import IMAGENET, INCEPTION, Layout, Triple
+
+Source = str | Path | Mapping[str, Tensor]
+"""A weights file or a state dict."""
+
+TORCHVISION_232 = ("5c1a4163", "7ebf99e0", "7090bc5f", "a4c69d6f")
+"""In the names of torchvision's files whose pictures are resized to 232, not 256, before the crop."""
+TIMM_BILINEAR = ("fbnet_c", "single_path_nas")
+"""timm's networks that were evaluated on bilinear pictures; so were those with TensorFlow's padding."""
+
+
+class Inputs(NamedTuple):
+    """The pictures that weights expect."""
+
+    mean: Triple = IMAGENET[0]  # RGB in 0..1
+    std: Triple = IMAGENET[1]
+    size: int = 224  # height and width
+    crop_pct: float = 0.875  # share of the resized picture's shorter side that the central crop keeps
+    interpolation: str = "bilinear"  # of resizing, or "bicubic"
+
+
+def published_inputs(layout: Layout, name: str, padding: str | None, source: Source) -> Inputs:
+    """The pictures that a published classifier was evaluated on, as far as files, their names and layouts tell.
+
+    Arguments:
+        name, padding: of the architecture that the weights are of.
+    """
+    file_name = published_name(source)
+    if layout.name == "torchvision":
+        shorter = 232 if any(sign in file_name for sign in TORCHVISION_232) else 256
+        return Inputs(layout.mean, layout.std, crop_pct=224 / shorter)
+    if layout.name != "timm":
+        return Inputs(layout.mean, layout.std)
+    bilinear = padding == "same" or name in TIMM_BILINEAR
+    mean, std = INCEPTION if padding == "same" or name.startswith("mobilenet_v1") else (layout.mean, layout.std)
+    if "_miil" in file_name:
+        mean, std, bilinear = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True
+    guessed = Inputs(mean, std, interpolation="bilinear" if bilinear else "bicubic")
+    return _configured(hub_config(source).get("pretrained_cfg", {}), guessed)
+
+
+def _configured(config: dict[str, Any], guessed: Inputs) -> Inputs:
+    """timm's own configuration, that of testing before that of training; what it leaves open stays as guessed."""
+    size = config.get("test_input_size") or config.get("input_size") or (3, guessed.size, guessed.size)
+    return Inputs(
+        tuple(config.get("mean", guessed.mean)),
+        tuple(config.get("std", guessed.std)),
+        size[-1],
+        config.get("test_crop_pct") or config.get("crop_pct") or guessed.crop_pct,
+        config.get("interpolation", guessed.interpolation),
+    )
+
+
+def published_name(source: Source) -> str:
+    """The publisher's name of a network, from the configuration beside its file or from the file's name; else empty."""
+    if isinstance(source, Mapping):
+        return ""
+    return hub_config(source).get("architecture", Path(source).name)
+
+
+def hub_config(source: Source) -> dict[str, Any]:
+    """The config.json that Hugging Face's hub keeps beside timm's weights; empty where there is none.
+
+    Raises:
+        InputError: there is one that cannot be read.
+    """
+    if isinstance(source, Mapping) or not (path := Path(source).parent / "config.json").is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); copy it again or remove it") from error
+    return config if isinstance(config, dict) and isinstance(config.get("pretrained_cfg"), dict) else {}

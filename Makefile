@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/python -m tools.demo $(DEMO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -503,11 +503,13 @@ def det_step(arguments: argparse.Namespace) -> None:
 def det_loader(arguments: argparse.Namespace) -> None:
     """The comparison of data loading.
 
-    torchvision's is the preset "ssd" of its references, which leave resizing to the model: on Pillow's pictures, their
-    default, and on tensors (--backend tensor). Either gives pictures of the size they have on disk, ours of 320x320.
+    torchvision's is the preset "ssd" of its references, on Pillow's pictures, their default, and on tensors (--backend
+    tensor). It leaves resizing to the model, which does it picture by picture, bilinear on the float tensor; here the
+    preset ends with that, so that all give 320x320. Theirs are float32, ours uint8: the training step normalises them.
     """
     single_thread(0)
-    ours = det.CocoDetection(arguments.data, arguments.split, transform=det.train_transform(320))
+    side = 320
+    ours = det.CocoDetection(arguments.data, arguments.split, transform=det.train_transform(side))
     plain = det.CocoDetection(arguments.data, arguments.split)
     rounds = itertools.count()
     indices = range(min(arguments.pictures, len(ours)))
@@ -531,7 +533,12 @@ def det_loader(arguments: argparse.Namespace) -> None:
         v2.RandomIoUCrop(),
         v2.RandomHorizontalFlip(),
     ]
-    finish = [v2.ToDtype(torch.float32, scale=True), v2.SanitizeBoundingBoxes(), v2.ToPureTensor()]
+    finish = [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.SanitizeBoundingBoxes(),
+        v2.Resize((side, side), antialias=False),
+        v2.ToPureTensor(),
+    ]
     contenders = {
         "torchvision, Pillow": partial(load_theirs, v2.Compose([*augment, v2.PILToTensor(), *finish])),
         "torchvision, tensors": partial(load_theirs, v2.Compose([v2.PILToTensor(), *augment, *finish])),

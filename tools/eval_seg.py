@@ -38,7 +38,7 @@ from seg.dataset import SegDataset
 from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
-from tools.console import console, progress, run, table
+from tools.console import console, num_workers, progress, run, table
 from tools.loop import finite, gather_parts, make_accelerator, shard, single_thread
 from tools.report import Shown, write_report
 
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="of the window; default: two thirds")
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="mean over these scales")
     parser.add_argument("--flip", action="store_true", help="mean with the mirrored picture's result")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
+    parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
     window, stride = (None if sides is None else tuple(sides) for sides in (arguments.window, arguments.stride))

@@ -62,10 +62,10 @@ def read_image(path: str | Path, rows: int | None = None) -> np.ndarray:
     data = read_bytes(path)
     with _open(path, io.BytesIO(data)) as header:
         cut = _is_cut(data, header.format)
-        turned = "exif" in header.info
     if cut:
         raise InputError(f"{path}: the picture is cut short (no end mark); copy the file again")
-    if pyspng is not None and not turned and data.startswith(PNG_START) and data[24:26] == RGB_OF_8_BITS:
+    fast = pyspng is not None and data.startswith(PNG_START) and data[24:26] == RGB_OF_8_BITS
+    if fast and b"eXIf" not in data:  # which may stand behind the pixels, where Pillow's header does not show it
         return cv2.cvtColor(_read_png(path, data, "RGB", rows), cv2.COLOR_RGB2BGR)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:

@@ -1,9 +1,12 @@
 """Pictures and masks from disk: every usual format reads, every damaged one is an error that names the file."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from backbone import InputError, images
 
@@ -107,6 +110,55 @@ def test_the_faster_decoder_gives_opencvs_pixels(tmp_path, monkeypatch, mode, ro
         whole = read(path)
         assert len(values) >= min(rows or 64, 64) and values.dtype == np.uint8
         assert (values == whole[: len(values)]).all()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def interlaced(pixels: np.ndarray) -> bytes:
+    """A PNG of 8 bits in seven passes, [H, W] or [H, W, 3]."""
+    height, width = pixels.shape[:2]
+    steps = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [pixels[top::down, left::right] for top, left, down, right in steps]
+    lines = b"".join(b"\0" + line.tobytes() for part in passes for line in part)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 1)
+    end = chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return images.PNG_START + chunk(b"IHDR", header) + end
+
+
+EXIF = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")  # orientation 6
+SRGB = zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+EXTRAS = {  # for colour, for grey
+    "a strong gamma": [chunk(b"gAMA", struct.pack(">I", 220_000))] * 2,
+    "sRGB": [chunk(b"sRGB", b"\0") + chunk(b"gAMA", struct.pack(">I", 45_455))] * 2,
+    "a colour profile": [chunk(b"iCCP", b"x\0\0" + SRGB), b""],
+    "fewer significant bits": [chunk(b"sBIT", b"\5\5\5"), chunk(b"sBIT", b"\5")],
+    "a transparent colour": [chunk(b"tRNS", struct.pack(">3H", 1, 2, 3)), chunk(b"tRNS", struct.pack(">H", 1))],
+    "an orientation": [EXIF] * 2,
+    "an orientation behind the pixels": [EXIF] * 2,
+}
+
+
+@pytest.mark.parametrize("passes", [1, 7])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_no_decoder_changes_pixels_for_what_stands_beside_them(tmp_path, monkeypatch, extra, mode, passes):
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+    pixels[4, 5] = 1, 2, 3
+    pixels = pixels if mode == "RGB" else pixels[:, :, 0]
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    data = interlaced(pixels) if passes == 7 else path.read_bytes()
+    at = len(data) - 12 if "behind" in extra else 33
+    path.write_bytes(data[:at] + EXTRAS[extra][mode == "L"] + data[at:])
+    for decoder in (images.pyspng, None):
+        monkeypatch.setattr(images, "pyspng", decoder)
+        if mode == "L":
+            assert np.array_equal(images.read_label(path), pixels)
+        else:
+            turned = np.rot90(pixels, -1) if "orientation" in extra else pixels
+            assert np.array_equal(images.read_image(path)[:, :, ::-1], turned)
 
 
 def test_the_faster_decoder_notices_every_flipped_byte(tmp_path):

@@ -269,3 +269,10 @@ def test_coarse_labels_are_read_where_they_are_asked_for(world, tmp_path):
         Cityscapes(tmp_path, "train_extra")
     with pytest.raises(InputError, match="annotation 'gtfine' unknown"):
         Cityscapes(source, "val", annotation="gtfine")
+
+
+@pytest.mark.parametrize("workers", ["-1", "many", "1000"])
+def test_numbers_of_workers_that_cannot_be_are_refused(tmp_path, capsys, workers):
+    with pytest.raises(SystemExit, match="2"):
+        eval_seg.main(["--predictions", str(tmp_path), "--data", str(tmp_path), f"--workers={workers}"])
+    assert f"--workers: {workers} must be a number from 0 to 256" in capsys.readouterr().err

@@ -307,34 +307,37 @@ def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path
 @pytest.mark.slow
 def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     """Five pictures do not divide by two: each must count exactly once."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
     weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = ["--weights", weights, "--data", data, "--workers", "0", "--report"]
-    assert eval_seg.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    arguments = ["--weights", weights, "--data", data, "--workers", "0"]
     slid = [*arguments, "--window", "64", "100", "--scales", "0.75", "1", "--flip"]
-    assert eval_seg.main([*slid, "--out", str(tmp_path / "one slid")]) == 0
+    files = ["--data", data, "--report", "--predictions", str(tmp_path / "files")]
     boxes = ["--weights", str(finished["det"] / "best.safetensors"), "--data", str(world / "coco"), "--workers", "0"]
-    assert eval_det.main([*boxes, "--out", str(tmp_path / "one boxes")]) == 0
-    for line in (
-        ["tools.eval_seg", *arguments, "--out", str(tmp_path / "two"), "--save-predictions", str(tmp_path / "files")],
-        ["tools.eval_seg", *slid, "--out", str(tmp_path / "two slid")],
-        ["tools.train_seg", *command("seg", world, tmp_path / "run")[1], "run.steps=2"],
-        ["tools.eval_det", *boxes, "--out", str(tmp_path / "two boxes")],
-    ):
-        run = subprocess.run([*torchrun, *line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert run.returncode == 0, run.stderr[-3000:]
-        assert (
-            "2 processes" in run.stdout or run.stdout.count("on 5 pictures") == 1
-        )  # not two that each believe to be alone
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
-    assert one == two and one["cityscapes"]["miiou"] >= 0
-    slid_one, slid_two = ((tmp_path / f"{name} slid" / "metrics.json").read_text() for name in ("one", "two"))
-    assert slid_one == slid_two and "windows of 64x100" in slid_one
-    assert_official(one["cityscapes"], Cityscapes(world / "cityscapes", "val"), tmp_path / "files")
-    figures = [(tmp_path / f"{name} boxes" / "metrics.json").read_text() for name in ("one", "two")]
-    assert figures[0] == figures[1]
-    assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
+    lines = {
+        "whole": [eval_seg, *arguments, "--report", "--save-predictions", str(tmp_path / "files")],
+        "slid": [eval_seg, *slid],
+        "files": [eval_seg, *files],
+        "boxes": [eval_det, *boxes],
+    }
+    for name, (tool, *line) in lines.items():
+        assert tool.main([*line, "--out", str(tmp_path / "one" / name)]) == 0
+    shutil.rmtree(tmp_path / "files")
+    code = ["from tools import eval_det, eval_seg, train_seg"]
+    for name, (tool, *line) in lines.items():
+        code.append(f"{tool.__name__.split('.')[1]}.main({[*line, '--out', str(tmp_path / 'two' / name)]})")
+    code.append(f"train_seg.main({[*command('seg', world, tmp_path / 'run')[1], 'run.steps=2']})")
+    (tmp_path / "all.py").write_text("\n".join(code))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    line = [*torchrun, str(tmp_path / "all.py")]
+    run = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "2 processes" in run.stdout and run.stdout.count("on 5 pictures") == 4  # not two, each alone
+    for name in lines:
+        for path in (tmp_path / "one" / name).iterdir():  # metrics.json, report.html
+            assert path.read_text() == (tmp_path / "two" / name / path.name).read_text()
+    whole, slid = (json.loads((tmp_path / "two" / name / "metrics.json").read_text()) for name in ("whole", "slid"))
+    assert whole["cityscapes"]["miiou"] >= 0 and "windows of 64x100" in slid["protocol"]
+    assert_official(whole["cityscapes"], Cityscapes(world / "cityscapes", "val"), tmp_path / "files")
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 

@@ -29,7 +29,7 @@ from seg.data import open_data
 from seg.dataset import IGNORE, SegDataset
 from seg.predictor import SegResult
 from tools.checkpoint import replace_file
-from tools.console import console, progress, run, table
+from tools.console import console, num_workers, progress, run, table
 from tools.loop import single_thread
 
 CITIES = {
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/samples.png"), help="picture to write; default: runs/samples.png"
     )
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
+    parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     if arguments.workers < 0:
         raise InputError(f"--workers {arguments.workers}: must not be negative")

@@ -24,7 +24,7 @@ from det.annotations import check_annotations, check_file_name, read_json
 from det.coco import MIN_BOX_SIDE
 from det.predictor import Result
 from tools.checkpoint import replace_file
-from tools.console import console, progress, run, table
+from tools.console import console, num_workers, progress, run, table
 from tools.loop import single_thread
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/samples.png"), help="picture to write; default: runs/samples.png"
     )
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
+    parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     if arguments.workers < 0:
         raise InputError(f"--workers {arguments.workers}: must not be negative")

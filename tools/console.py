@@ -1,6 +1,7 @@
 """The terminal: bad input becomes one line and exit code 2; progress bars and tables."""
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 
 from rich.console import Console
@@ -26,6 +27,13 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code or 0)
+
+
+def num_workers(text: str) -> int:
+    """A number of processes, for argparse, which names the option and ends with exit code 2 if it cannot be."""
+    if not text.isdecimal() or int(text) > 256:
+        raise ArgumentTypeError(f"{text} must be a number from 0 to 256")
+    return int(text)
 
 
 def progress(*extra: str) -> Progress:

@@ -24,7 +24,7 @@ from backbone.folder import ImageFolder, collate
 from backbone.inference import normalise
 from backbone.transforms import INTERPOLATIONS, eval_transform, shorter_side
 from tools.checkpoint import find_description, load_tensors, replace_file
-from tools.console import console, progress, run, table
+from tools.console import console, num_workers, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
 
 BATCH = 32
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--interpolation", choices=list(INTERPOLATIONS), help="default: the weights'")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights")
     parser.add_argument("--save-predictions", type=Path, metavar="CSV", help="write picture, class and probability")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
+    parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
     model, description = load_classifier(arguments.weights)

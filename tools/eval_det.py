@@ -23,7 +23,7 @@ import det
 from backbone.errors import InputError
 from backbone.inference import normalise
 from tools.checkpoint import replace_file
-from tools.console import console, progress, run, table
+from tools.console import console, num_workers, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
 from tools.report_det import write_report
 
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="write report.html, which opens offline, into --out")
     parser.add_argument("--fast", action="store_true", help="let faster-coco-eval count; figures are equal to 1e-12")
     parser.add_argument("--name", default="taproot", help="the detector's in a file for the server; default: taproot")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
+    parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
     if arguments.report and arguments.fast:
         raise InputError("--report shows pycocotools' matches, which --fast does without; leave one of them away")

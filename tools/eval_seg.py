@@ -38,7 +38,7 @@ from seg.dataset import SegDataset
 from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
 from tools.checkpoint import replace_file
-from tools.console import console, progress, run, table
+from tools.console import console, num_workers, progress, run, table
 from tools.loop import finite, gather_parts, make_accelerator, shard, single_thread
 from tools.report import Shown, write_report
 
@@ -142,18 +142,26 @@ def evaluate_model(
     return counts.result(accelerator)
 
 
-def evaluate_files(folder: Path, dataset: SegDataset, *, num_worst: int = 0) -> Evaluation:
-    """Scores the predictions in a folder, one for each picture of the set, whoever made them."""
+def evaluate_files(
+    folder: Path, dataset: SegDataset, *, accelerator: Accelerator | None = None, num_worst: int = 0
+) -> Evaluation:
+    """Scores the predictions in a folder, one for each picture of the set, whoever made them.
+
+    Arguments:
+        accelerator: shares the pictures among its processes; all get the result.
+    """
     counts = Counts(dataset, instances=True, num_worst=num_worst)
     files = dataset.find_predictions(folder)
+    indices = range(len(files)) if accelerator is None else shard(accelerator, len(files))
     with progress() as bar:
-        for file, sample in bar.track(zip(files, dataset, strict=True), total=len(files), description="scoring"):
+        for index in bar.track(indices, description="scoring"):
+            file, sample = files[index], dataset[index]
             predicted_ids = read_label(file)
             if predicted_ids.shape != tuple(sample.labels.shape):
                 sizes = [f"{w}x{h}" for h, w in (predicted_ids.shape, sample.labels.shape)]
                 raise InputError(f"{file}: is {sizes[0]}, its label {sizes[1]}; predictions have the labels' size")
-            counts.add(sample.index, sample.labels.numpy(), predicted_ids)
-    return counts.result()
+            counts.add(index, sample.labels.numpy(), predicted_ids)
+    return counts.result(accelerator)
 
 
 def merge(parts: Iterable[InstanceCounts]) -> InstanceCounts:
@@ -189,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="of the window; default: two thirds")
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="mean over these scales")
     parser.add_argument("--flip", action="store_true", help="mean with the mirrored picture's result")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes; default: 1")
+    parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
     window, stride = (None if sides is None else tuple(sides) for sides in (arguments.window, arguments.stride))
@@ -203,10 +211,10 @@ def main(argv: list[str] | None = None) -> int:
             f"{arguments.data}: no pixel of split {arguments.split} counts, its labels are dummies, never scored;"
             " write --save-predictions DIR with --weights and upload that folder to the test server"
         )
+    accelerator = make_accelerator()
     if arguments.weights is not None:
         from tools.predict import load_model
 
-        accelerator = make_accelerator()
         model, description = load_model(arguments.weights, task="segmentation")
         if description["classes"] != dataset.names:
             raise InputError(
@@ -225,17 +233,16 @@ def main(argv: list[str] | None = None) -> int:
             num_worst=NUM_WORST * arguments.report,
             save_to=arguments.save_predictions,
         )
-        if not accelerator.is_main_process:
-            return 0
-        if not scored:
-            console.print(
-                f"not scored: the labels are dummies. Predictions: {arguments.save_predictions}", soft_wrap=True
-            )
-            return 0
     else:
         if not arguments.predictions.is_dir():
             raise InputError(f"{arguments.predictions}: no such folder of predictions")
-        evaluation = evaluate_files(arguments.predictions, dataset, num_worst=NUM_WORST * arguments.report)
+        worst = NUM_WORST * arguments.report
+        evaluation = evaluate_files(arguments.predictions, dataset, accelerator=accelerator, num_worst=worst)
+    if not accelerator.is_main_process:
+        return 0
+    if not scored:
+        console.print(f"not scored: the labels are dummies. Predictions: {arguments.save_predictions}", soft_wrap=True)
+        return 0
 
     source = arguments.weights or arguments.predictions
     out = arguments.out or (source.parent if arguments.weights else source)

@@ -22,7 +22,7 @@ from seg.data import open_data
 from seg.dataset import IGNORE, SegDataset
 from seg.prepared import FORMAT, content_key
 from tools.checkpoint import replace_file
-from tools.console import console, progress, run
+from tools.console import console, num_workers, progress, run
 from tools.loop import single_thread
 
 HEADER = 128
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], help="default: train and val")
     parser.add_argument("--labels", default="gtFine", help=f"Cityscapes' labels: {' or '.join(ANNOTATIONS)}")
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes; default: 2")
+    parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     if arguments.workers < 0:
         raise InputError(f"--workers {arguments.workers}: must not be negative")

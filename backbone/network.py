@@ -1,5 +1,6 @@
 """The convolutional body of a network whose named values can be tapped, and the classifier on top of it."""
 
+import math
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -203,8 +204,8 @@ def create(
     _check("tail", tail, tails(table))
     _check("output_stride", output_stride, [8, 16, 32])
     _check("padding", padding, list(PADDINGS))
-    if not width > 0:
-        raise InputError(f"width {width!r} must be above 0")
+    if not 0 < width < math.inf:
+        raise InputError(f"width {width!r} must be above 0 and finite")
     if not 0 <= drop_path < 1:
         raise InputError(f"drop_path {drop_path!r} must be at least 0 and below 1")
     if not 0 <= drop_block < 1:

@@ -78,6 +78,10 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 with safe_open(path, "pt") as file:
                     state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                     description = json.loads((file.metadata() or {}).get(KEY, "{}"))
+                if not isinstance(description, dict):
+                    raise InputError(
+                        f"{path}: the description in its header is no table; take the file as it was written"
+                    )
             elif path.suffix in keras_weights.ENDINGS:
                 state = keras_weights.read(path)
             else:

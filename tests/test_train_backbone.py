@@ -224,6 +224,42 @@ def test_a_hub_folders_weights_are_scored_as_timm_evaluates_them(pictures, tmp_p
         assert float(row["probability"]) == pytest.approx(want, abs=3e-3)
 
 
+def test_bad_input_to_an_evaluation_is_an_error_that_names_it(pictures, tmp_path):
+    def small(in_channels):
+        return backbone.classifier(
+            "mobilenet_v3_small", width=0.35, num_classes=3, in_channels=in_channels
+        ).state_dict()
+
+    for in_channels in (1, 3, 4):
+        torch.save(small(in_channels), tmp_path / f"{in_channels}.pt")
+    save_file(small(3), tmp_path / "torn.safetensors", {"taproot": "{"})
+    save_file(small(3), tmp_path / "list.safetensors", {"taproot": "[1]"})
+    (tmp_path / "hub").mkdir()
+    theirs = timm.create_model("mobilenetv3_small_050", num_classes=3)
+    save_file(theirs.state_dict(), tmp_path / "hub" / "model.safetensors")
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x94")
+    for name, more, message in (
+        ("1.pt", (), "takes 1 input channels"),
+        ("4.pt", (), "takes 4 input channels"),
+        ("torn.safetensors", (), "cannot be read as weights"),
+        ("list.safetensors", (), "the description in its header is no table"),
+        ("3.pt", ("--classes", tmp_path / "names.txt"), r"names\.txt: cannot be read"),
+        ("3.pt", ("--classes", tmp_path / "none.txt"), r"none\.txt: cannot be read"),
+        ("3.pt", ("--workers", -1), "--workers -1 must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            eval_backbone.main([str(value) for value in ("--weights", tmp_path / name, "--data", pictures, *more)])
+    for fault, message in (
+        ({"interpolation": "hamming"}, "'hamming' is neither"),
+        ({"mean": 0.5}, "not iterable"),
+        ({"input_size": 224}, "not subscriptable"),
+    ):
+        described = {"architecture": "mobilenetv3_small_050", "pretrained_cfg": fault}
+        (tmp_path / "hub" / "config.json").write_text(json.dumps(described))
+        with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
+            eval_backbone.main(["--weights", str(tmp_path / "hub" / "model.safetensors"), "--data", str(pictures)])
+
+
 def test_a_range_test_stops_when_the_loss_grows_and_leaves_figures_and_a_plot(pictures, tmp_path, capsys):
     more = ["--find-lr", "optim.lr_low=1e-4", "optim.lr=100", "optim.name=sgd"]
     assert train(pictures, tmp_path / "run", *more, steps=40) == 0

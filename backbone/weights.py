@@ -280,9 +280,11 @@ def load_weights(
 def _settings(found: "_Found", layout: Layout) -> str:
     """The keywords of `classifier` that a checkpoint needs, for an error."""
     hidden = layout.state.get("hidden.weight")
+    in_channels = layout.state["stem.conv.weight"].shape[1]
     return (
         f"name={found.name} width={found.width:g} tail={found.tail} fixed_stem={str(found.fixed_stem).lower()}"
         f"{'' if hidden is None else f' hidden={len(hidden)}'}"
+        f"{'' if in_channels == 3 else f' in_channels={in_channels}'}"
     )
 
 

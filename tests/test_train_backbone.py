@@ -163,6 +163,12 @@ def test_start_weights_that_do_not_fit_say_the_settings_that_they_need(pictures,
     assert train(pictures, tmp_path / "run", start, *(f"model.{setting}" for setting in settings), steps=1) == 0
 
 
+def test_start_weights_of_other_input_channels_are_refused_by_their_number():
+    of_one = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3, in_channels=1)
+    with pytest.raises(InputError, match=r"name=mobilenet_v3_small .* in_channels=1$"):
+        backbone.load_weights(backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3), of_one.state_dict())
+
+
 def test_inputs_are_normalised_as_the_start_weights_expect(pictures, tmp_path):
     theirs = timm.create_model("tf_mobilenetv3_small_075", num_classes=7)
     mean, std = (list(theirs.default_cfg[key]) for key in ("mean", "std"))

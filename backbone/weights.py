@@ -1,6 +1,7 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from itertools import product
@@ -88,6 +89,10 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
             raise
+        except pickle.UnpicklingError as error:  # its text advises to let the file run code
+            raise InputError(
+                f"{path}: cannot be read as weights; it is damaged or would run code: give a state dict of tensors"
+            ) from error
         except Exception as error:  # whatever the readers raise for a damaged or hostile file
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{path}: cannot be read as weights ({reason}); is the file complete?") from error

@@ -211,7 +211,7 @@ def create(
     if not 0 <= drop_block < 1:
         raise InputError(f"drop_block {drop_block!r} must be at least 0 and below 1")
     return Network(
-        OWN if isinstance(name, Architecture) else name,
+        OWN if isinstance(name, Architecture) or name not in ARCHITECTURES else name,
         with_tail(table, tail),
         width=width,
         output_stride=output_stride,

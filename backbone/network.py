@@ -1,5 +1,6 @@
 """The convolutional body of a network whose named values can be tapped, and the classifier on top of it."""
 
+import math
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -203,14 +204,14 @@ def create(
     _check("tail", tail, tails(table))
     _check("output_stride", output_stride, [8, 16, 32])
     _check("padding", padding, list(PADDINGS))
-    if not width > 0:
-        raise InputError(f"width {width!r} must be above 0")
+    if not 0 < width < math.inf:
+        raise InputError(f"width {width!r} must be above 0 and finite")
     if not 0 <= drop_path < 1:
         raise InputError(f"drop_path {drop_path!r} must be at least 0 and below 1")
     if not 0 <= drop_block < 1:
         raise InputError(f"drop_block {drop_block!r} must be at least 0 and below 1")
     return Network(
-        OWN if isinstance(name, Architecture) else name,
+        OWN if isinstance(name, Architecture) or name not in ARCHITECTURES else name,
         with_tail(table, tail),
         width=width,
         output_stride=output_stride,

@@ -46,18 +46,28 @@ def published_inputs(layout: Layout, name: str, padding: str | None, source: Sou
     if "_miil" in file_name:
         mean, std, bilinear = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True
     guessed = Inputs(mean, std, interpolation="bilinear" if bilinear else "bicubic")
-    return _configured(hub_config(source).get("pretrained_cfg", {}), guessed)
+    try:
+        return _configured(hub_config(source).get("pretrained_cfg", {}), guessed)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{Path(source).parent / 'config.json'}: {error}; copy it again or remove it") from error
 
 
 def _configured(config: dict[str, Any], guessed: Inputs) -> Inputs:
-    """timm's own configuration, that of testing before that of training; what it leaves open stays as guessed."""
+    """timm's own configuration, that of testing before that of training; what it leaves open stays as guessed.
+
+    Raises:
+        TypeError, ValueError: a value is of another kind than timm writes.
+    """
     size = config.get("test_input_size") or config.get("input_size") or (3, guessed.size, guessed.size)
+    interpolation = config.get("interpolation", guessed.interpolation)
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"interpolation {interpolation!r} is neither bilinear nor bicubic")
     return Inputs(
-        tuple(config.get("mean", guessed.mean)),
-        tuple(config.get("std", guessed.std)),
-        size[-1],
-        config.get("test_crop_pct") or config.get("crop_pct") or guessed.crop_pct,
-        config.get("interpolation", guessed.interpolation),
+        tuple(float(value) for value in config.get("mean", guessed.mean)),
+        tuple(float(value) for value in config.get("std", guessed.std)),
+        int(size[-1]),
+        float(config.get("test_crop_pct") or config.get("crop_pct") or guessed.crop_pct),
+        interpolation,
     )
 
 

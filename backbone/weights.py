@@ -1,6 +1,7 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from itertools import product
@@ -78,12 +79,20 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 with safe_open(path, "pt") as file:
                     state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                     description = json.loads((file.metadata() or {}).get(KEY, "{}"))
+                if not isinstance(description, dict):
+                    raise InputError(
+                        f"{path}: the description in its header is no table; take the file as it was written"
+                    )
             elif path.suffix in keras_weights.ENDINGS:
                 state = keras_weights.read(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
             raise
+        except pickle.UnpicklingError as error:  # its text advises to let the file run code
+            raise InputError(
+                f"{path}: cannot be read as weights; it is damaged or would run code: give a state dict of tensors"
+            ) from error
         except Exception as error:  # whatever the readers raise for a damaged or hostile file
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{path}: cannot be read as weights ({reason}); is the file complete?") from error
@@ -276,9 +285,11 @@ def load_weights(
 def _settings(found: "_Found", layout: Layout) -> str:
     """The keywords of `classifier` that a checkpoint needs, for an error."""
     hidden = layout.state.get("hidden.weight")
+    in_channels = layout.state["stem.conv.weight"].shape[1]
     return (
         f"name={found.name} width={found.width:g} tail={found.tail} fixed_stem={str(found.fixed_stem).lower()}"
         f"{'' if hidden is None else f' hidden={len(hidden)}'}"
+        f"{'' if in_channels == 3 else f' in_channels={in_channels}'}"
     )
 
 

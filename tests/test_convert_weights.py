@@ -136,12 +136,14 @@ def test_bad_input_is_one_line_and_leaves_the_old_file(tensorflows, tmp_path, mo
     before = old.read_bytes()
     (tmp_path / "names.txt").write_text("one\n")
     (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "noise.pth").write_bytes(bytes(range(100, 200)))
     capsys.readouterr()
     for arguments, message in (
         ((source, tmp_path / "out.pth"), "must end in .safetensors"),
         ((old, old), "is the file that is read"),
         ((tmp_path / "none.pth", old), "no such weights file"),
         ((tmp_path / "text.pth", old), "cannot be read as weights"),
+        ((tmp_path / "noise.pth", old), "damaged or would run code"),
         ((source, old, "--classes", tmp_path / "names.txt"), "has 4 classes, and 1 names were given"),
         ((source, old, "--classes", tmp_path / "none.txt"), "none.txt: cannot be read"),
         ((source, old, "--norm-eps", "-1"), "--norm-eps -1.0 must be above 0"),

@@ -101,6 +101,7 @@ def test_receptive_fields_are_where_gradients_arrive(name, output_stride, paddin
         (["ds_k3_c17"], "character 8: '17'"),
         (["mobilenet_v1", "--size", "0"], "--size 0 must be"),
         (["mobilenet_v1", "--width", "-1"], "width -1.0 must be above 0"),
+        (["--width", "inf"], "width inf must be above 0 and finite"),
         (["mobilenet_v1", "--tail", "segmentation"], "valid: full"),
     ],
 )

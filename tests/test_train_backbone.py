@@ -11,7 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import backbone
@@ -19,10 +22,11 @@ from backbone import InputError
 from backbone.blocks import DropBlock
 from backbone.folder import ImageFolder
 from backbone.images import read_image
+from backbone.published import Inputs
 from backbone.transforms import eval_transform, train_transform
 from tests.test_train import assert_equal
 from tools import checkpoint, eval_backbone, loop, train_backbone
-from tools.config import Optim
+from tools.config import BackboneConfig, Optim
 from tools.curves import draw_lr_range
 from tools.loop import learning_rate
 from tools.predict import load
@@ -146,6 +150,120 @@ def test_weights_for_other_classes_begin_with_a_new_output_layer(pictures, tmp_p
     other = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=7)
     assert "whole" in train_backbone.load_start(other, str(tmp_path / "seven.pt"), list("abcdefg"))
     assert torch.equal(other.output.weight, published.output.weight)
+
+
+def test_start_weights_that_do_not_fit_say_the_settings_that_they_need(pictures, tmp_path):
+    theirs = timm.create_model("mobilenetv3_small_050", num_classes=7)  # whose stem is as wide as at width 1
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    start = f"weights={tmp_path / 'w.pth'}"
+    with pytest.raises(InputError, match=r"w\.pth: does not fit this model: .* of another shape") as raised:
+        train(pictures, tmp_path / "run", start, steps=1)
+    settings = str(raised.value).rpartition(": ")[2].split()
+    assert "width=0.5" in settings and "fixed_stem=true" in settings
+    assert train(pictures, tmp_path / "run", start, *(f"model.{setting}" for setting in settings), steps=1) == 0
+
+
+def test_start_weights_of_other_input_channels_are_refused_by_their_number():
+    of_one = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3, in_channels=1)
+    with pytest.raises(InputError, match=r"name=mobilenet_v3_small .* in_channels=1$"):
+        backbone.load_weights(backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3), of_one.state_dict())
+
+
+def test_inputs_are_normalised_as_the_start_weights_expect(pictures, tmp_path):
+    theirs = timm.create_model("tf_mobilenetv3_small_075", num_classes=7)
+    mean, std = (list(theirs.default_cfg[key]) for key in ("mean", "std"))
+    path, run = tmp_path / "tf_mobilenetv3_small_075.pth", tmp_path / "run"
+    torch.save(theirs.state_dict(), path)
+    assert train(pictures, run, f"weights={path}", "model.width=0.75", "model.padding=same", steps=1) == 0
+    description = checkpoint.load_description(run / "best.safetensors")
+    assert (description["mean"], description["std"]) == (mean, std) != (list(Inputs().mean), list(Inputs().std))
+    path.unlink()  # a run that goes on needs it no more
+    assert train_backbone.main([str(run / "config.yaml"), "--resume"]) == 0
+
+    own = BackboneConfig(weights=str(run / "best.safetensors"), std=[1.0, 1.0, 1.0])
+    filled = train_backbone.with_normalisation(own)
+    assert (filled.mean, filled.std) == (mean, [1.0, 1.0, 1.0])
+    filled = train_backbone.with_normalisation(BackboneConfig())
+    assert (filled.mean, filled.std) == (list(Inputs().mean), list(Inputs().std))
+
+
+def test_a_network_in_strings_is_trained_scored_and_started_from(pictures, tmp_path):
+    own = ["model.name=cn_k3_s2_c16_nhs ds_k3_s2_c16 ir_r2_k3_s2_e2_c24_se0.25_nre cn_k1_s1_c64_nhs", "model.width=1"]
+    out = tmp_path / "run"
+    assert train(pictures, out, *own, "optim.lr=0.01", "optim.ema=0", "model.norm_momentum=0.3", steps=10) == 0
+    weights = out / "best.safetensors"
+    assert eval_backbone.main(["--weights", str(weights), "--data", str(pictures), "--workers", "0"]) == 0
+    assert (
+        json.loads((out / "metrics.json").read_text())["top1"] == checkpoint.load_description(weights)["scores"]["top1"]
+    )
+    model, _ = eval_backbone.load_classifier(weights)
+    assert model.backbone.definition()[2] == "ir_r2_k3_s2_e2_c24_se0.25_nre"
+    twin = backbone.classifier(own[0].removeprefix("model.name="), num_classes=3)
+    assert train_backbone.load_start(twin, str(weights), ["blue", "green", "red"]) == "taproot layout, whole"
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in twin.state_dict().items())
+    with pytest.raises(InputError, match="character 8: '17' must be channels"):
+        train(pictures, tmp_path / "fault", "model.name=ds_k3_c17")
+
+
+def test_a_hub_folders_weights_are_scored_as_timm_evaluates_them(pictures, tmp_path, randomise):
+    """Size, crop, interpolation and normalisation of testing are in config.json; timm's own transform is the judge."""
+    theirs = randomise(timm.create_model("mobilenetv3_small_050", num_classes=3))
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    config = {"mean": [0.3, 0.5, 0.6], "std": [0.4, 0.1, 0.2], "interpolation": "bicubic", "crop_pct": 0.875}
+    config |= {"input_size": [3, 64, 64], "test_input_size": [3, 96, 96], "test_crop_pct": 0.7}
+    described = {"architecture": "mobilenetv3_small_050", "pretrained_cfg": config}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    predictions = tmp_path / "predictions.csv"
+    given = ["--weights", tmp_path / "model.safetensors", "--data", pictures, "--save-predictions", predictions]
+    assert eval_backbone.main([str(value) for value in (*given, "--workers", 0)]) == 0
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text())["protocol"] == "centre crop 96 of shorter side 137, bicubic"
+    )
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config(pretrained_cfg=config, use_test_size=True), is_training=False
+    )
+    rows = list(csv.DictReader(predictions.read_text().splitlines()))
+    assert len(rows) == 9
+    for row in rows:
+        with torch.no_grad():
+            want = theirs(transform(Image.open(row["picture"]))[None]).softmax(1).max().item()
+        assert float(row["probability"]) == pytest.approx(want, abs=3e-3)
+
+
+def test_bad_input_to_an_evaluation_is_an_error_that_names_it(pictures, tmp_path):
+    def small(in_channels):
+        return backbone.classifier(
+            "mobilenet_v3_small", width=0.35, num_classes=3, in_channels=in_channels
+        ).state_dict()
+
+    for in_channels in (1, 3, 4):
+        torch.save(small(in_channels), tmp_path / f"{in_channels}.pt")
+    save_file(small(3), tmp_path / "torn.safetensors", {"taproot": "{"})
+    save_file(small(3), tmp_path / "list.safetensors", {"taproot": "[1]"})
+    (tmp_path / "hub").mkdir()
+    theirs = timm.create_model("mobilenetv3_small_050", num_classes=3)
+    save_file(theirs.state_dict(), tmp_path / "hub" / "model.safetensors")
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x94")
+    for name, more, message in (
+        ("1.pt", (), "takes 1 input channels"),
+        ("4.pt", (), "takes 4 input channels"),
+        ("torn.safetensors", (), "cannot be read as weights"),
+        ("list.safetensors", (), "the description in its header is no table"),
+        ("3.pt", ("--classes", tmp_path / "names.txt"), r"names\.txt: cannot be read"),
+        ("3.pt", ("--classes", tmp_path / "none.txt"), r"none\.txt: cannot be read"),
+        ("3.pt", ("--workers", -1), "--workers -1 must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            eval_backbone.main([str(value) for value in ("--weights", tmp_path / name, "--data", pictures, *more)])
+    for fault, message in (
+        ({"interpolation": "hamming"}, "'hamming' is neither"),
+        ({"mean": 0.5}, "not iterable"),
+        ({"input_size": 224}, "not subscriptable"),
+    ):
+        described = {"architecture": "mobilenetv3_small_050", "pretrained_cfg": fault}
+        (tmp_path / "hub" / "config.json").write_text(json.dumps(described))
+        with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
+            eval_backbone.main(["--weights", str(tmp_path / "hub" / "model.safetensors"), "--data", str(pictures)])
 
 
 def test_a_range_test_stops_when_the_loss_grows_and_leaves_figures_and_a_plot(pictures, tmp_path, capsys):

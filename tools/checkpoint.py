@@ -83,7 +83,13 @@ def load_description(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a safetensors file ({error}); give the best.safetensors of a run") from error
     if KEY not in metadata:
         raise InputError(f"{path}: holds bare weights without a description; give the best.safetensors of a run")
-    return json.loads(metadata[KEY])
+    try:
+        description = json.loads(metadata[KEY])
+    except ValueError:
+        description = None
+    if not isinstance(description, dict):
+        raise InputError(f"{path}: the description in its header cannot be read; give the file as it was written")
+    return description
 
 
 def find_description(path: str | Path) -> dict[str, Any] | None:

@@ -113,15 +113,25 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     model, description = load_classifier(arguments.weights)
+    in_channels = model.backbone.stem.conv.in_channels
+    if in_channels != 3:
+        raise InputError(
+            f"{arguments.weights}: takes {in_channels} input channels; pictures have 3; give weights of RGB"
+        )
     names = description["classes"]
     if arguments.classes is not None:
-        if not arguments.classes.is_file():
-            raise InputError(f"{arguments.classes}: no such file; give one with a class folder's name per line")
-        names = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
+        try:
+            names = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{arguments.classes}: cannot be read ({error}); give a text of a class folder's name per line"
+            ) from error
     size = description["size"] if arguments.size is None else arguments.size
     crop_pct = description["crop_pct"] if arguments.crop_pct is None else arguments.crop_pct
     # Runs did not always record it: those that do not were evaluated on bilinear pictures.
     interpolation = arguments.interpolation or description.get("interpolation", "bilinear")
+    if arguments.workers < 0:
+        raise InputError(f"--workers {arguments.workers} must be at least 0")
     if size < 8 or not 0 < crop_pct <= 1:
         raise InputError(f"--size {size} --crop-pct {crop_pct}: give a size of at least 8 and a share up to 1")
     transform = eval_transform(size, crop_pct=crop_pct, interpolation=interpolation)

@@ -22,6 +22,9 @@ from backbone.architectures import BlockPlan, Plan
 from backbone.errors import InputError
 from backbone.rows import Architecture, Row, Squeeze
 
+MAX_REPEATS = 100
+"""More blocks in a row than any published network has; a slip of a digit would build for hours."""
+
 NONLINEARITIES = {"re": "RE", "r6": "R6", "hs": "HS"}
 OPTIONS = {
     # kind: options it takes beside r, k, s, c, n; all of them must be there but se, a and noskip
@@ -152,6 +155,7 @@ def _options(string: str) -> dict[str, Any]:
     spatial = options["k"] or options["a"]
     _require(bool(options["k"]) or kind == "uir", string, "k", "only uir can do without a depthwise convolution")
     _require(options["s"] == 1 or bool(spatial), string, "s", "a stride needs a depthwise convolution")
+    _require(options["r"] <= MAX_REPEATS, string, "r", f"at most {MAX_REPEATS} blocks of a row")
     _require(options["e"] == 1 or kind not in ("ds", "dsa"), string, "e", f"{kind} does not expand")
     return options
 

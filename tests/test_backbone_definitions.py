@@ -56,6 +56,7 @@ def test_a_network_of_ones_own_has_taps_and_prints_itself():
         ("ir_r3_k5_s3_e3_c40", "character 11: '3' must be 1 or 2"),
         ("ir_r3_k4_s2_e3_c40", "character 8: '4' must be an odd kernel"),
         ("ir_r0_k5_s2_e3_c40", "character 5: '0' must be a number of blocks"),
+        ("ir_r999_k5_s2_e3_c40", "character 4: at most 100 blocks of a row"),
         ("ir_k5_s2_e3_c44", "character 14: '44' must be channels, a multiple of 8"),
         ("ir_k5_e3.x_c40", "character 8: '3.x' must be a factor"),
         ("ir_k5_e3_c40_nsw", "character 15: 'sw' must be one of re, r6, hs"),

@@ -374,6 +374,14 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_for_results_that_cannot_be_made_is_named_before_anything_is_computed(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="taken/writable: cannot be written"):
+        checkpoint.open_folder(tmp_path / "taken")
+    checkpoint.open_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
     monkeypatch.setattr(train_seg, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))

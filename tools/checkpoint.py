@@ -39,6 +39,16 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); free or choose the place") from error
 
 
+def open_folder(path: Path) -> None:
+    """Makes a folder for results, before the long work that leads to them.
+
+    Raises:
+        InputError: it cannot be made, or nothing can be written there.
+    """
+    replace_file(path / "writable", lambda temporary: temporary.touch())
+    (path / "writable").unlink()
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes a training state that `load_state` reads back; only tensors, numbers, text, lists and dicts."""
     replace_file(path, lambda temporary: torch.save(state, temporary))

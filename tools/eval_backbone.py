@@ -23,7 +23,7 @@ from backbone.errors import InputError
 from backbone.folder import ImageFolder, collate
 from backbone.inference import normalise
 from backbone.transforms import INTERPOLATIONS, eval_transform, shorter_side
-from tools.checkpoint import find_description, load_tensors, replace_file
+from tools.checkpoint import find_description, load_tensors, open_folder, replace_file
 from tools.console import console, num_workers, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
 
@@ -143,7 +143,10 @@ def main(argv: list[str] | None = None) -> int:
             f"{arguments.weights}: has {outputs} outputs, the data {len(dataset.names)} classes; "
             "--classes FILE names the class folder of each output"
         )
+    out = arguments.out or arguments.weights.parent
     accelerator = make_accelerator()
+    if accelerator.is_main_process:
+        open_folder(out)
     evaluation = evaluate_model(
         model.to(accelerator.device, memory_format=torch.channels_last).eval(),
         dataset,
@@ -167,7 +170,6 @@ def main(argv: list[str] | None = None) -> int:
         **evaluation.scores,
         "top1_per_class": evaluation.per_class,
     }
-    out = arguments.out or arguments.weights.parent
     replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(metrics, indent=1)))
     if arguments.save_predictions is not None:
         replace_file(arguments.save_predictions, lambda part: write_predictions(part, dataset, evaluation))

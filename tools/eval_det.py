@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 import det
 from backbone.errors import InputError
 from backbone.inference import normalise
-from tools.checkpoint import replace_file
+from tools.checkpoint import open_folder, replace_file
 from tools.console import console, num_workers, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
 from tools.report_det import write_report
@@ -109,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         ground_truth = det.load_ground_truth(annotations)
         det.self_check(ground_truth, dataset)
+        if accelerator.is_main_process:
+            open_folder(out)
         results = evaluate_model(
             model.to(accelerator.device).eval(),
             dataset,

@@ -37,7 +37,7 @@ from seg.data import open_data
 from seg.dataset import SegDataset
 from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
-from tools.checkpoint import replace_file
+from tools.checkpoint import open_folder, replace_file
 from tools.console import console, num_workers, progress, run, table
 from tools.loop import finite, gather_parts, make_accelerator, shard, single_thread
 from tools.report import Shown, write_report
@@ -211,6 +211,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{arguments.data}: no pixel of split {arguments.split} counts, its labels are dummies, never scored;"
             " write --save-predictions DIR with --weights and upload that folder to the test server"
         )
+    source = arguments.weights or arguments.predictions
+    out = arguments.out or (source.parent if arguments.weights else source)
     accelerator = make_accelerator()
     if arguments.weights is not None:
         from tools.predict import load_model
@@ -221,6 +223,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{arguments.weights}: was trained on other classes ({', '.join(description['classes'][:3])}, …) than "
                 f"the data has ({', '.join(dataset.names[:3])}, …); --classes names those of one's own data"
             )
+        if accelerator.is_main_process:
+            open_folder(out)
         evaluation = evaluate_model(
             model.to(accelerator.device).eval(),
             dataset,
@@ -244,8 +248,6 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"not scored: the labels are dummies. Predictions: {arguments.save_predictions}", soft_wrap=True)
         return 0
 
-    source = arguments.weights or arguments.predictions
-    out = arguments.out or (source.parent if arguments.weights else source)
     print_scores(evaluation, dataset.names)
     protocol = f"{inference.describe()}, native resolution, one confusion matrix; miou over the classes in the labels"
     metrics = {

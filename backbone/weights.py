@@ -1,7 +1,6 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from itertools import product
@@ -89,12 +88,11 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
             raise
-        except pickle.UnpicklingError as error:  # its text advises to let the file run code
-            raise InputError(
-                f"{path}: cannot be read as weights; it is damaged or would run code: give a state dict of tensors"
-            ) from error
         except Exception as error:  # whatever the readers raise for a damaged or hostile file
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if type(error).__name__ == "UnpicklingError":  # torch's text advises to let the file run code
+                reason = "damaged, or would run code: give a state dict of tensors"
+            else:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{path}: cannot be read as weights ({reason}); is the file complete?") from error
     if isinstance(state, Mapping) and (classes := _class_names(state.get("meta"))):
         description = {"classes": classes}

@@ -90,7 +90,7 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise
         except Exception as error:  # whatever the readers raise for a damaged or hostile file
             if type(error).__name__ == "UnpicklingError":  # torch's text advises to let the file run code
-                reason = "damaged, or would run code: give a state dict of tensors"
+                reason = "damaged or would run code: give a state dict of tensors"
             else:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{path}: cannot be read as weights ({reason}); is the file complete?") from error

@@ -130,8 +130,6 @@ def main(argv: list[str] | None = None) -> int:
     crop_pct = description["crop_pct"] if arguments.crop_pct is None else arguments.crop_pct
     # Runs did not always record it: those that do not were evaluated on bilinear pictures.
     interpolation = arguments.interpolation or description.get("interpolation", "bilinear")
-    if arguments.workers < 0:
-        raise InputError(f"--workers {arguments.workers} must be at least 0")
     if size < 8 or not 0 < crop_pct <= 1:
         raise InputError(f"--size {size} --crop-pct {crop_pct}: give a size of at least 8 and a share up to 1")
     transform = eval_transform(size, crop_pct=crop_pct, interpolation=interpolation)

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         ground_truth = det.load_ground_truth(annotations)
         det.self_check(ground_truth, dataset)
-        if accelerator.is_main_process:
+        if scored and accelerator.is_main_process:
             open_folder(out)
         results = evaluate_model(
             model.to(accelerator.device).eval(),

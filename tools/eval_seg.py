@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{arguments.weights}: was trained on other classes ({', '.join(description['classes'][:3])}, …) than "
                 f"the data has ({', '.join(dataset.names[:3])}, …); --classes names those of one's own data"
             )
-        if accelerator.is_main_process:
+        if scored and accelerator.is_main_process:
             open_folder(out)
         evaluation = evaluate_model(
             model.to(accelerator.device).eval(),

@@ -5,6 +5,7 @@ Whatever is random follows from numbers: the order of samples from (seed, epoch)
 interrupted goes on as if nothing had happened, at any step and with any number of loader workers.
 """
 
+import atexit
 import csv
 import dataclasses
 import math
@@ -125,7 +126,10 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
     """Devices, processes and precision (None: as launched), as `torchrun` or `accelerate launch` started us."""
     # Unless told so, accelerate takes the processes of a machine without a GPU for one process each.
     no_gpu = not torch.accelerator.is_available()
-    return Accelerator(mixed_precision=precision, step_scheduler_with_optimizer=False, cpu=no_gpu)
+    accelerator = Accelerator(mixed_precision=precision, step_scheduler_with_optimizer=False, cpu=no_gpu)
+    if accelerator.num_processes > 1:  # else its threads may outlive what they use, and the process aborts at its end
+        atexit.register(torch.distributed.destroy_process_group)
+    return accelerator
 
 
 def open_run(config: AnyConfig, resume: bool) -> dict[str, Any] | None:

@@ -49,6 +49,18 @@ def open_folder(path: Path) -> None:
     (path / "writable").unlink()
 
 
+def read_class_names(path: Path) -> list[str]:
+    """The class names in a text of one per line.
+
+    Raises:
+        InputError: the file is missing or no text.
+    """
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a text of one class name per line") from error
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes a training state that `load_state` reads back; only tensors, numbers, text, lists and dicts."""
     replace_file(path, lambda temporary: torch.save(state, temporary))

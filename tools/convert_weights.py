@@ -34,7 +34,7 @@ from seg import cityscapes
 from seg.folder import palette_color
 from seg.weights import DEEPLAB_SIGN
 from tools import console
-from tools.checkpoint import save_model
+from tools.checkpoint import read_class_names, save_model
 
 
 class Recognised(NamedTuple):
@@ -188,14 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{out}: is the file that is read; give another name for the one that is written")
     if arguments.norm_eps is not None and not arguments.norm_eps > 0:
         raise InputError(f"--norm-eps {arguments.norm_eps} must be above 0")
-    classes = None
-    if arguments.classes is not None:
-        try:
-            classes = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{arguments.classes}: cannot be read ({error}); give a text of one name per line"
-            ) from error
+    classes = None if arguments.classes is None else read_class_names(arguments.classes)
     found = recognise(source, padding=arguments.padding, norm_eps=arguments.norm_eps, classes=classes)
     console.console.print(console.table(str(source), ["", "recognised"], summary(found)))
     replaced = ", in place of the old one" if out.exists() else ""

@@ -23,7 +23,7 @@ from backbone.errors import InputError
 from backbone.folder import ImageFolder, collate
 from backbone.inference import normalise
 from backbone.transforms import INTERPOLATIONS, eval_transform, shorter_side
-from tools.checkpoint import find_description, load_tensors, open_folder, replace_file
+from tools.checkpoint import find_description, load_tensors, open_folder, read_class_names, replace_file
 from tools.console import console, num_workers, progress, run, table
 from tools.loop import gather_parts, make_accelerator, shard, single_thread
 
@@ -118,14 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(
             f"{arguments.weights}: takes {in_channels} input channels; pictures have 3; give weights of RGB"
         )
-    names = description["classes"]
-    if arguments.classes is not None:
-        try:
-            names = [line.strip() for line in arguments.classes.read_text().splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{arguments.classes}: cannot be read ({error}); give a text of a class folder's name per line"
-            ) from error
+    names = description["classes"] if arguments.classes is None else read_class_names(arguments.classes)
     size = description["size"] if arguments.size is None else arguments.size
     crop_pct = description["crop_pct"] if arguments.crop_pct is None else arguments.crop_pct
     # Runs did not always record it: those that do not were evaluated on bilinear pictures.

@@ -1,4 +1,4 @@
-"""What every predictor does to a model and a picture before the forward pass."""
+"""What every predictor does to a model and an image before the forward pass."""
 
 import copy
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ def network_input(
     std: Sequence[float],
     device: torch.device,
 ) -> Tensor:
-    """A picture uint8 BGR [H, W, 3] as input [1, 3, H, W]: RGB, (value / 255 - mean) / std, channels last."""
+    """An image uint8 BGR [H, W, 3] as input [1, 3, H, W]: RGB, (value / 255 - mean) / std, channels last."""
     if frame_bgr.ndim != 3 or frame_bgr.shape[2] != 3 or frame_bgr.dtype != np.uint8:
-        raise InputError(f"a picture must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
+        raise InputError(f"an image must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     table = ((levels - np.float32(mean)) / np.float32(std)).reshape(256, 1, 3)
     values = cv2.LUT(cv2.cvtColor(frame_bgr, cv2.COLOR_BGR2RGB), table)  # float32 [H, W, 3]

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from backbone.architectures import ARCHITECTURES, Architecture, plan, tails, with_tail
+from backbone.architectures.definitions import definition, parse
+from backbone.architectures.plan import ARCHITECTURES, Architecture, plan, tails, with_tail
 from backbone.blocks import ACTIVATIONS, PADDINGS, Bottleneck, ConvNormAct, Convolution
-from backbone.definitions import definition, parse
 from backbone.errors import InputError
 
 OWN = "own architecture"

@@ -1,28 +1,28 @@
 """SSDLite object detection: model, loss, post-processing, COCO data, evaluation and prediction."""
 
-from det.annotations import annotation_file, is_scored, picture_folder, read_results
-from det.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
-from det.loss import SSDLoss
+from det.data.annotations import annotation_file, image_folder, is_scored, read_results
+from det.data.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
+from det.data.transforms import Transformed, eval_transform, train_transform
+from det.loss import DetectionLoss
 from det.matching import Targets
 from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
-from det.model import RawDetections, SSDLite, SSDLiteHead, create
+from det.model import Detector, RawDetections, SSDLiteHead, create
 from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
-from det.predictor import Predictor, Result
-from det.transforms import Transformed, eval_transform, train_transform
+from det.predictor import DetectionResult, Predictor
 from det.weights import from_weights, load_weights
 
 __all__ = [
     "NMS_IOU",
     "Batch",
     "CocoDetection",
+    "DetectionLoss",
+    "DetectionResult",
     "Detections",
+    "Detector",
     "PostProcess",
     "Predictor",
     "RawDetections",
-    "Result",
-    "SSDLite",
     "SSDLiteHead",
-    "SSDLoss",
     "Sample",
     "StaticDetections",
     "StaticPostProcess",
@@ -36,12 +36,12 @@ __all__ = [
     "figures_of",
     "from_weights",
     "has_fast",
+    "image_folder",
     "input_sizes",
     "is_scored",
     "judge",
     "load_ground_truth",
     "load_weights",
-    "picture_folder",
     "read_results",
     "scale_batch",
     "self_check",

@@ -1,4 +1,4 @@
-"""Boxes as offsets from anchors, and back; where a picture lies in the network input."""
+"""Boxes as offsets from anchors, and back; where an image lies in the network input."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class RawDetections(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """The part of the network input that shows the picture, in whole pixels."""
+    """The part of the network input that shows the image, in whole pixels."""
 
     left: int
     top: int
@@ -32,16 +32,16 @@ class Placement(NamedTuple):
     height: int
 
 
-def place(picture_hw: Sequence[int], image_size_hw: tuple[int, int], resize: str) -> Placement:
-    """Where a picture of (height, width) lies in an input of `image_size_hw`.
+def place(image_hw: Sequence[int], image_size_hw: tuple[int, int], resize: str) -> Placement:
+    """Where an image of (height, width) lies in an input of `image_size_hw`.
 
-    "stretch" is everywhere; "letterbox" keeps the picture's proportions, to the pixel, and centres it.
+    "stretch" is everywhere; "letterbox" keeps the image's proportions, to the pixel, and centres it.
     """
     height, width = image_size_hw
     if resize == "stretch":
         return Placement(0, 0, width, height)
-    scale = min(height / picture_hw[0], width / picture_hw[1])
-    shown_hw = [max(1, round(side * scale)) for side in picture_hw]
+    scale = min(height / image_hw[0], width / image_hw[1])
+    shown_hw = [max(1, round(side * scale)) for side in image_hw]
     return Placement((width - shown_hw[1]) // 2, (height - shown_hw[0]) // 2, shown_hw[1], shown_hw[0])
 
 

@@ -15,7 +15,7 @@ from det import boxes
 from det.matching import Targets, in_crowd, match
 from det.model import RawDetections
 
-KINDS = ("softmax", "focal", "quality")
+KINDS = ("softmax", "focal", "quality_focal")
 IOU_LOSSES = {
     "giou": generalized_box_iou_loss,
     "diou": distance_box_iou_loss,
@@ -27,22 +27,23 @@ BOX_KINDS = ("smooth_l1", *IOU_LOSSES)
 MAX_SHIFT = 10.0
 
 
-class SSDLoss(nn.Module):
+class DetectionLoss(nn.Module):
     """Classification plus box regression over a batch, both divided by the number of matched anchors.
 
     Unmatched anchors in a crowd (`det.matching.in_crowd`) learn nothing; torchvision makes them background.
 
     Arguments:
         kind: "softmax" is cross-entropy with hard negatives (SSD, torchvision); "focal" is the sigmoid focal loss over
-            all anchors, with the box loss also divided by the four coordinates (the official SSDLite); "quality" is
-            the quality focal loss (arXiv 2006.04388), where a matched anchor learns the IoU of its box as its score.
+            all anchors, with the box loss also divided by the four coordinates (the official SSDLite);
+            "quality_focal" is the quality focal loss (arXiv 2006.04388), where a matched anchor learns the IoU of its
+            box as its score.
         background: whether column 0 of the class logits is the background (`model.background`). Where it is not,
             "softmax" takes the background's logit as 0, which loses nothing since softmax ignores a shift.
         box: "smooth_l1" of the offsets, or "giou", "diou" or "ciou" of the decoded boxes.
         box_weight: multiplies the box loss.
         negative_ratio: hard negatives per matched anchor, "softmax" only.
         alpha: weight of the matched class, "focal" only.
-        gamma: focusing power, "focal" and "quality".
+        gamma: focusing power, "focal" and "quality_focal".
         iou_threshold: overlap from which an anchor is matched.
 
     Raises InputError for an unknown kind.
@@ -143,7 +144,7 @@ class SSDLoss(nn.Module):
             logits = F.pad(logits, (1, 0))
         wanted = torch.where(positive, labels + 1, 0)
         losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
-        # Matched anchors count as negatives of loss 0, so that they can never be drawn a second time when a picture
+        # Matched anchors count as negatives of loss 0, so that they can never be drawn a second time when an image
         # has fewer negatives than asked for (torchvision draws them twice then). So do those in crowds.
         negatives = torch.where(positive | ~counted, 0.0, losses).sort(dim=1, descending=True).values
         rank = torch.arange(negatives.shape[1], device=negatives.device)

@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded to the same number G >= 1 of boxes per picture."""
+    """Ground truth of a batch, padded to the same number G >= 1 of boxes per image."""
 
     boxes: Tensor  # [N, G, 4] float32, xyxy in pixels of the network input; anything finite where not valid
     labels: Tensor  # [N, G] int64, contiguous object classes from 0
@@ -22,7 +22,7 @@ def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tens
     An anchor takes the box it overlaps most if the IoU reaches the threshold. Besides, every box gets the anchor that
     overlaps it most, whatever their IoU; of boxes that want the same anchor the last wins, as in torchvision on a CPU.
 
-    Everything has a fixed shape and stays on the device: no loop over pictures, no synchronisation, one graph.
+    Everything has a fixed shape and stays on the device: no loop over images, no synchronisation, one graph.
     """
     batch, num_boxes = targets.valid.shape
     iou = box_iou(targets.boxes.reshape(-1, 4), anchors).reshape(batch, num_boxes, -1)

@@ -14,17 +14,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbone.errors import InputError
-from det.annotations import check_annotations, read_annotations, without_collector
-from det.coco import ABSENT, MIN_BOX_SIDE, CocoDetection
+from det.data.annotations import check_annotations, read_annotations, without_collector
+from det.data.coco import ABSENT, MIN_BOX_SIDE, CocoDetection
+from det.data.transforms import CROWD
 from det.postprocess import Detections
-from det.transforms import CROWD
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """In the order of pycocotools: mean AP, at IoU 0.5 and 0.75, of small, medium and large; recall at 1, 10, 100 boxes."""
 
-# pycocotools considers this many detections of a class in a picture; the self-check avoids pictures with more objects.
+# pycocotools considers this many detections of a class in an image; the self-check avoids images with more objects.
 MAX_DETECTIONS = 100
-SELF_CHECK_PICTURES = 100
+SELF_CHECK_IMAGES = 100
 
 
 def load_ground_truth(source: str | Path | dict) -> COCO:
@@ -53,7 +53,7 @@ def load_ground_truth(source: str | Path | dict) -> COCO:
 
 
 def to_results(detections: Iterable[Detections], image_ids: Iterable[int], category_ids: Sequence[int]) -> list[dict]:
-    """Detections of some pictures in COCO's results format: real category ids, boxes xywh in original pixels.
+    """Detections of some images in COCO's results format: real category ids, boxes xywh in original pixels.
 
     A class that the annotations do not have (id -1 in `category_ids`, see `CocoDetection`) cannot be judged and is
     left out.
@@ -101,7 +101,7 @@ def judge(
     Arguments:
         ground_truth: from `load_ground_truth`, or what that takes.
         results: detections in COCO's results format; not changed.
-        image_ids: judge these pictures only; all of the ground truth by default.
+        image_ids: judge these images only; all of the ground truth by default.
         fast: let faster-coco-eval count: several times quicker, figures equal to 1e-12 (its precisions are rounded
             otherwise in the last bit); `evalImgs` is then not filled.
 
@@ -177,7 +177,7 @@ def self_check(ground_truth: COCO | str | Path | dict, dataset: CocoDetection) -
     """Score the boxes that a data set has read, through `to_results` and `evaluate`, as if detected: AP must be 1.
 
     That fails when category ids, image ids or box formats are mixed up, which otherwise only looks like a bad model.
-    A hundred pictures are taken of those whose boxes the data set need not clip nor drop. Raises InputError with the AP
+    A hundred images are taken of those whose boxes the data set need not clip nor drop. Raises InputError with the AP
     found.
     """
     truth = ground_truth if isinstance(ground_truth, COCO) else load_ground_truth(ground_truth)
@@ -195,7 +195,7 @@ def self_check(ground_truth: COCO | str | Path | dict, dataset: CocoDetection) -
         read, labels = (torch.from_numpy(part[mine][objects]) for part in (dataset.boxes, dataset.labels))
         detections.append(Detections(read, torch.ones(len(read)), labels))
         image_ids.append(image_id)
-        if len(image_ids) == SELF_CHECK_PICTURES:
+        if len(image_ids) == SELF_CHECK_IMAGES:
             break
     if not image_ids:
         return

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 import backbone as backbones
 from backbone import Architecture, Feature, InputError, Network
-from backbone.architectures import plan, tails
+from backbone.architectures.plan import plan, tails
 from backbone.blocks import ConvNormAct
 from backbone.network import initialise
-from det.anchors import anchors as place_anchors
-from det.anchors import anchors_per_cell, pyramid_anchors
 from det.boxes import RESIZES, RawDetections
-from det.fpn import FPNLiteHead
+from det.heads.anchors import anchors as place_anchors
+from det.heads.anchors import anchors_per_cell, pyramid_anchors
+from det.heads.ssdlite_fpn import FPNLiteHead
 
 HEADS = ("ssdlite", "ssdlite_fpn")
 EXTRA_CHANNELS = (512, 256, 256, 128)
@@ -109,12 +109,12 @@ class SSDLiteHead(nn.Module):
         return tuple([block.project for block in blocks] for blocks in (self.class_predictors, self.box_predictors))
 
 
-class SSDLite(nn.Module):
+class Detector(nn.Module):
     """A backbone with an SSDLite or FPN-lite head. Made by `create`.
 
     `anchors` (`[A, 4]`, xyxy pixels) fits inputs of `image_size_hw`; `anchors_for` gives those of any other size.
     `background` says whether column 0 of the class logits is the background; `num_objects` counts the others.
-    `taps` are the maps that the head is given, finest first; `resize` is how pictures become inputs.
+    `taps` are the maps that the head is given, finest first; `resize` is how images become inputs.
     """
 
     def __init__(
@@ -175,10 +175,10 @@ def create(
     width: float = 1.0,
     tail: str | None = None,
     taps: Sequence[str] | None = None,
-    filters: int = 128,
+    head_channels: int = 128,
     padding: str = "symmetric",
     resize: str = "stretch",
-) -> SSDLite:
+) -> Detector:
     """Build a detector with fresh weights.
 
     Arguments:
@@ -195,9 +195,9 @@ def create(
             width by default (table 6's narrow rows), and is as in the published classifiers with "full".
         taps: where the head taps the backbone, at strides 16 and 32 ("ssdlite") or 8, 16 and 32; by default the
             deepest value inside the backbone at each.
-        filters: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
+        head_channels: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
         padding: of backbone and head: "symmetric", or "same" as TensorFlow pads.
-        resize: how pictures become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
+        resize: how images become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
             large as fits, centred on grey).
 
     Raises InputError (a ValueError) for a head, backbone, variant, size, count or tap that is not possible, and what
@@ -240,8 +240,8 @@ def create(
     if head == "ssdlite":
         built = SSDLiteHead(*features, num_anchors=anchors_per_cell(variant), width=width, **common)
     else:
-        built = FPNLiteHead(features, filters=filters, **common)
-    model = SSDLite(network, built, num_classes, variant, image_size_hw, resize)
+        built = FPNLiteHead(features, head_channels=head_channels, **common)
+    model = Detector(network, built, num_classes, variant, image_size_hw, resize)
     if variant == "paper":
         # He's spread where a norm follows: under the norm N(0, 0.03) only makes depthwise weights so small that
         # adaptive optimisers change them by a tenth in one step.

@@ -23,15 +23,15 @@ MAX_SHIFTED_NUMBERS = {"cpu": 4000, "cuda": 20000}
 
 
 class Detections(NamedTuple):
-    """Objects found in one picture, best first."""
+    """Objects found in one image, best first."""
 
-    boxes: Tensor  # [n, 4] float32, xyxy in pixels of the original picture
+    boxes: Tensor  # [n, 4] float32, xyxy in pixels of the original image
     scores: Tensor  # [n] float32, 0 to 1
     labels: Tensor  # [n] int64, contiguous object classes from 0
 
 
 class PostProcess:
-    """Turn raw output into detections: scores, decoding, per-class suppression, the pictures' own pixels.
+    """Turn raw output into detections: scores, decoding, per-class suppression, the images' own pixels.
 
     Arguments:
         kind: "softmax" or "sigmoid", what makes scores of logits; "sigmoid" belongs to the focal loss.
@@ -40,8 +40,8 @@ class PostProcess:
         score_threshold: detections score above this.
         nms_iou: of two boxes of a class that overlap more than this, the lower-scored goes.
         max_per_class: candidates per class that enter suppression, the best first.
-        max_detections: detections kept per picture.
-        resize: "stretch" or "letterbox", how pictures became inputs (`model.resize`).
+        max_detections: detections kept per image.
+        resize: "stretch" or "letterbox", how images became inputs (`model.resize`).
 
     Raises InputError for an unknown kind. With kind "softmax" and a background column the result is that of
     torchvision's `SSD.postprocess_detections`.
@@ -75,26 +75,26 @@ class PostProcess:
         image_size_hw: tuple[int, int],
         original_sizes_hw: Sequence[Sequence[int]],
     ) -> list[Detections]:
-        """Detections of each picture of a batch.
+        """Detections of each image of a batch.
 
         Arguments:
             raw: class logits `[N, A, K]` and box offsets `[N, A, 4]`.
             anchors: `[A, 4]`, xyxy in pixels of the network input.
             image_size_hw: (height, width) of the network input.
-            original_sizes_hw: (height, width) of each of the N pictures before it was resized.
+            original_sizes_hw: (height, width) of each of the N images before it was resized.
         """
         scores = self._scores(raw.class_logits.float())
         offsets = raw.box_offsets.float()
         detections = []
-        for picture, original_hw in enumerate(original_sizes_hw):
+        for image, original_hw in enumerate(original_sizes_hw):
             placement = boxes.place(original_hw, image_size_hw, self.resize)
             left, top, width, height = placement
-            found = self._picture(scores[picture], offsets[picture], anchors, placement)
+            found = self._image(scores[image], offsets[image], anchors, placement)
             corner = torch.tensor([left, top, left, top], device=anchors.device)
             scale_x, scale_y = original_hw[1] / width, original_hw[0] / height
             scale = torch.tensor([scale_x, scale_y, scale_x, scale_y], device=anchors.device)
             found = found._replace(boxes=(found.boxes - corner) * scale)
-            if self.resize == "letterbox":  # what lay wholly beside the picture has no area left
+            if self.resize == "letterbox":  # what lay wholly beside the image has no area left
                 wide = (found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1)
                 found = Detections(*(part[wide] for part in found))
             detections.append(found)
@@ -106,8 +106,8 @@ class PostProcess:
             return (logits[..., 1:] if self.background else logits).sigmoid()
         return (logits if self.background else F.pad(logits, (1, 0))).softmax(dim=-1)[..., 1:]
 
-    def _picture(self, scores: Tensor, offsets: Tensor, anchors: Tensor, placement: boxes.Placement) -> Detections:
-        """Detections of one picture, boxes still in pixels of the network input."""
+    def _image(self, scores: Tensor, offsets: Tensor, anchors: Tensor, placement: boxes.Placement) -> Detections:
+        """Detections of one image, boxes still in pixels of the network input."""
         passing = scores > self.score_threshold
         num_candidates = int(passing.sum(dim=0).clamp(max=self.max_per_class).sum())
         shift = num_candidates * 4 <= MAX_SHIFTED_NUMBERS["cpu" if scores.device.type == "cpu" else "cuda"]
@@ -266,7 +266,7 @@ class StaticPostProcess(nn.Module):
 
 
 def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:
-    """Boxes `[..., 4]` cut off at the picture's edges."""
+    """Boxes `[..., 4]` cut off at the image's edges."""
     left, top, width, height = placement
     x = boxes_xyxy[..., 0::2].clamp(left, left + width)
     y = boxes_xyxy[..., 1::2].clamp(top, top + height)

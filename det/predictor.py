@@ -11,14 +11,14 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.inference import for_inference, network_input
-from det.model import RawDetections, SSDLite
+from det.data.transforms import resize
+from det.model import Detector, RawDetections
 from det.postprocess import NMS_IOU, PostProcess
-from det.transforms import resize
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-class Result(NamedTuple):
+class DetectionResult(NamedTuple):
     """Objects found in one frame, best first."""
 
     boxes: np.ndarray  # [n, 4] float32, xyxy in pixels of the frame
@@ -41,7 +41,7 @@ class Result(NamedTuple):
 
 
 def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
-    """Draws a box in pixels with a text on a plate into a uint8 BGR picture `[H, W, 3]`."""
+    """Draws a box in pixels with a text on a plate into a uint8 BGR image `[H, W, 3]`."""
     # Sizes that read the same on a thumbnail and on a 4K frame.
     thickness = max(1, round(min(canvas_bgr.shape[:2]) / 300))
     font_scale = max(0.4, min(canvas_bgr.shape[:2]) / 1000)
@@ -59,7 +59,7 @@ def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tup
 
 
 class Predictor:
-    """A detector ready for use: takes frames, gives `Result`s.
+    """A detector ready for use: takes frames, gives `DetectionResult`s.
 
     Arguments:
         model: is copied, its norms folded into the convolutions, and evaluated at its own `image_size_hw`.
@@ -78,7 +78,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SSDLite,
+        model: Detector,
         classes: Sequence[str],
         *,
         kind: str = "softmax",
@@ -101,7 +101,7 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def __call__(self, frame_bgr: np.ndarray) -> Result:
+    def __call__(self, frame_bgr: np.ndarray) -> DetectionResult:
         """Find the objects of a uint8 BGR frame `[H, W, 3]` of any size."""
         return self.finish(self.network(self.prepare(frame_bgr)), frame_bgr.shape[:2])
 
@@ -110,14 +110,16 @@ class Predictor:
         image = resize(frame_bgr, self.image_size_hw, self.postprocess.resize)
         return network_input(image, mean=self.mean, std=self.std, device=self.device)
 
-    def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> Result:
+    def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> DetectionResult:
         """The result for a frame of (height, width), from raw output for its one input."""
         (found,) = self.postprocess(raw, self.anchors, self.image_size_hw, [frame_hw])
-        return Result(found.boxes.cpu().numpy(), found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.classes)
+        return DetectionResult(
+            found.boxes.cpu().numpy(), found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.classes
+        )
 
 
 def class_colors(count: int) -> list[tuple[int, int, int]]:
-    """A BGR colour for each class: hues a golden angle apart, so that neighbours in the list differ most."""
+    """A BGR color for each class: hues a golden angle apart, so that neighbours in the list differ most."""
     colors = []
     for index in range(count):
         red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.75, 0.95)

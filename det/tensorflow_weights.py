@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from backbone import slim
 from backbone.errors import InputError
+from backbone.weights import slim
 
 SCOPES = ("FeatureExtractor/MobilenetV3", "FeatureExtractor/MobilenetV2")
 SIGNS = {f"{scope}/Conv/weights": scope for scope in SCOPES}

@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from backbone.errors import InputError
-from backbone.translation import INCEPTION, Triple
-from backbone.weights import NORM, load_strictly, read_described, read_weights, torchvision_names
+from backbone.weights.loading import NORM, load_strictly, read_described, read_weights, torchvision_names
+from backbone.weights.translation import INCEPTION, Triple
 from det import tensorflow_weights
-from det.anchors import anchors_per_cell
-from det.model import SSDLite, create
+from det.heads.anchors import anchors_per_cell
+from det.model import Detector, create
 from det.postprocess import NMS_IOU
 
 EXTRA_PARTS = ("reduce", "depthwise", "project")
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Of 1..90, the category ids that no picture of COCO has; the published weights have outputs for them."""
+"""Of 1..90, the category ids that no image of COCO has; the published weights have outputs for them."""
 NUM_COCO_IDS = 90
 PREDICTORS = {"classification_head": "class_predictors", "regression_head": "box_predictors"}
 
 
-def load_weights(model: SSDLite, source: str | Path | Mapping[str, Tensor]) -> str:
+def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> str:
     """Load a weights file or a state dict and return the layout it had: "taproot", "torchvision" or "tensorflow".
 
     "torchvision" is `ssdlite320_mobilenet_v3_large`, with the reduced tail (its published weights) or without; the
@@ -89,8 +89,8 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     These are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small and ssdlite_mobilenet_v2 of TensorFlow's
     object-detection API. The latter's checkpoints do not tell the size of the input, which is taken as in the released
     configs: 320, V2's 300. Nothing here makes up for two things of that API: its resizing keeps the top left pixel in
-    its place, so that its inputs lie (s - 1) / 2s of a pixel further right and below than ours where the picture is s
-    times as large, a quarter of a pixel at 640x640; and it cuts boxes at the picture's edges after suppression, not
+    its place, so that its inputs lie (s - 1) / 2s of a pixel further right and below than ours where the image is s
+    times as large, a quarter of a pixel at 640x640; and it cuts boxes at the image's edges after suppression, not
     before it.
 
     Raises InputError as `load_weights` does.
@@ -115,7 +115,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     return Pretrained(model, layout, arguments, *INCEPTION, score, nms_iou)
 
 
-def _torchvision_names(model: SSDLite) -> dict[str, str]:
+def _torchvision_names(model: Detector) -> dict[str, str]:
     """torchvision's names of SSDLite -> ours. It cuts the backbone in two behind the expansion of C4's block."""
     c4_block = int(model.taps[0].split(".")[0])
     names = {}
@@ -142,7 +142,7 @@ def _torchvision_names(model: SSDLite) -> dict[str, str]:
     return names
 
 
-def _without_unused(model: SSDLite, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_unused(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Leaves the rows of `UNUSED_IDS` out of class predictors that have outputs for all of COCO's ids."""
     state = dict(state)
     ids = range(1 - model.background, NUM_COCO_IDS + 1)  # 0 for the background

@@ -3,7 +3,16 @@
 from seg import encoders  # noqa: F401 - makes our networks known to segmentation-models-pytorch
 from seg.label_map import label_map
 from seg.model import Segmenter, create, upsample
-from seg.predictor import Predictor, SegResult
+from seg.predictor import Predictor, SegmentationResult
 from seg.weights import from_weights, load_weights
 
-__all__ = ["Predictor", "SegResult", "Segmenter", "create", "from_weights", "label_map", "load_weights", "upsample"]
+__all__ = [
+    "Predictor",
+    "SegmentationResult",
+    "Segmenter",
+    "create",
+    "from_weights",
+    "label_map",
+    "load_weights",
+    "upsample",
+]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError
-from seg.cityscapes import CLASSES, IGNORE, NAMES, TRAIN_CLASSES
+from seg.data.cityscapes import CLASSES, IGNORE, NAMES, TRAIN_CLASSES
 
 AVERAGE_INSTANCE_SIZE = {
     # Pixels, over the instances of the fine training set: the constants of the official evaluation script.
@@ -39,7 +39,7 @@ _UNSCORED_THINGS = [label_id for label_id in _THINGS if CLASSES[label_id].train_
 class InstanceCounts:
     """Pixels found of each instance, over a set.
 
-    Instances of one class and size are added up: integers, so that neither the order of the pictures nor the number
+    Instances of one class and size are added up: integers, so that neither the order of the images nor the number
     of processes shows in the last digit, and memory does not grow with the set.
     """
 
@@ -50,7 +50,7 @@ class InstanceCounts:
         """Pixels of other categories that were predicted as a class which is not evaluated."""
 
     def add(self, labels: np.ndarray, predicted_ids: np.ndarray, instance_ids: np.ndarray, source: Path) -> None:
-        """Counts a picture.
+        """Counts an image.
 
         Arguments:
             labels: train ids, uint8 [H, W].

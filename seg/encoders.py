@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import backbone as backbones
 from backbone import InputError
-from seg.taps import pyramid
+from seg.heads.taps import pyramid
 
 PREFIX = "taproot-"
 

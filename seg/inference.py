@@ -1,4 +1,4 @@
-"""How a picture's labels come from a model: at once, by sliding window, over several scales, with its mirror image."""
+"""How an image's labels come from a model: at once, by sliding window, over several scales, with its mirror image."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,16 @@ SCALES = (0.05, 8.0)
 
 @dataclass(frozen=True)
 class Inference:
-    """Settings of an evaluation; the default sees the whole picture once, as training's evaluation does.
+    """Settings of an evaluation; the default sees the whole image once, as training's evaluation does.
 
     Raises:
         InputError: a setting is out of range.
     """
 
-    window_hw: tuple[int, int] | None = None  # pixels; a window beyond the picture is cut to it
+    window_hw: tuple[int, int] | None = None  # pixels; a window beyond the image is cut to it
     stride_hw: tuple[int, int] | None = None  # from window to window; two thirds of the window if not given
-    scales: tuple[float, ...] = (1.0,)  # of the picture; windows keep their size
-    flip: bool = False  # the mean with the mirrored picture's result
+    scales: tuple[float, ...] = (1.0,)  # of the image; windows keep their size
+    flip: bool = False  # the mean with the mirrored image's result
 
     def __post_init__(self) -> None:
         if self.stride_hw is not None and self.window_hw is None:
@@ -68,8 +68,8 @@ class Inference:
         return total / (len(self.scales) * (1 + self.flip))
 
     def describe(self) -> str:
-        """`whole pictures`, `windows of 512x512, scales 0.75, 1, mean with the mirror image` and the like."""
-        parts = ["whole pictures"]
+        """`whole images`, `windows of 512x512, scales 0.75, 1, mean with the mirror image` and the like."""
+        parts = ["whole images"]
         if self.window_hw is not None:
             stride = self.stride_hw or default_stride(self.window_hw)
             parts = [f"windows of {_text(self.window_hw)} every {_text(stride)} (height x width)"]

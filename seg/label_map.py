@@ -45,7 +45,7 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _label_map(logits: Tensor, labels: Tensor, down: Axis, across: Axis) -> None:
-    """Writes the labels of one picture, logits [C, h, w], into `labels` [H, W]."""
+    """Writes the labels of one image, logits [C, h, w], into `labels` [H, W]."""
     num_classes, height, width = logits.shape
     flat = logits.reshape(num_classes, height * width)
     parts = [_largest(part) for part in flat.split(CHUNK, dim=1)]

@@ -11,8 +11,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
-from seg.dataset import IGNORE
-from seg.heads import upsample
+from seg.data.dataset import IGNORE
+from seg.heads.lraspp import upsample
 from seg.pixel_scores import pixel_scores
 
 

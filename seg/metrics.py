@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 STEP = 1 << 15
-"""Pixels of each quarter of a picture that are counted at a time: they stay in a core's own cache."""
+"""Pixels of each quarter of an image that are counted at a time: they stay in a core's own cache."""
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""Segmentation models: a network, a head on its taps, and what a picture's size asks of them."""
+"""Segmentation models: a network, a head on its taps, and what an image's size asks of them."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import backbone as backbones
 from backbone import InputError
-from backbone.architectures import tails
-from seg.decoders import DECODERS, DecoderHead
-from seg.heads import AuxiliaryHead, LRASPPHead, RASPPHead, resized, upsample
-from seg.taps import auxiliary_tap, high_tap, low_tap, pyramid
+from backbone.architectures.plan import tails
+from seg.heads.decoders import DECODERS, DecoderHead
+from seg.heads.lraspp import AuxiliaryHead, LRASPPHead, RASPPHead, resized, upsample
+from seg.heads.taps import auxiliary_tap, high_tap, low_tap, pyramid
 
 HEADS = ("lraspp", "raspp", *DECODERS)
 VARIANTS = ("paper", "torchvision")
@@ -46,10 +46,10 @@ class Segmenter(nn.Module):
         With `auxiliary`, which a training loss asks for, also the auxiliary head's logits, of a coarser stride.
         """
         height, width = images.shape[-2:]
-        if self.alignment == "corners":  # a map of any stride then ends with the picture's last pixel
+        if self.alignment == "corners":  # a map of any stride then ends with the image's last pixel
             bottom, right = (_padding(side - 1, self.coarsest, self.coarsest) for side in (height, width))
             images = F.pad(images, (0, right, 0, bottom))
-        elif self.head.multiple > 1:  # zero is the mean of normalised pictures
+        elif self.head.multiple > 1:  # zero is the mean of normalised images
             bottom, right = (_padding(side, self.head.multiple, self.head.least) for side in (height, width))
             images = F.pad(images, (0, right, 0, bottom))
         features = self.backbone(images)
@@ -71,7 +71,7 @@ def create(
     width: float = 1.0,
     tail: str | None = None,
     output_stride: int | None = None,
-    filters: int | None = None,
+    head_channels: int | None = None,
     pooling: str | None = None,
     dropout: float = 0.0,
     auxiliary: bool = False,
@@ -88,14 +88,14 @@ def create(
         tail: the backbone's last stage; by default "segmentation" for the paper's heads where the architecture has
             it, else "full".
         output_stride: of the deepest tap: 8, 16 or 32; by default 16 or what the decoder is known with.
-        filters: channels inside the head (the paper's F: 128 or 256); by default the head's own.
+        head_channels: channels inside the head (the paper's F: 128 or 256); by default the head's own.
         pooling: of LR-ASPP: "windows" (49x49) or "global"; by default the variant's.
         dropout: probability of leaving out a channel before the classifying convolution.
         auxiliary: build a second head that can be trained beside the first; see `Segmenter.forward`.
         padding: of the backbone's strided convolutions: "symmetric", or "same" as TensorFlow pads.
-        alignment: how LR-ASPP's maps and the picture lie over each other: "centres", by half-pixel centres; "corners",
-            as DeepLab's checkpoints were trained: the picture is padded by zeros to a side of k strides + 1 pixels,
-            maps are resized with their corner values fixed, and the logits come at the picture's size (`stride` 1).
+        alignment: how LR-ASPP's maps and the image lie over each other: "centres", by half-pixel centres; "corners",
+            as DeepLab's checkpoints were trained: the image is padded by zeros to a side of k strides + 1 pixels,
+            maps are resized with their corner values fixed, and the logits come at the image's size (`stride` 1).
     Raises:
         InputError: an unknown name; the message lists the valid ones.
     """
@@ -115,10 +115,10 @@ def create(
             f"output_stride {output_stride} does not fit head {head!r}; valid: {', '.join(map(str, strides))}"
         )
     if head in DECODERS:
-        filters = filters or DECODERS[head].filters
-    elif filters is None:
-        filters = {"lraspp": 128, "raspp": 256}[head]
-    for name, value in (("num_classes", num_classes), ("filters", filters)):
+        head_channels = head_channels or DECODERS[head].head_channels
+    elif head_channels is None:
+        head_channels = {"lraspp": 128, "raspp": 256}[head]
+    for name, value in (("num_classes", num_classes), ("head_channels", head_channels)):
         if value < 1:
             raise InputError(f"{name} {value} must be at least 1")
     if alignment == "corners" and head != "lraspp":
@@ -147,7 +147,7 @@ def create(
         padding=padding,
     )
     features = [network.features[tap] for tap in taps]
-    common = {"num_classes": num_classes, "filters": filters, "dropout": dropout}
+    common = {"num_classes": num_classes, "head_channels": head_channels, "dropout": dropout}
     if head == "lraspp":
         pooling = pooling or {"paper": "windows", "torchvision": "global"}[variant]
         module = LRASPPHead(*features, pooling=pooling, alignment=alignment, official=official, **common)

@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 STRIP = 160_000
-"""Numbers in a strip on a CPU; a GPU takes a picture at once."""
+"""Numbers in a strip on a CPU; a GPU takes an image at once."""
 
 
 def pixel_scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ class _PixelScores(Function):
 
 
 def _strips(logits: Tensor, labels: Tensor) -> list[tuple[int, slice]]:
-    """Numbers of pictures and slices of rows that cover a batch."""
+    """Numbers of images and slices of rows that cover a batch."""
     height, width = labels.shape[-2:]
     count = max(1, STRIP // (logits.shape[1] * width)) if logits.device.type == "cpu" else height
     return [(number, slice(top, top + count)) for number in range(len(labels)) for top in range(0, height, count)]

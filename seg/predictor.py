@@ -1,4 +1,4 @@
-"""A trained segmenter applied to single pictures as OpenCV gives them."""
+"""A trained segmenter applied to single images as OpenCV gives them."""
 
 from typing import NamedTuple
 
@@ -11,15 +11,15 @@ from backbone.inference import for_inference, network_input
 from seg.label_map import label_map
 
 
-class SegResult(NamedTuple):
-    """The label of each pixel of a picture."""
+class SegmentationResult(NamedTuple):
+    """The label of each pixel of an image."""
 
     labels: np.ndarray  # uint8 [H, W], indices into `classes`
     classes: list[str]
     colors: np.ndarray  # uint8 RGB [K, 3]
 
     def draw(self, frame_bgr: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-        """A copy of the picture, uint8 BGR [H, W, 3], tinted by class."""
+        """A copy of the image, uint8 BGR [H, W, 3], tinted by class."""
         table = np.zeros((256, 1, 3), np.uint8)
         table[: len(self.colors), 0] = self.colors[:, ::-1]
         tint = cv2.LUT(cv2.merge([self.labels] * 3), table)
@@ -27,7 +27,7 @@ class SegResult(NamedTuple):
 
 
 class Predictor:
-    """`predictor(frame_bgr)` labels a picture of any size, uint8 BGR [H, W, 3]; the model is copied, not changed."""
+    """`predictor(frame_bgr)` labels an image of any size, uint8 BGR [H, W, 3]; the model is copied, not changed."""
 
     task = "segmentation"
 
@@ -46,7 +46,7 @@ class Predictor:
         self.model = for_inference(model, self.device)
 
     @torch.inference_mode()
-    def __call__(self, frame_bgr: np.ndarray) -> SegResult:
+    def __call__(self, frame_bgr: np.ndarray) -> SegmentationResult:
         images = network_input(frame_bgr, mean=self.mean, std=self.std, device=self.device)
         labels = label_map(self.model(images), frame_bgr.shape[:2])[0]
-        return SegResult(labels.cpu().numpy(), self.classes, self.colors)
+        return SegmentationResult(labels.cpu().numpy(), self.classes, self.colors)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from backbone import slim
 from backbone.errors import InputError
-from backbone.translation import IMAGENET, INCEPTION, Triple
-from backbone.weights import NORM, load_strictly, read_described, read_weights, torchvision_names
+from backbone.weights import slim
+from backbone.weights.loading import NORM, load_strictly, read_described, read_weights, torchvision_names
+from backbone.weights.translation import IMAGENET, INCEPTION, Triple
 from seg.model import Segmenter, create
 
 DEEPLAB_SIGN = "decoder/decoder_conv0/weights"
@@ -96,14 +96,14 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     if _is_deeplab(state):
         small = "MobilenetV3/expanded_conv_11/project/weights" not in state
         arguments |= {"backbone": "mobilenet_v3_small" if small else "mobilenet_v3_large", "variant": "paper"}
-        arguments |= {"num_classes": len(state[DEEPLAB_SIGN]), "filters": len(state["aspp0/weights"])}
+        arguments |= {"num_classes": len(state[DEEPLAB_SIGN]), "head_channels": len(state["aspp0/weights"])}
         arguments |= {"output_stride": 32, "padding": "same", "alignment": "corners"}
         normalisation = INCEPTION
     else:
         arguments |= {"backbone": "mobilenet_v3_large", "variant": "torchvision"}
         if "classifier.cbr.0.weight" in state:
             arguments["num_classes"] = len(state["classifier.low_classifier.weight"])
-            arguments["filters"] = len(state["classifier.cbr.0.weight"])
+            arguments["head_channels"] = len(state["classifier.cbr.0.weight"])
         normalisation = IMAGENET
     model = create(**arguments)
     return Pretrained(model, load_weights(model, source), arguments, *normalisation)

@@ -28,7 +28,7 @@ from files to figures, each in a process of its own.
 `det-loader`: samples from JPEG files by the training's augmentation and by torchvision's SSD preset, in one process.
 `postprocess`: raw output to detections, with few and with all scores above the threshold.
 
-`seg-loader`, `confusion`, `label-map`: a training sample from 1024x2048 pictures, a picture's confusion matrix, and its
+`seg-loader`, `confusion`, `label-map`: a training sample from 1024x2048 images, an image's confusion matrix, and its
 labels from logits, beside the ways these are usually done.
 """
 
@@ -68,15 +68,15 @@ import backbone as backbones
 import det
 import seg.loss
 from backbone.inference import normalise
-from backbone.weights import read_weights
-from seg.cityscapes import COLORS
-from tools.benchmark_seg import add_commands
-from tools.config import Optim
-from tools.console import console, progress, run, table
-from tools.loop import make_optimizer, single_thread
+from backbone.weights.loading import read_weights
+from seg.data.cityscapes import COLORS
+from tools.benchmarks.seg import add_commands
+from tools.io.console import console, progress, run, table
 from tools.predict import load
+from tools.run.config import Optim
+from tools.run.loop import make_optimizer, single_thread
+from tools.streams.video_io import open_sink, open_source
 from tools.video import Counts, Drawing, process
-from tools.video_io import open_sink, open_source
 
 SCORE = 0.5
 
@@ -232,7 +232,7 @@ def compare(contenders: Sequence[Callable[[], object]], rounds: int) -> list[flo
 
 
 def make_seg_step(contender: str, size_hw: tuple[int, int], batch: int) -> Callable[[], None]:
-    """A training step of "torchvision", "taproot" or "taproot compiled" on random pictures of 19 classes."""
+    """A training step of "torchvision", "taproot" or "taproot compiled" on random images of 19 classes."""
     torch.manual_seed(0)
     images = torch.randn(batch, 3, *size_hw)
     labels = torch.randint(0, 19, (batch, *size_hw), dtype=torch.uint8)
@@ -304,17 +304,17 @@ def seg_step(arguments: argparse.Namespace) -> None:
         times = [f"{medians[contender]:.2f} s", f"{min(values):.2f} to {max(values):.2f}", f"{ratio:.2f}x"]
         rows.append([contender, *times, memory, f"{first[contender]:.0f} s"])
     height, width = arguments.size
-    title = f"training step, {arguments.batch} pictures of {height}x{width}, {arguments.threads} threads"
+    title = f"training step, {arguments.batch} images of {height}x{width}, {arguments.threads} threads"
     console.print(table(title, ["", "median", "range", "speed", "peak memory", "first step"], rows))
 
 
-def generate_detections(folder: Path, *, pictures: int, per_picture: int, classes: int = 80) -> tuple[Path, Path]:
-    """Writes annotations (7.25 boxes a picture on average, 1 % crowds) and results json of that size."""
+def generate_detections(folder: Path, *, images: int, per_image: int, classes: int = 80) -> tuple[Path, Path]:
+    """Writes annotations (7.25 boxes an image on average, 1 % crowds) and results json of that size."""
     random = np.random.default_rng(0)
     category_ids = np.arange(1, classes + 1) + np.arange(classes) // 8  # with gaps, as COCO's
     annotations, results = [], []
-    for image_id in range(1, pictures + 1):
-        count = min(random.poisson(7.25), per_picture)
+    for image_id in range(1, images + 1):
+        count = min(random.poisson(7.25), per_image)
         corners, sides = random.uniform(0, 400, (count, 2)), random.lognormal(4, 1, (count, 2)).clip(2, 240)
         boxes = np.concatenate([corners, sides], axis=1)
         labels = random.integers(classes, size=count)
@@ -324,16 +324,16 @@ def generate_detections(folder: Path, *, pictures: int, per_picture: int, classe
             annotations.append(row | {"bbox": box, "area": box[2] * box[3], "iscrowd": crowd})
         near = boxes * random.normal(1, 0.1, boxes.shape)
         far = np.concatenate(
-            [random.uniform(0, 400, (per_picture - count, 2)), random.uniform(5, 200, (per_picture - count, 2))], axis=1
+            [random.uniform(0, 400, (per_image - count, 2)), random.uniform(5, 200, (per_image - count, 2))], axis=1
         )
         found = np.concatenate([near, far]).round(2)
-        found_labels = np.concatenate([labels, random.integers(classes, size=per_picture - count)])
-        scores = np.concatenate([random.beta(4, 2, count), random.beta(1, 6, per_picture - count)]).round(4)
+        found_labels = np.concatenate([labels, random.integers(classes, size=per_image - count)])
+        scores = np.concatenate([random.beta(4, 2, count), random.beta(1, 6, per_image - count)]).round(4)
         for box, label, score in zip(found.tolist(), found_labels, scores.tolist(), strict=True):
             results.append({"image_id": image_id, "category_id": int(category_ids[label]), "bbox": box, "score": score})
     truth = {
         "info": {},
-        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 640, "width": 640} for n in range(1, pictures + 1)],
+        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 640, "width": 640} for n in range(1, images + 1)],
         "annotations": annotations,
         "categories": [{"id": int(number), "name": f"class {number}"} for number in category_ids],
     }
@@ -383,7 +383,7 @@ def det_eval(arguments: argparse.Namespace) -> None:
     judges = {"taproot, fast": judge_fast, "pycocotools": judge_by_pycocotools}
     measured: dict[str, list[Measured]] = {name: [] for name in judges}
     with tempfile.TemporaryDirectory() as folder, progress() as bar:
-        files = generate_detections(Path(folder), pictures=arguments.pictures, per_picture=arguments.detections)
+        files = generate_detections(Path(folder), images=arguments.images, per_image=arguments.detections)
         task = bar.add_task("det-eval", total=len(judges) * arguments.rounds)
         for _ in range(arguments.rounds):
             for name, judge in judges.items():
@@ -400,7 +400,7 @@ def det_eval(arguments: argparse.Namespace) -> None:
         rows.append(
             [name, f"{seconds:.1f}", f"{processor_seconds[name]:.1f}", f"{peak:.2f}", f"{runs[0].figures[0]:.6f}"]
         )
-    title = f"{arguments.pictures} pictures x {arguments.detections} detections"
+    title = f"{arguments.images} images x {arguments.detections} detections"
     console.print(table(title, ["", "seconds", "of a processor", "peak GB", "AP"], rows))
     figures = [run.figures for runs in measured.values() for run in runs]
     difference = max(abs(one - other) for run in figures for one, other in zip(run, figures[0], strict=True))
@@ -442,23 +442,23 @@ def print_times(title: str, seconds: dict[str, list[float]], peer: str) -> None:
 
 
 def det_step(arguments: argparse.Namespace) -> None:
-    """The comparison of training steps; the pictures have torchvision's own transform's size already."""
+    """The comparison of training steps; the images have torchvision's own transform's size already."""
     batch, num_classes, side = arguments.batch, 90, 320
     generator = np.random.default_rng(0)
-    pictures = torch.from_numpy(generator.integers(0, 256, (batch, 3, side, side), np.uint8))
+    batch_images = torch.from_numpy(generator.integers(0, 256, (batch, 3, side, side), np.uint8))
     samples = []
     for number in range(batch):
         corners = generator.uniform(0, 240, (7, 2))
         boxes = np.concatenate([corners, corners + generator.uniform(8, 80, (7, 2))], axis=1)
         labels = torch.from_numpy(generator.integers(0, num_classes, 7))
         samples.append(
-            det.Sample(pictures[number], torch.tensor(boxes, dtype=torch.float32), labels, number, (side, side))
+            det.Sample(batch_images[number], torch.tensor(boxes, dtype=torch.float32), labels, number, (side, side))
         )
 
     def ours(compile_: bool) -> Callable[[], object]:
         torch.manual_seed(0)
         model = det.create(num_classes=num_classes + 1, variant="torchvision").to(memory_format=torch.channels_last)
-        criterion = det.SSDLoss("softmax", background=True)
+        criterion = det.DetectionLoss("softmax", background=True)
         optimizer = make_optimizer(model, Optim(name="sgd", lr=0.01))
 
         def loss(model: nn.Module, batch: det.Batch) -> dict[str, torch.Tensor]:
@@ -497,14 +497,14 @@ def det_step(arguments: argparse.Namespace) -> None:
     if not arguments.eager:
         contenders["taproot, compiled"] = ours(True)
     seconds = alternate(contenders, arguments.rounds)
-    print_times(f"a training step of {batch} pictures", seconds, "torchvision")
+    print_times(f"a training step of {batch} images", seconds, "torchvision")
 
 
 def det_loader(arguments: argparse.Namespace) -> None:
     """The comparison of data loading.
 
-    torchvision's is the preset "ssd" of its references, on Pillow's pictures, their default, and on tensors (--backend
-    tensor). It leaves resizing to the model, which does it picture by picture, bilinear on the float tensor; here the
+    torchvision's is the preset "ssd" of its references, on Pillow's images, their default, and on tensors (--backend
+    tensor). It leaves resizing to the model, which does it image by image, bilinear on the float tensor; here the
     preset ends with that, so that all give 320x320. Theirs are float32, ours uint8: the training step normalises them.
     """
     single_thread(0)
@@ -512,7 +512,7 @@ def det_loader(arguments: argparse.Namespace) -> None:
     ours = det.CocoDetection(arguments.data, arguments.split, transform=det.train_transform(side))
     plain = det.CocoDetection(arguments.data, arguments.split)
     rounds = itertools.count()
-    indices = range(min(arguments.pictures, len(ours)))
+    indices = range(min(arguments.images, len(ours)))
 
     def load_ours() -> None:
         epoch = next(rounds)
@@ -521,8 +521,8 @@ def det_loader(arguments: argparse.Namespace) -> None:
 
     def load_theirs(preset: v2.Compose) -> None:
         for index in indices:
-            with Image.open(plain.folder / str(plain.files[index])) as picture:
-                image = picture.convert("RGB")
+            with Image.open(plain.folder / str(plain.files[index])) as file:
+                image = file.convert("RGB")
             mine = slice(plain.first[index], plain.first[index + 1])
             boxes = tv_tensors.BoundingBoxes(plain.boxes[mine], format="XYXY", canvas_size=(image.height, image.width))
             preset(image, {"boxes": boxes, "labels": torch.from_numpy(plain.labels[mine])})
@@ -598,25 +598,25 @@ def main(argv: list[str] | None = None) -> int:
     command.set_defaults(run=backbone)
     command = commands.add_parser("seg-step", help="seconds of a training step of LR-ASPP, and its memory")
     command.add_argument("--size", type=int, nargs=2, default=(512, 512), help="height and width; default: 512 512")
-    command.add_argument("--batch", type=int, default=4, help="pictures; default: 4")
+    command.add_argument("--batch", type=int, default=4, help="images; default: 4")
     command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
     command.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: as torch chooses")
     command.add_argument("--compile", action="store_true", help="also with run.compile=true; takes minutes")
     command.set_defaults(run=seg_step)
     command = commands.add_parser("det-eval", help="seconds and memory of COCO's figures")
-    command.add_argument("--pictures", type=int, default=5000, help="default: 5000")
-    command.add_argument("--detections", type=int, default=100, help="per picture; default: 100")
+    command.add_argument("--images", type=int, default=5000, help="default: 5000")
+    command.add_argument("--detections", type=int, default=100, help="per image; default: 100")
     command.add_argument("--rounds", type=int, default=1, help="alternating; default: 1")
     command.set_defaults(run=det_eval)
     command = commands.add_parser("det-step", help="a detector's training step")
-    command.add_argument("--batch", type=int, default=8, help="pictures; default: 8")
+    command.add_argument("--batch", type=int, default=8, help="images; default: 8")
     command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
     command.add_argument("--eager", action="store_true", help="leave the compiled step out, which takes a minute")
     command.set_defaults(run=det_step)
     command = commands.add_parser("det-loader", help="detection samples per second from JPEG files")
-    command.add_argument("--data", type=Path, required=True, help="folder with annotations/ and the pictures")
+    command.add_argument("--data", type=Path, required=True, help="folder with annotations/ and the images")
     command.add_argument("--split", default="train2017", help="default: train2017")
-    command.add_argument("--pictures", type=int, default=100, help="per round; default: 100")
+    command.add_argument("--images", type=int, default=100, help="per round; default: 100")
     command.add_argument("--rounds", type=int, default=7, help="alternating; default: 7")
     command.set_defaults(run=det_loader)
     command = commands.add_parser("postprocess", help="raw detector output to boxes")

@@ -1,10 +1,10 @@
-"""Checks a copy of COCO, or one's own data in its layout: every picture is decoded, every fault gets a line.
+"""Checks a copy of COCO, or one's own data in its layout: every image is decoded, every fault gets a line.
 
     python -m tools.check_coco /data/coco
     python -m tools.check_coco /data/coco --split val2017 --workers 4
     python -m tools.check_coco /data/coco --split val2017 --out runs/val2017.png
 
-Prints boxes per class and size, crowds and sizes of pictures, and writes a picture of samples with their boxes.
+Prints boxes per class and size, crowds and sizes of images, and writes an image of samples with their boxes.
 Exit code 1 if something is wrong.
 """
 
@@ -18,26 +18,26 @@ import numpy as np
 from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset
 
+from backbone.data.images import read_image
 from backbone.errors import InputError
-from backbone.images import read_image
-from det.annotations import check_annotations, check_file_name, read_json
-from det.coco import MIN_BOX_SIDE
-from det.predictor import Result
-from tools.checkpoint import replace_file
-from tools.console import console, num_workers, progress, run, table
-from tools.loop import single_thread
+from det.data.annotations import check_annotations, check_file_name, read_json
+from det.data.coco import MIN_BOX_SIDE
+from det.predictor import DetectionResult
+from tools.io.console import console, num_workers, progress, run, table
+from tools.io.files import replace_file
+from tools.run.loop import single_thread
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's limits of the area of small and of medium objects, in pixels."""
 NUM_SHOWN = 6
 SHOWN_HW = (320, 480)
 MARGIN = 0.5
-"""Boxes may pass the picture's edge by this many pixels: annotators' and converters' rounding."""
+"""Boxes may pass the image's edge by this many pixels: annotators' and converters' rounding."""
 
 
 class FullDecode(Dataset):
-    """Decodes pictures to the last byte; an item is its size (height, width), or the fault as text."""
+    """Decodes images to the last byte; an item is its size (height, width), or the fault as text."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -55,12 +55,12 @@ class FullDecode(Dataset):
 class SplitCheck(NamedTuple):
     """What was found in a split."""
 
-    sizes: Counter  # pictures by (height, width)
-    readable: list[int]  # positions in "images" of the pictures without a fault
+    sizes: Counter  # images by (height, width)
+    readable: list[int]  # positions in "images" of the images without a fault
 
 
-def check_pictures(content: dict[str, Any], folder: Path, *, workers: int, faults: list[str]) -> SplitCheck:
-    """Decodes the pictures of an annotation file and compares their sizes; faults are added to the list."""
+def check_images(content: dict[str, Any], folder: Path, *, workers: int, faults: list[str]) -> SplitCheck:
+    """Decodes the images of an annotation file and compares their sizes; faults are added to the list."""
     paths, positions, listed = [], [], set()
     folder = folder.resolve()
     for position, row in enumerate(content["images"]):
@@ -77,7 +77,7 @@ def check_pictures(content: dict[str, Any], folder: Path, *, workers: int, fault
             paths.append(path)
             positions.append(position)
         listed.add(path)
-    present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in PICTURES}
+    present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGES}
     faults += [f"{path}: is not in the annotations; list it or move it away" for path in sorted(present - listed)]
 
     loader = DataLoader(
@@ -92,7 +92,7 @@ def check_pictures(content: dict[str, Any], folder: Path, *, workers: int, fault
                 faults.append(size_hw)
             elif size_hw != (row["height"], row["width"]):
                 sizes = f"{size_hw[1]}x{size_hw[0]}, images[{position}] says {row['width']}x{row['height']}"
-                faults.append(f"{path}: is {sizes}; correct the annotations or the picture")
+                faults.append(f"{path}: is {sizes}; correct the annotations or the image")
             else:
                 result.sizes[size_hw] += 1
                 result.readable.append(position)
@@ -105,7 +105,7 @@ def unchanged(found: tuple[int, int] | str) -> tuple[int, int] | str:
 
 
 def check_boxes(content: dict[str, Any]) -> list[str]:
-    """A fault for every box that is not finite, has no size, is outside its picture, passes its edge, or occurs twice.
+    """A fault for every box that is not finite, has no size, is outside its image, passes its edge, or occurs twice.
 
     `content` is as `det.annotations.check_annotations` accepts it.
     """
@@ -117,18 +117,18 @@ def check_boxes(content: dict[str, Any]) -> list[str]:
             faults.append(f"{where} is not finite; remove the annotation")
             continue
         left, top, width, height = box
-        picture_width, picture_height = sizes[row["image_id"]]
-        beyond = max(-left, -top, left + width - picture_width, top + height - picture_height)
+        image_width, image_height = sizes[row["image_id"]]
+        beyond = max(-left, -top, left + width - image_width, top + height - image_height)
         key = (row["image_id"], row["category_id"], *box)
         if width < MIN_BOX_SIDE or height < MIN_BOX_SIDE:
             faults.append(
                 f"{where} is under {MIN_BOX_SIDE:g} pixel wide or high and is not trained on; is it x, y, w, h?"
             )
-        elif left >= picture_width or top >= picture_height or left + width <= 0 or top + height <= 0:
-            faults.append(f"{where} is outside its {picture_width}x{picture_height} picture; correct or remove it")
+        elif left >= image_width or top >= image_height or left + width <= 0 or top + height <= 0:
+            faults.append(f"{where} is outside its {image_width}x{image_height} image; correct or remove it")
         elif beyond > MARGIN:
             faults.append(
-                f"{where} passes the edge of its {picture_width}x{picture_height} picture by {beyond:g} pixels; "
+                f"{where} passes the edge of its {image_width}x{image_height} image by {beyond:g} pixels; "
                 "correct it (is it x, y, w, h?)"
             )
         elif key in seen:
@@ -141,10 +141,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.check_coco", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("root", type=Path, help="folder with annotations/ and one folder of pictures per split")
+    parser.add_argument("root", type=Path, help="folder with annotations/ and one folder of images per split")
     parser.add_argument("--split", nargs="+", help="default: all of annotations/instances_SPLIT.json")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/samples.png"), help="picture to write; default: runs/samples.png"
+        "--out", type=Path, default=Path("runs/samples.png"), help="image to write; default: runs/samples.png"
     )
     parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
@@ -158,12 +158,12 @@ def main(argv: list[str] | None = None) -> int:
             content = read_json(file)
             check_annotations(content, str(file))
             if not folder.is_dir():
-                raise InputError(f"{folder}: no such folder of pictures; each split has one of its name")
+                raise InputError(f"{folder}: no such folder of images; each split has one of its name")
         except InputError as error:
             faults.append(str(error))
             continue
         own: list[str] = []
-        found = check_pictures(content, folder, workers=arguments.workers, faults=own)
+        found = check_images(content, folder, workers=arguments.workers, faults=own)
         own += check_boxes(content)
         names = Counter(row["name"] for row in content["categories"])
         own += [
@@ -195,15 +195,15 @@ def find_splits(root: Path) -> list[str]:
 
 
 def print_split(split: str, content: dict[str, Any], found: SplitCheck) -> None:
-    """What a split holds: sizes of pictures, and boxes by class and size."""
+    """What a split holds: sizes of images, and boxes by class and size."""
     rows = [row for row in content["annotations"] if np.isfinite(row["bbox"]).all()]
-    pictures = len(content["images"])
-    console.rule(f"{escape(split)}: {pictures} pictures, {len(content['annotations'])} boxes", style="dim")
+    images = len(content["images"])
+    console.rule(f"{escape(split)}: {images} images, {len(content['annotations'])} boxes", style="dim")
     sizes = ", ".join(f"{w}x{h}: {count}" for (h, w), count in found.sizes.most_common(5))
     console.print(f"sizes: {sizes or 'none'}{', …' if len(found.sizes) > 5 else ''}")
-    empty = pictures - len({row["image_id"] for row in content["annotations"]})
+    empty = images - len({row["image_id"] for row in content["annotations"]})
     crowds = sum(row.get("iscrowd", 0) for row in rows)
-    console.print(f"pictures without a box: {empty}; crowds: {crowds}; category ids: {_spans(content)}")
+    console.print(f"images without a box: {empty}; crowds: {crowds}; category ids: {_spans(content)}")
     counts = {row["id"]: np.zeros(4, int) for row in content["categories"]}
     holders: dict[int, set[int]] = {row["id"]: set() for row in content["categories"]}
     for row in rows:
@@ -216,7 +216,7 @@ def print_split(split: str, content: dict[str, Any], found: SplitCheck) -> None:
     ]
     total = sum(counts.values())
     lines.append(["all", "", *map(str, total), str(len(set().union(*holders.values())))])
-    console.print(table("boxes", ["class", "id", "boxes", "small", "medium", "large", "pictures"], lines))
+    console.print(table("boxes", ["class", "id", "boxes", "small", "medium", "large", "images"], lines))
     absent = [row["name"] for row in content["categories"] if not counts[row["id"]][0]]
     if absent:
         console.print(f"note: no box of {escape(', '.join(absent[:5]))}{', …' if len(absent) > 5 else ''}")
@@ -229,19 +229,19 @@ def _spans(content: dict[str, Any]) -> str:
 
 
 def draw_sample(content: dict[str, Any], position: int, folder: Path) -> np.ndarray:
-    """A picture with its boxes, fitted into a uint8 BGR [*SHOWN_HW, 3]."""
+    """An image with its boxes, fitted into a uint8 BGR [*SHOWN_HW, 3]."""
     row = content["images"][position]
     label_of = {category["id"]: label for label, category in enumerate(content["categories"])}
     mine = [a for a in content["annotations"] if a["image_id"] == row["id"] and np.isfinite(a["bbox"]).all()]
-    picture = read_image(folder / row["file_name"])
-    height, width = picture.shape[:2]
+    image = read_image(folder / row["file_name"])
+    height, width = image.shape[:2]
     scale = min(SHOWN_HW[0] / height, SHOWN_HW[1] / width)
     small = cv2.resize(
-        picture, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+        image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
     )
     boxes = np.array([annotation["bbox"] for annotation in mine], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    result = Result(
+    result = DetectionResult(
         (boxes * scale).clip(0, 2 * max(SHOWN_HW)).astype(np.float32),
         np.ones(len(mine), np.float32),
         np.array([label_of[annotation["category_id"]] for annotation in mine], np.int64),

@@ -7,19 +7,19 @@
     python -m tools.convert_annotations cityscapes cityscapes/gtFine/val data/annotations/instances_val.json
 
 Where pixels lie: COCO's boxes, and so what is written, are x, y, width, height with 0, 0 at the top left corner of the
-picture. Read are
+image. Read are
   voc         *.xml: corners are pixels counted from 1, both inside the box, so width is xmax - xmin + 1. Objects marked
               difficult become crowds, which neither count in evaluation nor teach background.
-  yolo        NAME.txt of the picture NAME.*: lines of class number from 0, and centre and size as shares of the
-              picture. A picture without a file, or with an empty one, has no boxes.
+  yolo        NAME.txt of the image NAME.*: lines of class number from 0, and centre and size as shares of the
+              image. An image without a file, or with an empty one, has no boxes.
   labelme     *.json: rectangles and polygons, whose corners are points and whose box is their extent.
   csv         a header, then rows of file,class,xmin,ymin,xmax,ymax: edges of the box, so width is xmax - xmin. A row
-              with nothing but a file is a picture without boxes.
+              with nothing but a file is an image without boxes.
   cityscapes  *_instanceIds.png: the extent of each instance's pixels, of the eight classes with instances; pixels of
               a group that nobody told apart are one crowd.
 
-Sizes are read from the pictures; a box may pass the edge by half a pixel and is clipped. Training looks for the
-pictures in the folder of the split's name beside annotations/; a link to where they are will do.
+Sizes are read from the images; a box may pass the edge by half a pixel and is clipped. Training looks for the
+images in the folder of the split's name beside annotations/; a link to where they are will do.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from xml.etree import ElementTree
 import numpy as np
 from rich.markup import escape
 
+from backbone.data.images import image_size, read_ids
 from backbone.errors import InputError
-from backbone.images import image_size, read_ids
-from det.annotations import check_annotations, check_file_name, read_json
-from seg.cityscapes import LABEL_ID_OF_NAME
-from tools.checkpoint import replace_file
-from tools.console import console, progress, run, table
+from det.data.annotations import check_annotations, check_file_name, read_json
+from seg.data.cityscapes import LABEL_ID_OF_NAME
+from tools.io.console import console, progress, run, table
+from tools.io.files import replace_file
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 INSTANCE_CLASSES = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
 """Cityscapes' evaluated classes whose objects are told apart."""
 CSV_COLUMNS = ["file", "class", "xmin", "ymin", "xmax", "ymax"]
@@ -49,7 +49,7 @@ TOLERANCE = 0.5
 
 
 class Box(NamedTuple):
-    """An object of one picture."""
+    """An object of one image."""
 
     name: str  # of its class
     edges: tuple[float, float, float, float]  # left, top, right, bottom in pixels, right and bottom exclusive
@@ -57,25 +57,25 @@ class Box(NamedTuple):
     where: str  # names file and place for an error
 
 
-class Picture(NamedTuple):
-    """A picture with its boxes."""
+class Image(NamedTuple):
+    """An image with its boxes."""
 
-    file_name: str  # relative to the folder of pictures
+    file_name: str  # relative to the folder of images
     size_hw: tuple[int, int]
     boxes: list[Box]
 
 
-def read_voc(source: Path, images: Path, classes: list[str] | None) -> Iterator[Picture]:
-    """The pictures of a folder of Pascal VOC's xml files."""
+def read_voc(source: Path, folder: Path, classes: list[str] | None) -> Iterator[Image]:
+    """The images of a folder of Pascal VOC's xml files."""
     for path in _files(source, ".xml"):
         root = _parse_xml(path)
         file_name = _child(root, "filename", str(path))
-        picture = _picture(file_name, images, f"{path}: annotation")
+        image = _image(file_name, folder, f"{path}: annotation")
         if root.find("size") is not None:
             said = tuple(
                 _number(_child(root, f"size/{side}", str(path)), f"{path}: {side}") for side in ("height", "width")
             )
-            _check_size(said, picture.size_hw, str(path))
+            _check_size(said, image.size_hw, str(path))
         boxes = []
         for number, row in enumerate(root.iter("object"), start=1):
             where = f"{path}: object {number}"
@@ -85,7 +85,7 @@ def read_voc(source: Path, images: Path, classes: list[str] | None) -> Iterator[
             )
             difficult = row.findtext("difficult", "0").strip() == "1"
             boxes.append(Box(_child(row, "name", where), (left - 1, top - 1, right, bottom), difficult, where))
-        yield picture._replace(boxes=boxes)
+        yield image._replace(boxes=boxes)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -116,21 +116,21 @@ def _child(element: ElementTree.Element, tag: str, where: str) -> str:
     return text
 
 
-def read_yolo(source: Path, images: Path, classes: list[str] | None) -> Iterator[Picture]:
-    """The pictures of a folder, with the boxes of the text files of their names."""
+def read_yolo(source: Path, folder: Path, classes: list[str] | None) -> Iterator[Image]:
+    """The images of a folder, with the boxes of the text files of their names."""
     if classes is None:
         raise InputError(f"{source}: the files only number their classes; name them in that order with --classes")
-    pictures = [path for path in sorted(images.rglob("*")) if path.suffix.lower() in PICTURES]
-    names = {path.relative_to(images).with_suffix(""): path for path in pictures}
-    if len(names) < len(pictures):
-        raise InputError(f"{images}: two pictures have the same name but for their endings; rename one")
+    images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES]
+    names = {path.relative_to(folder).with_suffix(""): path for path in images}
+    if len(names) < len(images):
+        raise InputError(f"{folder}: two images have the same name but for their endings; rename one")
     lonely = [path for path in _files(source, ".txt") if path.relative_to(source).with_suffix("") not in names]
     # Tools leave their list of classes beside the labels.
     lonely = [path for path in lonely if path.name != "classes.txt"]
     if lonely:
-        raise InputError(f"{lonely[0]}: has no picture of its name below {images}; copy it there, or --images FOLDER")
-    for name, picture in names.items():
-        height, width = image_size(picture)
+        raise InputError(f"{lonely[0]}: has no image of its name below {folder}; copy it there, or --images FOLDER")
+    for name, image in names.items():
+        height, width = image_size(image)
         path = source / name.parent / f"{name.name}.txt"
         boxes = []
         for number, line in enumerate(_text(path).splitlines() if path.exists() else [], start=1):
@@ -144,25 +144,25 @@ def read_yolo(source: Path, images: Path, classes: list[str] | None) -> Iterator
                 raise InputError(f"{where}: class {words[0]} is not one of 0 to {len(classes) - 1}; complete --classes")
             for value in (x, y, w, h):
                 if not 0 <= value <= 1:
-                    raise InputError(f"{where}: {value:g} is not a share between 0 and 1; divide by the picture's size")
+                    raise InputError(f"{where}: {value:g} is not a share between 0 and 1; divide by the image's size")
             edges = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
             boxes.append(Box(classes[int(label)], edges, False, where))
-        yield Picture(picture.relative_to(images).as_posix(), (height, width), boxes)
+        yield Image(image.relative_to(folder).as_posix(), (height, width), boxes)
 
 
-def read_labelme(source: Path, images: Path, classes: list[str] | None) -> Iterator[Picture]:
-    """The pictures of a folder of LabelMe's json files."""
+def read_labelme(source: Path, folder: Path, classes: list[str] | None) -> Iterator[Image]:
+    """The images of a folder of LabelMe's json files."""
     for path in _files(source, ".json"):
         content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             raise InputError(f"{path}: has no list of shapes; is it one of LabelMe's files?")
         if not isinstance(content.get("imagePath"), str):
-            raise InputError(f"{path}: imagePath is missing or no text; add the name of the picture")
+            raise InputError(f"{path}: imagePath is missing or no text; add the name of the image")
         file_name = (path.parent.relative_to(source) / content["imagePath"]).as_posix()
-        picture = _picture(file_name, images, f"{path}: imagePath")
+        image = _image(file_name, folder, f"{path}: imagePath")
         said = content.get("imageHeight"), content.get("imageWidth")
         if said != (None, None):
-            _check_size(said, picture.size_hw, str(path))
+            _check_size(said, image.size_hw, str(path))
         boxes = []
         for number, shape in enumerate(content["shapes"]):
             where = f"{path}: shapes[{number}]"
@@ -177,20 +177,20 @@ def read_labelme(source: Path, images: Path, classes: list[str] | None) -> Itera
                 raise InputError(f"{where}.points must be {smallest} or more pairs of numbers, is {points!r:.60}")
             columns, rows = zip(*points, strict=True)
             boxes.append(Box(shape["label"], (min(columns), min(rows), max(columns), max(rows)), False, where))
-        yield picture._replace(boxes=boxes)
+        yield image._replace(boxes=boxes)
 
 
 def _is_point(point: Any) -> bool:
     return isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) for value in point)
 
 
-def read_csv(source: Path, images: Path, classes: list[str] | None) -> Iterator[Picture]:
-    """The pictures that a table lists, in its order."""
+def read_csv(source: Path, folder: Path, classes: list[str] | None) -> Iterator[Image]:
+    """The images that a table lists, in its order."""
     rows = csv.reader(_text(source).splitlines())
     header = [name.strip() for name in next(rows, [])]
     if header != CSV_COLUMNS:
         raise InputError(f"{source}: line 1 must be {','.join(CSV_COLUMNS)}, is {','.join(header)!r:.80}")
-    pictures: dict[str, Picture] = {}
+    images: dict[str, Image] = {}
     for row in rows:
         where = f"{source}: line {rows.line_num}"
         if not row:
@@ -198,29 +198,29 @@ def read_csv(source: Path, images: Path, classes: list[str] | None) -> Iterator[
         if len(row) != len(CSV_COLUMNS):
             raise InputError(f"{where} has {len(row)} values; {','.join(CSV_COLUMNS)} are {len(CSV_COLUMNS)}")
         file_name, name, *edges = (value.strip() for value in row)
-        if file_name not in pictures:
-            pictures[file_name] = _picture(file_name, images, where)
+        if file_name not in images:
+            images[file_name] = _image(file_name, folder, where)
         if name or any(edges):
             if not name:
                 raise InputError(f"{where}: class is empty; name it, or leave the edges empty too")
             numbers = tuple(
                 _number(edge, f"{where}: {column}") for edge, column in zip(edges, CSV_COLUMNS[2:], strict=True)
             )
-            pictures[file_name].boxes.append(Box(name, numbers, False, where))
-    yield from pictures.values()
+            images[file_name].boxes.append(Box(name, numbers, False, where))
+    yield from images.values()
 
 
-def read_cityscapes(source: Path, images: Path, classes: list[str] | None) -> Iterator[Picture]:
-    """The pictures of a split of Cityscapes, boxes around the pixels of each instance."""
+def read_cityscapes(source: Path, folder: Path, classes: list[str] | None) -> Iterator[Image]:
+    """The images of a split of Cityscapes, boxes around the pixels of each instance."""
     name_of = {LABEL_ID_OF_NAME[name]: name for name in INSTANCE_CLASSES}
     for path in _files(source, "_instanceIds.png"):
         stem = path.name.removesuffix("_instanceIds.png").rsplit("_", 1)[0]
         city = path.parent.relative_to(source).as_posix()
         found = [f"{city}/{stem}_leftImg8bit{ending}" for ending in (".png", ".jpg")]
-        file_name = next((name for name in found if (images / name).is_file()), found[0])
-        picture = _picture(file_name, images, str(path))
+        file_name = next((name for name in found if (folder / name).is_file()), found[0])
+        image = _image(file_name, folder, str(path))
         ids = read_ids(path)
-        _check_size(ids.shape, picture.size_hw, str(path))
+        _check_size(ids.shape, image.size_hw, str(path))
         boxes = []
         for instance in np.unique(ids).tolist():
             label_id = instance // 1000 if instance >= 1000 else instance
@@ -228,14 +228,14 @@ def read_cityscapes(source: Path, images: Path, classes: list[str] | None) -> It
                 rows, columns = np.nonzero(ids == instance)
                 edges = tuple(map(float, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
                 boxes.append(Box(name_of[label_id], edges, instance < 1000, f"{path}: instance {instance}"))
-        yield picture._replace(boxes=boxes)
+        yield image._replace(boxes=boxes)
 
 
 class Format(NamedTuple):
     """How a format is read."""
 
-    read: Callable[[Path, Path, list[str] | None], Iterator[Picture]]
-    images: Callable[[Path], Path]  # from the annotations to where the pictures usually are
+    read: Callable[[Path, Path, list[str] | None], Iterator[Image]]
+    images: Callable[[Path], Path]  # from the annotations to where the images usually are
 
 
 FORMATS = {
@@ -247,18 +247,18 @@ FORMATS = {
 }
 
 
-def to_coco(pictures: list[Picture], classes: list[str] | None) -> dict[str, Any]:
-    """COCO's content of pictures; classes have the ids 1, 2, … in the given order, or in that of their names.
+def to_coco(images: list[Image], classes: list[str] | None) -> dict[str, Any]:
+    """COCO's content of images; classes have the ids 1, 2, … in the given order, or in that of their names.
 
-    Raises InputError for a class that is not given and for a box that is no box or not in its picture.
+    Raises InputError for a class that is not given and for a box that is no box or not in its image.
     """
-    found = sorted({box.name for picture in pictures for box in picture.boxes})
+    found = sorted({box.name for image in images for box in image.boxes})
     id_of = {name: number for number, name in enumerate(classes or found, start=1)}
-    images, annotations = [], []
-    for image_id, picture in enumerate(pictures, start=1):
-        height, width = picture.size_hw
-        images.append({"id": image_id, "file_name": picture.file_name, "height": height, "width": width})
-        for box in picture.boxes:
+    rows, annotations = [], []
+    for image_id, image in enumerate(images, start=1):
+        height, width = image.size_hw
+        rows.append({"id": image_id, "file_name": image.file_name, "height": height, "width": width})
+        for box in image.boxes:
             if box.name not in id_of:
                 raise InputError(f"{box.where}: class {box.name!r:.60} is not one of --classes {', '.join(id_of)}")
             left, top, right, bottom = _inside(box, width, height)
@@ -266,19 +266,19 @@ def to_coco(pictures: list[Picture], classes: list[str] | None) -> dict[str, Any
             row |= {"bbox": [left, top, right - left, bottom - top], "iscrowd": int(box.crowd)}
             annotations.append(row | {"area": (right - left) * (bottom - top)})
     categories = [{"id": number, "name": name} for name, number in id_of.items()]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    return {"info": {}, "images": rows, "annotations": annotations, "categories": categories}
 
 
 def _inside(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
-    """The edges, clipped to the picture where they pass it by no more than the tolerance."""
+    """The edges, clipped to the image where they pass it by no more than the tolerance."""
     left, top, right, bottom = box.edges
     said = f"{left:g}, {top:g} to {right:g}, {bottom:g}"
     if not all(map(math.isfinite, box.edges)) or right <= left or bottom <= top:
         raise InputError(f"{box.where}: the box {said} has no area; correct or remove it")
     if min(left, top) < -TOLERANCE or right > width + TOLERANCE or bottom > height + TOLERANCE:
-        raise InputError(f"{box.where}: the box {said} is not inside its {width}x{height} picture; correct it")
+        raise InputError(f"{box.where}: the box {said} is not inside its {width}x{height} image; correct it")
     edges = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    # Shares of a picture are rounded: what is meant is seldom finer than a thousandth of a pixel.
+    # Shares of an image are rounded: what is meant is seldom finer than a thousandth of a pixel.
     return tuple(round(float(edge), 3) for edge in edges)
 
 
@@ -308,18 +308,18 @@ def _number(text: str, where: str) -> float:
     return value
 
 
-def _picture(file_name: str, images: Path, where: str) -> Picture:
-    """A picture below `images` without boxes, its size from its header."""
-    path = check_file_name(file_name, images, where)
+def _image(file_name: str, folder: Path, where: str) -> Image:
+    """An image below `folder` without boxes, its size from its header."""
+    path = check_file_name(file_name, folder, where)
     if not path.is_file():
-        raise InputError(f"{where}: its picture {path} is missing; copy it there, or --images FOLDER")
-    return Picture(path.relative_to(images).as_posix(), image_size(path), [])
+        raise InputError(f"{where}: its image {path} is missing; copy it there, or --images FOLDER")
+    return Image(path.relative_to(folder).as_posix(), image_size(path), [])
 
 
 def _check_size(said_hw: tuple, size_hw: tuple[int, int], where: str) -> None:
     if tuple(said_hw) != size_hw:
-        sizes = " but the picture is ".join(f"{width}x{height}" for height, width in (said_hw, size_hw))
-        raise InputError(f"{where}: is for a picture of {sizes}; annotate the picture as it is")
+        sizes = " but the image is ".join(f"{width}x{height}" for height, width in (said_hw, size_hw))
+        raise InputError(f"{where}: is for an image of {sizes}; annotate the image as it is")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -331,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("format", choices=FORMATS)
     parser.add_argument("source", type=Path, help="folder of the annotations, or the csv file")
     parser.add_argument("out", type=Path, help="json to write: ROOT/annotations/instances_SPLIT.json")
-    parser.add_argument("--images", type=Path, help="folder of the pictures; default: where the format has them")
+    parser.add_argument("--images", type=Path, help="folder of the images; default: where the format has them")
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -344,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{arguments.source}: does not exist; give the annotations to convert")
     images = (arguments.images or chosen.images(source)).resolve()
     if not images.is_dir():
-        raise InputError(f"{images}: no such folder of pictures; say where they are with --images FOLDER")
+        raise InputError(f"{images}: no such folder of images; say where they are with --images FOLDER")
     classes = INSTANCE_CLASSES if arguments.format == "cityscapes" else None
     if arguments.classes is not None:
         file = Path(arguments.classes[0])
@@ -356,8 +356,8 @@ def main(argv: list[str] | None = None) -> int:
             )
 
     with progress() as bar:
-        pictures = list(bar.track(chosen.read(source, images, classes), total=None, description="converting"))
-    content = to_coco(pictures, classes)
+        images = list(bar.track(chosen.read(source, images, classes), total=None, description="converting"))
+    content = to_coco(images, classes)
     check_annotations(content, str(arguments.source))
     replace_file(arguments.out, lambda part: part.write_text(json.dumps(content)))
     counts = dict.fromkeys((row["id"] for row in content["categories"]), 0)
@@ -366,8 +366,8 @@ def main(argv: list[str] | None = None) -> int:
     rows = [[escape(row["name"]), str(counts[row["id"]])] for row in content["categories"]]
     console.print(table("boxes", ["class", "boxes"], rows))
     crowds = sum(row["iscrowd"] for row in content["annotations"])
-    console.print(f"{len(pictures)} pictures, {len(content['annotations'])} boxes, {crowds} of them crowds")
-    console.print(f"{arguments.out}, for the pictures in {images}", soft_wrap=True, markup=False)
+    console.print(f"{len(images)} images, {len(content['annotations'])} boxes, {crowds} of them crowds")
+    console.print(f"{arguments.out}, for the images in {images}", soft_wrap=True, markup=False)
     return 0
 
 

@@ -27,14 +27,15 @@ from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
 import backbone
 import det
 import seg
+from backbone.data.transforms import shorter_side
 from backbone.errors import InputError
-from backbone.transforms import shorter_side
 from det import tensorflow_weights
-from seg import cityscapes
-from seg.folder import palette_color
+from seg.data import cityscapes
+from seg.data.folder import palette_color
 from seg.weights import DEEPLAB_SIGN
-from tools import console
-from tools.checkpoint import read_class_names, save_model
+from tools.io import console
+from tools.io.files import read_class_names
+from tools.io.model_file import save_model
 
 
 class Recognised(NamedTuple):
@@ -144,12 +145,12 @@ def summary(found: Recognised) -> list[list[str]]:
     def triple(values: tuple[float, ...]) -> str:
         return " ".join(f"{value:g}" for value in values)
 
-    hidden, pictures = [], []
+    hidden, images = [], []
     if description["task"] == "classification":
         layer = found.model.hidden
         hidden = [["hidden layer", "none" if layer is None else str(layer.out_features)]]
         size, crop_pct, interpolation = (description[key] for key in ("size", "crop_pct", "interpolation"))
-        pictures = [["evaluated at", f"{size}, of a shorter side of {shorter_side(size, crop_pct)}, {interpolation}"]]
+        images = [["evaluated at", f"{size}, of a shorter side of {shorter_side(size, crop_pct)}, {interpolation}"]]
     return [
         ["task", description["task"]],
         ["layout", found.layout],
@@ -162,7 +163,7 @@ def summary(found: Recognised) -> list[list[str]]:
         ["norm epsilon", f"{network.stem.norm.eps:g}"],
         ["input mean, RGB", triple(description["mean"])],
         ["input deviation", triple(description["std"])],
-        *pictures,
+        *images,
         ["parameters", f"{sum(parameter.numel() for parameter in found.model.parameters()):,}"],
     ]
 

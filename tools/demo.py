@@ -17,9 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backbone.images import read_image
+from backbone.data.images import read_image
 from tools import eval_det, eval_seg, make_demo_data, train_det, train_seg, video
-from tools.console import console, run
+from tools.io.console import console, run
 from tools.predict import load
 
 SHORT_DATA = ["--train", "24", "--val", "8", "--clip-frames", "24"]
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything; default: demo")
-    parser.add_argument("--short", action="store_true", help="a few steps on a few pictures")
+    parser.add_argument("--short", action="store_true", help="a few steps on a few images")
     arguments = parser.parse_args(argv)
     out, short = arguments.out, arguments.short
     start = time.perf_counter()
@@ -83,12 +83,12 @@ def go_on(folder: Path) -> list[str]:
     return ["--resume"] if (folder / "last.pt").exists() else []
 
 
-def draw_sheet(path: Path, weights: list[Path], pictures: list[Path]) -> None:
-    """Writes a picture with one row per input: as it is, segmented, with boxes."""
+def draw_sheet(path: Path, weights: list[Path], images: list[Path]) -> None:
+    """Writes an image with one row per input: as it is, segmented, with boxes."""
     models = [load(file) for file in weights]
     rows = []
-    for picture in pictures:
-        frame = read_image(picture)
+    for image in images:
+        frame = read_image(image)
         rows.append(np.hstack([frame, *(model(frame).draw(frame) for model in models)]))
     cv2.imwrite(str(path), np.vstack(rows))
 

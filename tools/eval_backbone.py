@@ -1,4 +1,4 @@
-"""Scores a classifier, ours or published weights, on a folder of pictures by class: top-1 and top-5.
+"""Scores a classifier, ours or published weights, on a folder of images by class: top-1 and top-5.
 
 python -m tools.eval_backbone --weights runs/large/best.safetensors --data /data/imagenet
 python -m tools.eval_backbone --weights mobilenet_v3_large-5c1a4163.pth --data /data/imagenet
@@ -19,13 +19,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import backbone
+from backbone.data.folder import ImageFolder, collate
+from backbone.data.transforms import INTERPOLATIONS, eval_transform, shorter_side
 from backbone.errors import InputError
-from backbone.folder import ImageFolder, collate
 from backbone.inference import normalise
-from backbone.transforms import INTERPOLATIONS, eval_transform, shorter_side
-from tools.checkpoint import find_description, load_tensors, open_folder, read_class_names, replace_file
-from tools.console import console, num_workers, progress, run, table
-from tools.loop import gather_parts, make_accelerator, shard, single_thread
+from tools.io.console import console, num_workers, progress, run, table
+from tools.io.files import open_folder, read_class_names, replace_file
+from tools.io.model_file import find_description, load_tensors
+from tools.run.loop import gather_parts, make_accelerator, shard, single_thread
 
 BATCH = 32
 
@@ -33,9 +34,9 @@ BATCH = 32
 class Evaluation(NamedTuple):
     """What an evaluation found."""
 
-    scores: dict[str, float]  # top1, top5: shares of the pictures
-    per_class: dict[str, float]  # top-1 of each class that has pictures
-    predictions: list[tuple[int, int, float]]  # picture, class, its probability; in the pictures' order
+    scores: dict[str, float]  # top1, top5: shares of the images
+    per_class: dict[str, float]  # top-1 of each class that has images
+    predictions: list[tuple[int, int, float]]  # image, class, its probability; in the images' order
 
 
 @torch.inference_mode()
@@ -49,7 +50,7 @@ def evaluate_model(
     workers: int = 1,
     first_class: int = 0,
 ) -> Evaluation:
-    """Scores a model in evaluation mode; over several processes each picture counts once and all get the result.
+    """Scores a model in evaluation mode; over several processes each image counts once and all get the result.
 
     Arguments:
         first_class: outputs before it are no classes of the data (TensorFlow's weights have a background first).
@@ -75,7 +76,7 @@ def evaluate_model(
     merged = sorted(row for part in gather_parts(accelerator, found) for row in part)
     first, fifth = (sum(row[column] for row in merged) / len(merged) for column in (3, 4))
     per_class = {}
-    for label, name in enumerate(dataset.names):
+    for label, name in enumerate(dataset.classes):
         own = [row[3] for row in merged if dataset.labels[row[0]] == label]
         if own:
             per_class[name] = sum(own) / len(own)
@@ -101,37 +102,35 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tools.eval_backbone", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", required=True, type=Path, help="best.safetensors of a run, or published weights")
-    parser.add_argument("--data", required=True, type=Path, help="folder with SPLIT/CLASS/ and pictures in them")
+    parser.add_argument("--data", required=True, type=Path, help="folder with SPLIT/CLASS/ and images in them")
     parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument("--classes", type=Path, help="text file: the name of each output's class folder, a line each")
     parser.add_argument("--size", type=int, help="height and width of the crop; default: the weights'")
     parser.add_argument("--crop-pct", type=float, help="share of the shorter side in the crop; default: the weights'")
     parser.add_argument("--interpolation", choices=list(INTERPOLATIONS), help="default: the weights'")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights")
-    parser.add_argument("--save-predictions", type=Path, metavar="CSV", help="write picture, class and probability")
+    parser.add_argument("--save-predictions", type=Path, metavar="CSV", help="write image, class and probability")
     parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
     model, description = load_classifier(arguments.weights)
     in_channels = model.backbone.stem.conv.in_channels
     if in_channels != 3:
-        raise InputError(
-            f"{arguments.weights}: takes {in_channels} input channels; pictures have 3; give weights of RGB"
-        )
+        raise InputError(f"{arguments.weights}: takes {in_channels} input channels; images have 3; give weights of RGB")
     names = description["classes"] if arguments.classes is None else read_class_names(arguments.classes)
     size = description["size"] if arguments.size is None else arguments.size
     crop_pct = description["crop_pct"] if arguments.crop_pct is None else arguments.crop_pct
-    # Runs did not always record it: those that do not were evaluated on bilinear pictures.
+    # Runs did not always record it: those that do not were evaluated on bilinear images.
     interpolation = arguments.interpolation or description.get("interpolation", "bilinear")
     if size < 8 or not 0 < crop_pct <= 1:
         raise InputError(f"--size {size} --crop-pct {crop_pct}: give a size of at least 8 and a share up to 1")
     transform = eval_transform(size, crop_pct=crop_pct, interpolation=interpolation)
-    dataset = ImageFolder(arguments.data, arguments.split, transform, names=names)
+    dataset = ImageFolder(arguments.data, arguments.split, transform, classes=names)
     outputs = model.output.out_features
-    first_class = outputs - len(dataset.names)
+    first_class = outputs - len(dataset.classes)
     if first_class not in (0, 1) or (first_class == 1 and outputs != 1001):
         raise InputError(
-            f"{arguments.weights}: has {outputs} outputs, the data {len(dataset.names)} classes; "
+            f"{arguments.weights}: has {outputs} outputs, the data {len(dataset.classes)} classes; "
             "--classes FILE names the class folder of each output"
         )
     out = arguments.out or arguments.weights.parent
@@ -157,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         "source": str(arguments.weights),
         "protocol": f"centre crop {size} of shorter side {shorter_side(size, crop_pct)}, {interpolation}",
         "split": arguments.split,
-        "pictures": len(dataset),
+        "images": len(dataset),
         **evaluation.scores,
         "top1_per_class": evaluation.per_class,
     }
@@ -166,20 +165,20 @@ def main(argv: list[str] | None = None) -> int:
         replace_file(arguments.save_predictions, lambda part: write_predictions(part, dataset, evaluation))
     scores = evaluation.scores
     console.print(
-        f"top-1 {scores['top1']:.4f}, top-5 {scores['top5']:.4f} on {len(dataset)} pictures; {out / 'metrics.json'}",
+        f"top-1 {scores['top1']:.4f}, top-5 {scores['top5']:.4f} on {len(dataset)} images; {out / 'metrics.json'}",
         soft_wrap=True,
     )
     return 0
 
 
 def write_predictions(path: Path, dataset: ImageFolder, evaluation: Evaluation) -> None:
-    """One row for each picture."""
+    """One row for each image."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(("picture", "class", "predicted", "probability"))
+        rows.writerow(("image", "class", "predicted", "probability"))
         for number, label, probability in evaluation.predictions:
-            name = dataset.names[dataset.labels[number]]
-            rows.writerow((dataset.pictures[number], name, dataset.names[label], f"{probability:.6f}"))
+            name = dataset.classes[dataset.labels[number]]
+            rows.writerow((dataset.images[number], name, dataset.classes[label], f"{probability:.6f}"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m tools.eval_det --results detections.json --data /data/coco --split val2017 --report
     python -m tools.eval_det --weights best.safetensors --data /data/coco --split test-dev2017 --name taproot
 
-COCO's twelve figures by pycocotools, on every picture of the split, boxes in the pictures' own pixels. For splits whose
+COCO's twelve figures by pycocotools, on every image of the split, boxes in the images' own pixels. For splits whose
 boxes are secret (image_info_SPLIT.json) detections_SPLIT_NAME_results.json is written for COCO's server, not scored.
 """
 
@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Subset
 import det
 from backbone.errors import InputError
 from backbone.inference import normalise
-from tools.checkpoint import open_folder, replace_file
-from tools.console import console, num_workers, progress, run, table
-from tools.loop import gather_parts, make_accelerator, shard, single_thread
-from tools.report_det import write_report
+from tools.io.console import console, num_workers, progress, run, table
+from tools.io.files import open_folder, replace_file
+from tools.run.loop import gather_parts, make_accelerator, shard, single_thread
+from tools.scoring.report_det import write_report
 
-SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality": "sigmoid"}
+SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sigmoid"}
 """What turns logits into scores, by the loss they were trained with."""
 
 BATCH = 16
@@ -42,9 +42,9 @@ def evaluate_model(
     accelerator: Accelerator,
     workers: int = 1,
 ) -> list[dict]:
-    """COCO results of a model in evaluation mode, in the order of the pictures.
+    """COCO results of a model in evaluation mode, in the order of the images.
 
-    Over several processes each picture is looked at once, and all processes get all results.
+    Over several processes each image is looked at once, and all processes get all results.
     """
     device = accelerator.device
     indices = shard(accelerator, len(dataset))
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", type=Path, help="best.safetensors of a run")
     what.add_argument("--results", type=Path, help="COCO results json to score without a model")
-    parser.add_argument("--data", required=True, type=Path, help="folder with annotations/ and the pictures")
+    parser.add_argument("--data", required=True, type=Path, help="folder with annotations/ and the images")
     parser.add_argument("--split", default="val2017", help="default: val2017")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or results")
     parser.add_argument("--save-predictions", type=Path, metavar="FILE", help="write COCO results json there")
@@ -137,28 +137,28 @@ def main(argv: list[str] | None = None) -> int:
     per_class = {name.removeprefix("AP/"): value for name, value in figures.items() if name.startswith("AP/")}
     figures = {name: value for name, value in figures.items() if not name.startswith("AP/")}
     print_figures(figures, per_class)
-    protocol = f"COCO boxes by {'faster-coco-eval' if arguments.fast else 'pycocotools'}, all pictures of the split"
+    protocol = f"COCO boxes by {'faster-coco-eval' if arguments.fast else 'pycocotools'}, all images of the split"
     metrics = {
         "task": "detection",
         "source": str(source),
         "protocol": protocol,
         "split": arguments.split,
-        "pictures": len(ground_truth.imgs),
+        "images": len(ground_truth.imgs),
         **figures,
         "per_class": per_class,
     }
     replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(metrics, indent=1)))
     if arguments.report:
         facts = {
-            "data": f"{arguments.data}, {arguments.split}, {len(ground_truth.imgs)} pictures",
+            "data": f"{arguments.data}, {arguments.split}, {len(ground_truth.imgs)} images",
             "source": str(source),
             "protocol": protocol,
         }
-        folder = det.picture_folder(arguments.data, arguments.split)
+        folder = det.image_folder(arguments.data, arguments.split)
         page = write_report(facts=facts, judged=judged, folder=folder)
         replace_file(out / "report.html", lambda part: part.write_text(page, encoding="utf-8"))
         console.print(f"report: {out / 'report.html'}", soft_wrap=True)
-    summary = f"AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} on {len(ground_truth.imgs)} pictures"
+    summary = f"AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} on {len(ground_truth.imgs)} images"
     console.print(f"{summary}; {out / 'metrics.json'}", soft_wrap=True)
     return 0
 

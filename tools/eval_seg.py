@@ -7,7 +7,7 @@
     python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --scales 0.75 1 1.25 --flip
     python -m tools.eval_seg --weights best.safetensors --data garden --classes garden/classes.yaml
 
-Whole pictures at native resolution, one confusion matrix over the set. Predictions are label_id PNGs named
+Whole images at native resolution, one confusion matrix over the set. Predictions are label_id PNGs named
 CITY_SEQ_FRAME*.png, as Cityscapes' test server takes them; for the test split, whose labels are secret, they are
 written and not scored. `miou` is over the classes in the labels; the official evaluation's figures stand beside it.
 """
@@ -28,24 +28,24 @@ from rich.markup import escape
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from backbone.data.images import read_ids, read_label
 from backbone.errors import InputError
-from backbone.images import read_ids, read_label
 from backbone.inference import normalise
-from seg import cityscapes
 from seg.cityscapes_scores import CATEGORIES, InstanceCounts, cityscapes_scores
-from seg.data import open_data
-from seg.dataset import SegDataset
+from seg.data import cityscapes
+from seg.data.dataset import SegDataset
+from seg.data.opening import open_data
 from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
-from tools.checkpoint import open_folder, replace_file
-from tools.console import console, num_workers, progress, run, table
-from tools.loop import finite, gather_parts, make_accelerator, shard, single_thread
-from tools.report import Shown, write_report
+from tools.io.console import console, num_workers, progress, run, table
+from tools.io.files import open_folder, replace_file
+from tools.run.loop import finite, gather_parts, make_accelerator, shard, single_thread
+from tools.scoring.report_seg import Shown, write_report
 
 MEANS = ("miou", "miiou", "category_miou", "category_miiou")
 """The four figures of Cityscapes' leader board."""
-WHOLE_PICTURES = Inference()
-NUM_WORST = 6  # pictures in a report
+WHOLE_IMAGES = Inference()
+NUM_WORST = 6  # images in a report
 
 
 class Evaluation(NamedTuple):
@@ -54,33 +54,33 @@ class Evaluation(NamedTuple):
     scores: dict[str, float]  # miou, pixel_accuracy, iou/NAME
     official: dict[str, float]  # by Cityscapes' own evaluation; empty for other data
     confusion: np.ndarray  # int64 [K, K + 1]
-    worst: list[Shown]  # the pictures with the lowest mIoU, the lowest first
+    worst: list[Shown]  # the images with the lowest mIoU, the lowest first
 
 
 class Counts:
-    """What is counted over a set, picture by picture; its size does not grow with the set.
+    """What is counted over a set, image by image; its size does not grow with the set.
 
     Arguments:
         instances: count instances too, where the set has them, for the official iIoU.
-        num_worst: how many of the worst pictures to keep.
+        num_worst: how many of the worst images to keep.
     """
 
     def __init__(self, dataset: SegDataset, *, instances: bool, num_worst: int) -> None:
         self.dataset, self.num_worst = dataset, num_worst
-        self.confusion = np.zeros((len(dataset.names), len(dataset.names) + 1), np.int64)
+        self.confusion = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
         self.instances = InstanceCounts() if instances and dataset.instances is not None else None
         self.worst: list[Shown] = []
 
     def add(self, number: int, labels: np.ndarray, predicted_ids: np.ndarray) -> None:
-        """Counts picture `number`: labels as the data set gives them, predictions as files hold them, uint8 [H, W]."""
+        """Counts image `number`: labels as the data set gives them, predictions as files hold them, uint8 [H, W]."""
         predicted = self.dataset.labels_of_ids[predicted_ids]
-        confusion = confusion_matrix(labels, predicted, len(self.dataset.names))
+        confusion = confusion_matrix(labels, predicted, len(self.dataset.classes))
         self.confusion += confusion
         if self.instances is not None:
             path = self.dataset.instances[number]
             self.instances.add(labels, predicted_ids, read_ids(path), path)
         if self.num_worst and confusion.any():
-            score = iou_scores(confusion, self.dataset.names)["miou"]
+            score = iou_scores(confusion, self.dataset.classes)["miou"]
             if len(self.worst) < self.num_worst or score < self.worst[-1].score:
                 png = cv2.imencode(".png", predicted)[1].tobytes()
                 self.worst = lowest([*self.worst, Shown(score, number, png)], self.num_worst)
@@ -91,14 +91,14 @@ class Counts:
         confusions, instances, worst = zip(*(gather_parts(accelerator, own) if accelerator else [own]), strict=True)
         confusion = sum(confusions)
         merged = None if self.instances is None else merge(instances)
-        official = cityscapes_scores(confusion, merged) if self.dataset.names == cityscapes.NAMES else {}
-        shown = lowest([picture for part in worst for picture in part], self.num_worst)
-        return Evaluation(iou_scores(confusion, self.dataset.names), official, confusion, shown)
+        official = cityscapes_scores(confusion, merged) if self.dataset.classes == cityscapes.NAMES else {}
+        shown = lowest([image for part in worst for image in part], self.num_worst)
+        return Evaluation(iou_scores(confusion, self.dataset.classes), official, confusion, shown)
 
 
-def lowest(pictures: list[Shown], count: int) -> list[Shown]:
-    """The pictures with the lowest scores, the same ones whatever the order they come in."""
-    return sorted(pictures, key=lambda picture: (picture.score, picture.number))[:count]
+def lowest(images: list[Shown], count: int) -> list[Shown]:
+    """The images with the lowest scores, the same ones whatever the order they come in."""
+    return sorted(images, key=lambda image: (image.score, image.number))[:count]
 
 
 @torch.inference_mode()
@@ -110,12 +110,12 @@ def evaluate_model(
     std: list[float],
     accelerator: Accelerator,
     workers: int = 1,
-    inference: Inference = WHOLE_PICTURES,
+    inference: Inference = WHOLE_IMAGES,
     instances: bool = False,
     num_worst: int = 0,
     save_to: Path | None = None,
 ) -> Evaluation:
-    """Scores a model in evaluation mode; over several processes each picture counts once and all get the result.
+    """Scores a model in evaluation mode; over several processes each image counts once and all get the result.
 
     Arguments:
         instances, num_worst: as `Counts` takes them.
@@ -145,10 +145,10 @@ def evaluate_model(
 def evaluate_files(
     folder: Path, dataset: SegDataset, *, accelerator: Accelerator | None = None, num_worst: int = 0
 ) -> Evaluation:
-    """Scores the predictions in a folder, one for each picture of the set, whoever made them.
+    """Scores the predictions in a folder, one for each image of the set, whoever made them.
 
     Arguments:
-        accelerator: shares the pictures among its processes; all get the result.
+        accelerator: shares the images among its processes; all get the result.
     """
     counts = Counts(dataset, instances=True, num_worst=num_worst)
     files = dataset.find_predictions(folder)
@@ -193,16 +193,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or predictions")
     parser.add_argument("--save-predictions", type=Path, metavar="DIR", help="write label_id PNGs there")
     parser.add_argument("--report", action="store_true", help="write report.html, which opens offline, into --out")
-    parser.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window over the picture")
+    parser.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window over the image")
     parser.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="of the window; default: two thirds")
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="mean over these scales")
-    parser.add_argument("--flip", action="store_true", help="mean with the mirrored picture's result")
+    parser.add_argument("--flip", action="store_true", help="mean with the mirrored image's result")
     parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
 
     window, stride = (None if sides is None else tuple(sides) for sides in (arguments.window, arguments.stride))
     inference = Inference(window, stride, tuple(arguments.scales), arguments.flip)
-    if arguments.weights is None and inference != WHOLE_PICTURES:
+    if arguments.weights is None and inference != WHOLE_IMAGES:
         raise InputError("--window, --stride, --scales and --flip need --weights; files are scored as they are")
     dataset = open_data(arguments.data, arguments.split, classes=arguments.classes, annotation=arguments.labels)
     scored = dataset.has_labelled_pixels()
@@ -218,10 +218,10 @@ def main(argv: list[str] | None = None) -> int:
         from tools.predict import load_model
 
         model, description = load_model(arguments.weights, task="segmentation")
-        if description["classes"] != dataset.names:
+        if description["classes"] != dataset.classes:
             raise InputError(
                 f"{arguments.weights}: was trained on other classes ({', '.join(description['classes'][:3])}, …) than "
-                f"the data has ({', '.join(dataset.names[:3])}, …); --classes names those of one's own data"
+                f"the data has ({', '.join(dataset.classes[:3])}, …); --classes names those of one's own data"
             )
         if scored and accelerator.is_main_process:
             open_folder(out)
@@ -248,14 +248,14 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"not scored: the labels are dummies. Predictions: {arguments.save_predictions}", soft_wrap=True)
         return 0
 
-    print_scores(evaluation, dataset.names)
+    print_scores(evaluation, dataset.classes)
     protocol = f"{inference.describe()}, native resolution, one confusion matrix; miou over the classes in the labels"
     metrics = {
         "task": "segmentation",
         "source": str(source),
         "protocol": protocol,
         "split": arguments.split,
-        "pictures": len(dataset),
+        "images": len(dataset),
         **nested(evaluation.scores),
         "confusion": evaluation.confusion.tolist(),
     }
@@ -264,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(metrics, indent=1)))
     if arguments.report:
         facts = {
-            "data": f"{arguments.data}, {arguments.split}, {len(dataset)} pictures",
+            "data": f"{arguments.data}, {arguments.split}, {len(dataset)} images",
             "source": str(source),
             "protocol": protocol,
         }
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
         replace_file(out / "report.html", lambda part: part.write_text(page, encoding="utf-8"))
         console.print(f"report: {out / 'report.html'}", soft_wrap=True)
     console.print(
-        f"mIoU {evaluation.scores['miou']:.4f} on {len(dataset)} pictures; {out / 'metrics.json'}", soft_wrap=True
+        f"mIoU {evaluation.scores['miou']:.4f} on {len(dataset)} images; {out / 'metrics.json'}", soft_wrap=True
     )
     return 0
 

@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import InputError
-from tools.checkpoint import replace_file
-from tools.console import console, progress, run
-from tools.demo_view import LABELS, View, contours, render
-from tools.demo_world import Camera, make_camera, make_world
+from tools.demo_world.view import LABELS, View, contours, render
+from tools.demo_world.world import Camera, make_camera, make_world
+from tools.io.console import console, progress, run
+from tools.io.files import replace_file
 
 PAINTER_VERSION = 1  # raise when the same settings would paint something else
 MARKER = "demo_world.json"
@@ -55,7 +55,7 @@ MIN_SIZE = 64
 
 
 class Scene(NamedTuple):
-    """One picture of a split and the names it goes by."""
+    """One image of a split and the names it goes by."""
 
     view: View
     city: str
@@ -78,7 +78,7 @@ def make_demo_data(
         out: the folder; made if missing. An earlier demo world in it with other settings is replaced.
         num_train, num_val: scenes per split.
         num_clip_frames: length of the video at 24 frames per second.
-        size_hw: height and width of pictures and video in pixels, even numbers from 64.
+        size_hw: height and width of images and video in pixels, even numbers from 64.
         seed: everything is drawn from it.
 
     Returns:
@@ -117,7 +117,7 @@ def make_demo_data(
                     scene = make_scene(split, index, size_hw, seed)
                     boxes = coco_annotations(scene, first_id=len(annotations) + 1)
                     _write_cityscapes(out / "cityscapes", split, scene)
-                    images.append(_write_coco_picture(out / "coco" / f"{split}2017", scene))
+                    images.append(_write_coco_image(out / "coco" / f"{split}2017", scene))
                     annotations += boxes
                     if len(previews) < NUM_PREVIEWED:
                         previews.append(_preview(scene.view, boxes))
@@ -224,7 +224,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _write_cityscapes(root: Path, split: str, scene: Scene) -> None:
     view = scene.view
-    _write_image(root / "leftImg8bit" / split / scene.city / f"{scene.stem}_leftImg8bit.png", view.picture)
+    _write_image(root / "leftImg8bit" / split / scene.city / f"{scene.stem}_leftImg8bit.png", view.image)
     folder = root / "gtFine" / split / scene.city
     _write_image(folder / f"{scene.stem}_gtFine_labelIds.png", view.label_ids())
     _write_image(folder / f"{scene.stem}_gtFine_instanceIds.png", view.instance_ids())
@@ -235,10 +235,10 @@ def _write_cityscapes(root: Path, split: str, scene: Scene) -> None:
     )
 
 
-def _write_coco_picture(folder: Path, scene: Scene) -> dict[str, Any]:
-    """Writes the picture and returns its entry for the list of images."""
+def _write_coco_image(folder: Path, scene: Scene) -> dict[str, Any]:
+    """Writes the image and returns its entry for the list of images."""
     name = f"{scene.image_id:012d}.jpg"
-    _write_image(folder / name, scene.view.picture, (cv2.IMWRITE_JPEG_QUALITY, 95))
+    _write_image(folder / name, scene.view.image, (cv2.IMWRITE_JPEG_QUALITY, 95))
     height, width = scene.view.object_ids.shape
     return {"id": scene.image_id, "file_name": name, "height": height, "width": width, "license": 1}
 
@@ -267,7 +267,7 @@ def _write_clip(path: Path, num_frames: int, size_hw: tuple[int, int], seed: int
         time = frame / FRAMES_PER_SECOND
         camera = _drive(start, time)
         view = render(world, camera, size_hw, np.random.default_rng([seed, CLIP_SEED, frame]), time)
-        writer.write(view.picture)
+        writer.write(view.image)
         yield
     writer.release()
     reader = cv2.VideoCapture(str(path))
@@ -288,9 +288,9 @@ def _drive(start: Camera, time: float) -> Camera:
 
 
 def _preview(view: View, boxes: list[dict[str, Any]]) -> NDArray[np.uint8]:
-    """The picture with its boxes beside its labels in Cityscapes' colours: `[H, 2 W, 3]`."""
+    """The image with its boxes beside its labels in Cityscapes' colors: `[H, 2 W, 3]`."""
     colors = np.array([LABELS[item.label].color_rgb[::-1] for item in view.objects], np.uint8)
-    drawn = view.picture.copy()
+    drawn = view.image.copy()
     for annotation in boxes:
         x, y, width, height = (int(value) for value in annotation["bbox"])
         color = (0, 0, 255) if annotation["iscrowd"] else (60, 255, 60)
@@ -307,12 +307,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=240, help="scenes for training (default: %(default)s)")
     parser.add_argument("--val", type=int, default=48, help="scenes for validation (default: %(default)s)")
     parser.add_argument("--clip-frames", type=int, default=96, help="frames of video (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=320, help="of every picture, pixels (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=640, help="of every picture, pixels (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=320, help="of every image, pixels (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=640, help="of every image, pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    cv2.setNumThreads(1)  # the pictures are too small for more to pay
+    cv2.setNumThreads(1)  # the images are too small for more to pay
     painted = make_demo_data(
         args.out,
         num_train=args.train,

@@ -3,7 +3,7 @@
 from tools.predict import load
 model = load("best.safetensors")
 result = model(frame_bgr)         # uint8 [H, W, 3]
-picture = result.draw(frame_bgr)
+image = result.draw(frame_bgr)
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 import det
 import seg
 from backbone.errors import InputError
-from tools.checkpoint import load_description, load_tensors
+from tools.io.model_file import load_description, load_tensors
 
 ENGINES = ("auto", "torch")
 
@@ -44,7 +44,7 @@ def load(
     device: str | torch.device | None = None,
     score_threshold: float = 0.3,
 ) -> seg.Predictor | det.Predictor:
-    """A predictor: call it with a picture, uint8 BGR [H, W, 3].
+    """A predictor: call it with an image, uint8 BGR [H, W, 3].
 
     Arguments:
         path: the best.safetensors of a run.

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import backbone as backbones
 from backbone import Architecture, InputError
-from backbone.architectures import Plan
-from tools import console
+from backbone.architectures.plan import Plan
+from tools.io import console
 
 
 class Published(NamedTuple):
@@ -93,7 +93,7 @@ PUBLISHED = (
 
 
 def count(model: nn.Module, size: int) -> tuple[float, float]:
-    """(parameters, MACs) of a model on the meta device for one square picture, in millions."""
+    """(parameters, MACs) of a model on the meta device for one square image, in millions."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, size, size, device="meta"))
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6, counter.get_total_flops() / 2e6

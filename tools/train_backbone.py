@@ -1,4 +1,4 @@
-"""Trains a classifier on a folder of pictures by class, from scratch or from any published weights.
+"""Trains a classifier on a folder of images by class, from scratch or from any published weights.
 
 python -m tools.train_backbone configs/imagenet/torchvision_large.yaml data.root=/data/imagenet run.out=runs/large
 python -m tools.train_backbone configs/imagenet/finetune.yaml data.root=flowers weights=mobilenet_v3_large.pth
@@ -15,18 +15,18 @@ from torchvision.transforms import v2
 
 import backbone
 from backbone.blocks import DropBlock
+from backbone.data.folder import ImageFolder, Sample, collate
+from backbone.data.transforms import eval_transform, train_transform
 from backbone.errors import InputError
-from backbone.folder import ImageFolder, Sample, collate
 from backbone.inference import normalise
-from backbone.layouts import recognise
-from backbone.published import Inputs
-from backbone.transforms import eval_transform, train_transform
-from backbone.weights import expected_inputs
-from tools.checkpoint import find_description
-from tools.config import BackboneConfig, parse_arguments
-from tools.console import console, run
+from backbone.weights.layouts import recognise
+from backbone.weights.loading import expected_preprocessing
+from backbone.weights.preprocessing import Preprocessing
 from tools.eval_backbone import evaluate_model
-from tools.loop import device_text, make_accelerator, open_run, print_end, train
+from tools.io.console import console, run
+from tools.io.model_file import find_description
+from tools.run.config import BackboneConfig, parse_arguments
+from tools.run.loop import device_text, make_accelerator, open_run, print_end, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,24 +46,24 @@ def main(argv: list[str] | None = None) -> int:
     transform = train_transform(size, **augment | {"scale": tuple(augment["scale"])})
     train_set = ImageFolder(data.root, data.train_split, transform, seed=config.run.seed)
     as_evaluated = eval_transform(size, crop_pct=data.crop_pct)
-    val_set = ImageFolder(data.root, data.val_split, as_evaluated, names=train_set.names)
+    val_set = ImageFolder(data.root, data.val_split, as_evaluated, classes=train_set.classes)
 
     torch.manual_seed(config.run.seed)
-    model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.names)}
+    model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.classes)}
     model = backbone.classifier(**model_arguments)
     if config.weights is not None and state is None:
-        console.print(f"weights: {config.weights} ({load_start(model, config.weights, train_set.names)})")
+        console.print(f"weights: {config.weights} ({load_start(model, config.weights, train_set.classes)})")
     description = {
         "task": "classification",
         "model": model_arguments,
-        "classes": train_set.names,
+        "classes": train_set.classes,
         "mean": config.mean,
         "std": config.std,
         "size": size,
         "crop_pct": data.crop_pct,
         "interpolation": "bilinear",
     }
-    mixers = [kind(alpha=alpha, num_classes=len(train_set.names)) for kind, alpha in mixes.items() if alpha]
+    mixers = [kind(alpha=alpha, num_classes=len(train_set.classes)) for kind, alpha in mixes.items() if alpha]
 
     def loss(model: nn.Module, batch: Sample) -> dict[str, Tensor]:
         images = normalise(batch.image, config.mean, config.std, channels_last=config.run.channels_last)
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if accelerator.is_main_process:
         console.print(
-            f"{len(train_set)} training and {len(val_set)} validation pictures of {len(train_set.names)} classes, "
+            f"{len(train_set)} training and {len(val_set)} validation images of {len(train_set.classes)} classes, "
             f"{device_text(accelerator)}"
         )
     code = train(
@@ -112,7 +112,7 @@ def with_normalisation(config: BackboneConfig) -> BackboneConfig:
     """The config with the inputs' mean and deviation filled in where it leaves them to the weights."""
     if config.mean is not None and config.std is not None:
         return config
-    inputs = Inputs() if config.weights is None else expected_inputs(config.weights)
+    inputs = Preprocessing() if config.weights is None else expected_preprocessing(config.weights)
     return dataclasses.replace(config, mean=config.mean or list(inputs.mean), std=config.std or list(inputs.std))
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import det
 from backbone.inference import normalise
-from tools.checkpoint import load_initial_weights
-from tools.config import DetConfig, parse_arguments
-from tools.console import console, run
 from tools.eval_det import SCORE_OF_LOSS, evaluate_model
-from tools.loop import device_text, make_accelerator, open_run, print_end, train
+from tools.io.console import console, run
+from tools.io.model_file import load_initial_weights
+from tools.run.config import DetConfig, parse_arguments
+from tools.run.loop import device_text, make_accelerator, open_run, print_end, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         "mean": config.mean,
         "std": config.std,
     }
-    criterion = det.SSDLoss(background=model.background, **dataclasses.asdict(config.loss))
+    criterion = det.DetectionLoss(background=model.background, **dataclasses.asdict(config.loss))
     scales = config.augment.input_scale
     sizes_hw = [tuple(size)] if scales == [1.0, 1.0] else det.input_sizes(size, scales)
     anchors = [model.anchors_for(size_hw).to(accelerator.device) for size_hw in sizes_hw]
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return det.evaluate(ground_truth, results, fast=det.has_fast())
 
     if accelerator.is_main_process:
-        console.print(f"{len(train_set)} training and {len(val_set)} validation pictures, {device_text(accelerator)}")
+        console.print(f"{len(train_set)} training and {len(val_set)} validation images, {device_text(accelerator)}")
         dropped = {reason: count for reason, count in train_set.dropped.items() if count}
         if dropped:
             console.print(f"annotations not trained on: {', '.join(f'{n} {reason}' for reason, n in dropped.items())}")

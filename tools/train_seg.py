@@ -1,4 +1,4 @@
-"""Trains a segmenter on Cityscapes, on data in its layout, or on any pictures and masks (data.classes=classes.yaml).
+"""Trains a segmenter on Cityscapes, on data in its layout, or on any images and masks (data.classes=classes.yaml).
 
 python -m tools.train_seg configs/cityscapes/lraspp_large.yaml data.root=/data/cityscapes run.out=runs/large
 python -m tools.train_seg runs/large/config.yaml --resume
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 import seg
 from backbone.errors import InputError
 from backbone.inference import normalise
-from seg.data import open_data
-from seg.dataset import SegDataset, SegSample, collate
+from seg.data.dataset import SegDataset, SegSample, collate
+from seg.data.opening import open_data
+from seg.data.transforms import TrainTransform
 from seg.loss import LOSSES, balanced_weights
-from seg.transforms import TrainTransform
-from tools.checkpoint import load_initial_weights
-from tools.config import SegConfig, parse_arguments
-from tools.console import console, run
 from tools.eval_seg import evaluate_model
-from tools.loop import device_text, make_accelerator, open_run, print_end, train
+from tools.io.console import console, run
+from tools.io.model_file import load_initial_weights
+from tools.run.config import SegConfig, parse_arguments
+from tools.run.loop import device_text, make_accelerator, open_run, print_end, train
 
 
 def make_losses(config: SegConfig, train_set: SegDataset) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
@@ -36,7 +36,7 @@ def make_losses(config: SegConfig, train_set: SegDataset) -> dict[str, Callable[
         raise InputError(f"loss.{unknown[0]}: no such loss; valid: {', '.join(LOSSES)}")
     if not any(config.loss.values()):
         raise InputError("loss: every factor is 0; give one loss a factor above 0")
-    settings, weights, count = config.loss_settings, config.loss_settings.class_weights, len(train_set.names)
+    settings, weights, count = config.loss_settings, config.loss_settings.class_weights, len(train_set.classes)
     if weights is not None and (len(weights) != count or min(weights) < 0 or settings.balanced):
         raise InputError(
             f"loss_settings.class_weights {weights} must be {count} numbers, none below 0, and without balanced"
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
 
     torch.manual_seed(config.run.seed)
-    model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.names)}
+    model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.classes)}
     model = seg.create(**model_arguments)
     if config.weights is not None and state is None:
         found = load_initial_weights(model, config.weights, seg.load_weights)
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     description = {
         "task": "segmentation",
         "model": model_arguments,
-        "classes": train_set.names,
+        "classes": train_set.classes,
         "colors": train_set.colors,
         "mean": config.mean,
         "std": config.std,
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).scores
 
     if accelerator.is_main_process:
-        console.print(f"{len(train_set)} training and {len(val_set)} validation pictures, {device_text(accelerator)}")
+        console.print(f"{len(train_set)} training and {len(val_set)} validation images, {device_text(accelerator)}")
     code = train(
         config=config,
         accelerator=accelerator,

@@ -1,11 +1,11 @@
-"""Run segmenters and detectors over a video, camera, stream or pictures, and draw what they see.
+"""Run segmenters and detectors over a video, camera, stream or images, and draw what they see.
 
 Examples:
     python -m tools.video --weights seg.safetensors --source in.mp4 --output out.mp4
     python -m tools.video --weights seg.safetensors --weights det.safetensors --source in.mp4 --output out.mkv
     python -m tools.video --weights det.safetensors --source 0 --show
     python -m tools.video --weights det.safetensors --source rtsp://192.0.2.7/live --output seen.mkv --max-frames 1000
-    python -m tools.video --weights seg.safetensors --source "pictures/*.jpg" --output drawn/ --fps 10
+    python -m tools.video --weights seg.safetensors --source "images/*.jpg" --output drawn/ --fps 10
 
 A killed process leaves out.part.mkv, which plays up to there; an .mp4 cannot be read before it is finished, so long
 recordings are safer as .mkv.
@@ -32,9 +32,18 @@ import numpy as np
 import torch
 
 from backbone.errors import InputError
-from tools.checkpoint import replace_file
-from tools.console import progress, run
-from tools.video_io import Pictures, Sink, Source, VideoSink, has_display, open_sink, open_source, without_password
+from tools.io.console import progress, run
+from tools.io.files import replace_file
+from tools.streams.video_io import (
+    Images,
+    Sink,
+    Source,
+    VideoSink,
+    has_display,
+    open_sink,
+    open_source,
+    without_password,
+)
 
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
 # Frames between two stages: enough to even out their times, at 4K still under 100 MB.
@@ -71,9 +80,9 @@ class Counts:
 class Drawing:
     """How results are drawn."""
 
-    opacity: float = 0.5  # of the segmentation's colours, 0 to 1
+    opacity: float = 0.5  # of the segmentation's colors, 0 to 1
     score_threshold: float = 0.5  # detections below it are not drawn
-    legend: bool = True  # names of the classes in the picture, and frames per second
+    legend: bool = True  # names of the classes in the image, and frames per second
 
 
 class Outcome(NamedTuple):
@@ -154,16 +163,16 @@ def process(
             frame, results = item
             start = time.perf_counter()
             written_at.append(start)
-            picture = draw(frame, results, drawing, _rate(written_at))
+            image = draw(frame, results, drawing, _rate(written_at))
             counts.stage_seconds.draw += time.perf_counter() - start
-            counts.size_hw = picture.shape[:2]
+            counts.size_hw = image.shape[:2]
             start = time.perf_counter()
             if sink is not None:
-                sink.write(picture)
+                sink.write(image)
             counts.stage_seconds.write += time.perf_counter() - start
             counts.frames_written += 1
             if show:
-                _put_newest(drawn, picture)
+                _put_newest(drawn, image)
             if on_frame is not None:
                 on_frame(counts.frames_written)
 
@@ -280,24 +289,24 @@ def draw(frame: np.ndarray, results: list[tuple[str, Any]], drawing: Drawing, fr
         results: pairs of task and result.
         frames_per_second: of the whole pipeline; 0 is not drawn.
     """
-    picture = frame  # each draw copies
+    image = frame  # each draw copies
     for task, result in results:
         if task == "segmentation":
-            picture = result.draw(picture, opacity=drawing.opacity)
+            image = result.draw(image, opacity=drawing.opacity)
         else:
-            picture = result.draw(picture, score_threshold=drawing.score_threshold)
+            image = result.draw(image, score_threshold=drawing.score_threshold)
     if drawing.legend:
-        _draw_legend(picture, [result for task, result in results if task == "segmentation"], frames_per_second)
-    return picture
+        _draw_legend(image, [result for task, result in results if task == "segmentation"], frames_per_second)
+    return image
 
 
-def _draw_legend(picture: np.ndarray, segmentations: list[Any], frames_per_second: float) -> None:
-    """Write the speed and, with their colours, the classes that are present into the picture; boxes bear theirs."""
-    height, width = picture.shape[:2]
+def _draw_legend(image: np.ndarray, segmentations: list[Any], frames_per_second: float) -> None:
+    """Write the speed and, with their colors, the classes that are present into the image; boxes bear theirs."""
+    height, width = image.shape[:2]
     row = max(12, round(min(height, width) / 24))  # pixels
     top = row // 2
     if frames_per_second > 0:
-        _text(picture, f"{frames_per_second:.1f} frames/s", (row // 2, top + row), row)
+        _text(image, f"{frames_per_second:.1f} frames/s", (row // 2, top + row), row)
         top += row + row // 2
     for result in segmentations:
         pixels = cv2.calcHist([result.labels], [0], None, [256], [0, 256]).ravel()
@@ -305,12 +314,12 @@ def _draw_legend(picture: np.ndarray, segmentations: list[Any], frames_per_secon
             if top + row > height:
                 return
             color = [int(channel) for channel in result.colors[label][::-1]]
-            cv2.rectangle(picture, (row // 2, top), (row // 2 + row, top + row - 3), color, cv2.FILLED)
-            _text(picture, result.classes[label], (2 * row, top + row - 3), row)
+            cv2.rectangle(image, (row // 2, top), (row // 2 + row, top + row - 3), color, cv2.FILLED)
+            _text(image, result.classes[label], (2 * row, top + row - 3), row)
             top += row
 
 
-def _text(picture: np.ndarray, text: str, corner_xy: tuple[int, int], height: int) -> None:
+def _text(image: np.ndarray, text: str, corner_xy: tuple[int, int], height: int) -> None:
     """White letters with a dark outline, readable on any ground; `corner_xy` is their lower left corner."""
     scale = height / 32  # the font's capitals are 22 pixels high
     left, bottom = corner_xy
@@ -318,7 +327,7 @@ def _text(picture: np.ndarray, text: str, corner_xy: tuple[int, int], height: in
     for right, down in ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)):
         color = (255, 255, 255) if (right, down) == (0, 0) else (0, 0, 0)
         corner = (left + right, bottom + down)
-        cv2.putText(picture, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+        cv2.putText(image, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -331,7 +340,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights", action="append", required=True, type=Path, metavar="FILE", help="trained model; repeat for more"
     )
     parser.add_argument(
-        "--source", required=True, help="video file, camera index (0), URL, picture, folder of pictures, quoted glob"
+        "--source", required=True, help="video file, camera index (0), URL, image, folder of images, quoted glob"
     )
     parser.add_argument(
         "--output", type=Path, metavar="PATH", help=".mp4, .mkv or .avi file, or a folder for numbered PNGs"
@@ -343,7 +352,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--fps",
         type=float,
         metavar="RATE",
-        help="frames per second of the output video (default: the source's, 30 for pictures)",
+        help="frames per second of the output video (default: the source's, 30 for images)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -357,9 +366,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=0.5,
         metavar="O",
-        help="of the segmentation's colours, 0 to 1 (default: %(default)s)",
+        help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
     )
-    parser.add_argument("--no-legend", action="store_true", help="no class names and no speed in the picture")
+    parser.add_argument("--no-legend", action="store_true", help="no class names and no speed in the image")
     parser.add_argument("--engine", default="auto", help="what runs the models, as in tools.predict (default: auto)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument(
@@ -391,7 +400,7 @@ def _status_path(args: argparse.Namespace, sink: Sink | None) -> Path | None:
 
 def _refuse_overlap(args: argparse.Namespace, source: Source) -> None:
     """No output may replace what the run reads, whatever --overwrite says."""
-    inputs = [*args.weights, *(source.paths if isinstance(source, Pictures) else [Path(args.source)])]
+    inputs = [*args.weights, *(source.paths if isinstance(source, Images) else [Path(args.source)])]
     resolved = {path.resolve() for path in inputs}
     for option, output in (("--output", args.output), ("--status", args.status)):
         if output is None:
@@ -399,9 +408,9 @@ def _refuse_overlap(args: argparse.Namespace, source: Source) -> None:
         part = output.with_name(f"{output.stem}.part{output.suffix}")
         if output.resolve() in resolved or part.resolve() in resolved:
             raise InputError(f"{option} {output} would replace what this run reads: choose another name")
-    folders = {path.resolve().parent for path in source.paths} if isinstance(source, Pictures) else set()
+    folders = {path.resolve().parent for path in source.paths} if isinstance(source, Images) else set()
     if args.output is not None and args.output.resolve() in folders:
-        raise InputError(f"--output {args.output} holds the pictures of --source: choose another folder")
+        raise InputError(f"--output {args.output} holds the images of --source: choose another folder")
 
 
 def _load_predictors(args: argparse.Namespace) -> list[Callable[[np.ndarray], Any]]:

@@ -1,0 +1,1 @@
+"""Images and masks from disk, and images in one folder per class."""

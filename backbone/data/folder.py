@@ -1,0 +1,80 @@
+"""Images in one folder per class, as ImageNet is laid out: `ROOT/SPLIT/CLASS/*.jpg`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from backbone.data.images import read_image
+from backbone.errors import InputError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+Transform = Callable[[np.ndarray, tuple[int, ...]], Tensor]
+
+
+class Sample(NamedTuple):
+    """One image with its class; a batch of them has a leading dimension N."""
+
+    image: Tensor  # uint8 RGB [3, H, W]
+    label: Tensor  # int64 [], index into the data set's classes
+    index: Tensor  # int64 [], in the data set's order of images
+
+
+class ImageFolder(Dataset):
+    """Images whose class is the name of their folder; images may lie in sub-folders of it.
+
+    An index is a number, or a pair (epoch, number): `transform(image_bgr, seed)` gets a seed made of (seed, epoch,
+    number) alone, so that augmentation repeats for any number of workers.
+
+    Arguments:
+        classes: their names in the order of the labels; by default the folders' names, sorted, as ImageNet's are. Where
+            given, folders may be fewer, but none may have another name.
+
+    Raises:
+        InputError: the folder is missing, has no class folders or other ones than `classes`, or a class has no image.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str, transform: Transform, *, classes: list[str] | None = None, seed: int = 0
+    ) -> None:
+        folder = Path(root) / split
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; images belong into {folder}/CLASS/")
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if len(found) < 2:
+            raise InputError(f"{folder}: {len(found)} class folders; images belong into {folder}/CLASS/, two at least")
+        self.classes = found if classes is None else classes
+        others = [name for name in found if name not in self.classes]
+        if others:
+            raise InputError(
+                f"{folder}: class {others[0]!r} is none of the {len(self.classes)} known classes "
+                f"({', '.join(self.classes[:3])}, …); rename or remove the folder"
+            )
+        self.images: list[Path] = []
+        labels = []
+        for name in found:
+            images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in ENDINGS)
+            if not images:
+                raise InputError(f"{folder / name}: holds no image ({', '.join(ENDINGS)}); fill or remove the folder")
+            self.images += images
+            labels += [self.classes.index(name)] * len(images)
+        self.labels = np.array(labels)
+        self.transform, self.seed = transform, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+        epoch, number = index if isinstance(index, tuple) else (0, index)
+        image = self.transform(read_image(self.images[number]), (self.seed, epoch, number))
+        return Sample(image, torch.tensor(self.labels[number]), torch.tensor(number))
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Stacks samples of one size: image [N, 3, H, W], label [N], index [N]."""
+    return Sample(*(torch.stack(parts) for parts in zip(*samples, strict=True)))

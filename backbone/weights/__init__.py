@@ -1,0 +1,1 @@
+"""Weights files: every publisher's layout translated to ours, loaded strictly."""

@@ -1,0 +1,93 @@
+"""What lies beside published weights: their publisher's name of the network, and the images that they expect."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from backbone.errors import InputError
+from backbone.weights.translation import IMAGENET, INCEPTION, Layout, Triple
+
+Source = str | Path | Mapping[str, Tensor]
+"""A weights file or a state dict."""
+
+TORCHVISION_232 = ("5c1a4163", "7ebf99e0", "7090bc5f", "a4c69d6f")
+"""In the names of torchvision's files whose images are resized to 232, not 256, before the crop."""
+TIMM_BILINEAR = ("fbnet_c", "single_path_nas")
+"""timm's networks that were evaluated on bilinear images; so were those with TensorFlow's padding."""
+
+
+class Preprocessing(NamedTuple):
+    """The images that weights expect."""
+
+    mean: Triple = IMAGENET[0]  # RGB in 0..1
+    std: Triple = IMAGENET[1]
+    size: int = 224  # height and width
+    crop_pct: float = 0.875  # share of the resized image's shorter side that the central crop keeps
+    interpolation: str = "bilinear"  # of resizing, or "bicubic"
+
+
+def published_preprocessing(layout: Layout, name: str, padding: str | None, source: Source) -> Preprocessing:
+    """The images that a published classifier was evaluated on, as far as files, their names and layouts tell.
+
+    Arguments:
+        name, padding: of the architecture that the weights are of.
+    """
+    file_name = published_name(source)
+    if layout.name == "torchvision":
+        shorter = 232 if any(sign in file_name for sign in TORCHVISION_232) else 256
+        return Preprocessing(layout.mean, layout.std, crop_pct=224 / shorter)
+    if layout.name != "timm":
+        return Preprocessing(layout.mean, layout.std)
+    bilinear = padding == "same" or name in TIMM_BILINEAR
+    mean, std = INCEPTION if padding == "same" or name.startswith("mobilenet_v1") else (layout.mean, layout.std)
+    if "_miil" in file_name:
+        mean, std, bilinear = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True
+    guessed = Preprocessing(mean, std, interpolation="bilinear" if bilinear else "bicubic")
+    try:
+        return _configured(hub_config(source).get("pretrained_cfg", {}), guessed)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{Path(source).parent / 'config.json'}: {error}; copy it again or remove it") from error
+
+
+def _configured(config: dict[str, Any], guessed: Preprocessing) -> Preprocessing:
+    """timm's own configuration, that of testing before that of training; what it leaves open stays as guessed.
+
+    Raises:
+        TypeError, ValueError: a value is of another kind than timm writes.
+    """
+    size = config.get("test_input_size") or config.get("input_size") or (3, guessed.size, guessed.size)
+    interpolation = config.get("interpolation", guessed.interpolation)
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"interpolation {interpolation!r} is neither bilinear nor bicubic")
+    return Preprocessing(
+        tuple(float(value) for value in config.get("mean", guessed.mean)),
+        tuple(float(value) for value in config.get("std", guessed.std)),
+        int(size[-1]),
+        float(config.get("test_crop_pct") or config.get("crop_pct") or guessed.crop_pct),
+        interpolation,
+    )
+
+
+def published_name(source: Source) -> str:
+    """The publisher's name of a network, from the configuration beside its file or from the file's name; else empty."""
+    if isinstance(source, Mapping):
+        return ""
+    return hub_config(source).get("architecture", Path(source).name)
+
+
+def hub_config(source: Source) -> dict[str, Any]:
+    """The config.json that Hugging Face's hub keeps beside timm's weights; empty where there is none.
+
+    Raises:
+        InputError: there is one that cannot be read.
+    """
+    if isinstance(source, Mapping) or not (path := Path(source).parent / "config.json").is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); copy it again or remove it") from error
+    return config if isinstance(config, dict) and isinstance(config.get("pretrained_cfg"), dict) else {}

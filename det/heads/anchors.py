@@ -1,0 +1,97 @@
+"""Anchors: the boxes of fixed place, size and shape that the detector's offsets are relative to."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backbone.errors import InputError
+
+# Both layouts spread six scales evenly over .2 to .95 of the image; the seventh only closes the last geometric mean.
+NUM_MAPS = 6
+SCALES = (*(0.2 + (0.95 - 0.2) * k / (NUM_MAPS - 1) for k in range(NUM_MAPS)), 1.0)
+
+
+def _paper_shapes() -> list[list[tuple[float, float]]]:
+    """(width, height) per map, as fractions of the shorter side; the official SSDLite's table, order and digits."""
+    shapes = []
+    for scale, next_scale in itertools.pairwise(SCALES):
+        pairs = [(scale, ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 0.3333)] + [(math.sqrt(scale * next_scale), 1.0)]
+        shapes.append(pairs)
+    shapes[0] = [(0.1, 1.0), (SCALES[0], 2.0), (SCALES[0], 1 / 2)]
+    return [[(scale * math.sqrt(ratio), scale / math.sqrt(ratio)) for scale, ratio in pairs] for pairs in shapes]
+
+
+def _torchvision_shapes() -> list[list[tuple[float, float]]]:
+    """(width, height) per map, as fractions of the image's sides, at most 1; torchvision's order."""
+    shapes = []
+    for scale, next_scale in itertools.pairwise(SCALES):
+        between = math.sqrt(scale * next_scale)
+        sizes = [(scale, scale), (between, between)]
+        for ratio in (2, 3):
+            long, short = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+            sizes += [(long, short), (short, long)]
+        shapes.append([(min(width, 1.0), min(height, 1.0)) for width, height in sizes])
+    return shapes
+
+
+# RetinaNet's: on a map of stride s squares of 4 s and an octave's half above, each also of twice and half the aspect.
+PYRAMID_SCALES = (4.0, 4.0 * math.sqrt(2))
+PYRAMID_RATIOS = (1.0, 2.0, 1 / 2)
+SHAPES = {"paper": _paper_shapes(), "torchvision": _torchvision_shapes()}
+
+
+def _shapes(variant: str) -> list[list[tuple[float, float]]]:
+    if variant not in SHAPES:
+        raise InputError(f"variant {variant!r} is unknown; choose one of {', '.join(SHAPES)}")
+    return SHAPES[variant]
+
+
+def anchors_per_cell(variant: str) -> list[int]:
+    """How many anchors each cell has, map by map: 3, 6, 6, 6, 6, 6 for "paper", six everywhere for "torchvision"."""
+    return [len(shapes) for shapes in _shapes(variant)]
+
+
+def anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], variant: str) -> Tensor:
+    """Place the anchors of every map over a network input.
+
+    Arguments:
+        feature_sizes_hw: (height, width) of the six maps, finest first.
+        image_size_hw: (height, width) of the network input in pixels.
+        variant: "paper" (the official SSDLite: 2034 boxes at 320x320, squares stay square on any image, sizes may
+            pass the image's edge) or "torchvision" (3234 boxes, sizes relative to each side and at most that side).
+
+    Returns: float32 `[A, 4]`, xyxy in pixels of the network input; maps in order, cells row by row, shapes innermost.
+    Raises InputError for an unknown variant.
+    """
+    height, width = image_size_hw
+    pixels = torch.tensor([width, height], dtype=torch.float32)
+    unit = pixels.min() if variant == "paper" else pixels
+    sides = [torch.tensor(shapes, dtype=torch.float32) * unit for shapes in _shapes(variant)]
+    return _over_maps(feature_sizes_hw, pixels, sides)
+
+
+def pyramid_anchors(
+    feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], strides: Sequence[int]
+) -> Tensor:
+    """The six anchors per cell of the FPN-lite head, sized by the maps' strides; otherwise as `anchors`."""
+    height, width = image_size_hw
+    shapes = torch.tensor(
+        [(scale * math.sqrt(ratio), scale / math.sqrt(ratio)) for scale in PYRAMID_SCALES for ratio in PYRAMID_RATIOS]
+    )
+    pixels = torch.tensor([width, height], dtype=torch.float32)
+    return _over_maps(feature_sizes_hw, pixels, [shapes * stride for stride in strides])
+
+
+def _over_maps(feature_sizes_hw: Sequence[tuple[int, int]], pixels: Tensor, sides: Sequence[Tensor]) -> Tensor:
+    """Boxes of the given (width, height) `[shapes, 2]` about every cell of each map, which spread evenly."""
+    boxes = []
+    for (rows, columns), shapes in zip(feature_sizes_hw, sides, strict=True):
+        x = (torch.arange(columns) + 0.5) / columns
+        y = (torch.arange(rows) + 0.5) / rows
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        centers = torch.stack([x, y], dim=-1).reshape(-1, 1, 2) * pixels
+        boxes.append(torch.cat([centers - 0.5 * shapes, centers + 0.5 * shapes], dim=-1).reshape(-1, 4))
+    return torch.cat(boxes)

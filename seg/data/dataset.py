@@ -1,0 +1,171 @@
+"""Images with a label for each pixel, as a data set: what all of them share, whatever their folders look like."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from backbone.data.images import image_size, read_image
+from backbone.errors import InputError
+
+IGNORE = 255
+"""The label of pixels that do not count."""
+FURTHER_SEEDS = [(), *((number,) for number in range(1, 11))]
+"""Added to a sample's seed until its crop has a pixel that counts; ten tries, after that it has none."""
+
+
+class SegSample(NamedTuple):
+    """One image with its labels; a batch of them has a leading dimension N."""
+
+    image: Tensor  # uint8 RGB [3, H, W]
+    labels: Tensor  # uint8 [H, W], indices into the data set's classes; 255 does not count
+    index: int  # in the data set's order of images
+
+
+class Transform(Protocol):
+    """What training does to an image and its labels; `seg.transforms.TrainTransform` is one."""
+
+    def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
+        """How many rows from the top of an image of this size are looked at for a seed."""
+
+    def __call__(
+        self, image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...], size_hw: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The image, BGR, and its labels as they are to be learnt; `size_hw` where they lack rows at the bottom."""
+
+
+class Decoded(Protocol):
+    """Where images and labels come from if not from their files; `seg.prepared.Prepared` is one."""
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `SegDataset.read` gives."""
+
+
+class SegDataset(Dataset):
+    """What `Cityscapes` and `Folder` have in common; all pairs and their sizes are checked when a set is made.
+
+    An index is a number, or a pair (epoch, number): `transform` gets a seed made of (seed, epoch, number) alone, so
+    that augmentation repeats for any number of workers. A crop in which no pixel counts is drawn again.
+
+    Arguments:
+        find_label: gives the label file of an image, or raises InputError.
+        faults: where given, images without a fitting label are left out and the reasons added here.
+
+    Raises:
+        InputError: an image has no label, or another size than its label.
+    """
+
+    root: Path
+    split: str
+    classes: list[str]  # names, in the order of the labels
+    colors: list[tuple[int, int, int]]  # of the classes, RGB
+    ids: np.ndarray  # uint8 [256]: the value that files hold for each label
+    labels_of_ids: np.ndarray  # uint8 [256]: the label of each value in a file; values above the classes count as none
+    instances: list[Path] | None = None  # files of instance ids, one for each image, where the set has them
+    prepared: Decoded | None = None  # read images and labels from there instead of from their files
+
+    def __init__(
+        self,
+        images: list[Path],
+        find_label: Callable[[Path], Path],
+        transform: Transform | None,
+        seed: int,
+        faults: list[str] | None,
+    ) -> None:
+        self.transform, self.seed = transform, seed
+        self.images, self.labels, self.sizes = [], [], []  # sizes are (height, width)
+        for image in images:
+            try:
+                label = find_label(image)
+                size_hw = self._size(image, label)
+            except InputError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
+            else:
+                self.images.append(image)
+                self.labels.append(label)
+                self.sizes.append(size_hw)
+
+    def _size(self, image: Path, label: Path) -> tuple[int, int]:
+        (h, w), (label_h, label_w) = image_size(image), self.label_size(label)
+        if (h, w) != (label_h, label_w):
+            turned = " (EXIF turns the image by a quarter; save it turned)" if (w, h) == (label_h, label_w) else ""
+            raise InputError(f"{label}: is {label_w}x{label_h}, its image {w}x{h}; both must have one size{turned}")
+        return h, w
+
+    def label_size(self, path: Path) -> tuple[int, int]:
+        """(height, width) of a label file, without decoding it."""
+        return image_size(path)
+
+    def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
+        """A label file as labels, uint8 [H, W]; where only `rows` from the top are needed, others may be missing."""
+        raise NotImplementedError
+
+    def label_values(self) -> list[object]:
+        """All that the labels in files of ids depend on, apart from the files; JSON can hold it."""
+        return [self.labels_of_ids.tolist()]
+
+    def prediction_name(self, number: int) -> Path:
+        """Where a prediction for an image is written, relative to the folder of predictions."""
+        raise NotImplementedError
+
+    def find_predictions(self, folder: Path) -> list[Path]:
+        """The prediction files of all images, in their order.
+
+        Raises:
+            InputError: an image has none, or more than one.
+        """
+        raise NotImplementedError
+
+    def labels_without_image(self) -> list[Path]:
+        """Label files that belong to no image of the split."""
+        raise NotImplementedError
+
+    def has_labelled_pixels(self) -> bool:
+        """Whether any pixel counts; none does in the labels of a test set that are kept secret."""
+        return any((self.read_labels(path) != IGNORE).any() for path in self.labels)
+
+    def label_counts(self) -> list[int]:
+        """How many pixels of the whole set each class has; reads every label file."""
+        counts = np.zeros(256, np.int64)
+        for number in range(len(self)):
+            counts += np.bincount(self.read(number)[1].ravel(), minlength=256)
+        return counts[: len(self.classes)].tolist()
+
+    def read(self, number: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """An image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; may be read-only.
+
+        Where only `rows` from the top are needed, others may be missing.
+        """
+        if self.prepared is not None:
+            return self.prepared.read(number)
+        return read_image(self.images[number], rows), self.read_labels(self.labels[number], rows)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> SegSample:
+        epoch, number = index if isinstance(index, tuple) else (0, index)
+        if self.transform is None:
+            image, labels = self.read(number)
+        else:
+            size_hw = self.sizes[number]
+            for seed in [(self.seed, epoch, number, *more) for more in FURTHER_SEEDS]:
+                image, labels = self.read(number, self.transform.rows(size_hw, seed))
+                image, labels = self.transform(image, labels, seed, size_hw)
+                if (labels != IGNORE).any():
+                    break
+        rgb = np.stack(cv2.split(image)[::-1])
+        return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.array(labels)), number)
+
+
+def collate(samples: list[SegSample]) -> SegSample:
+    """Stacks samples of one size: image [N, 3, H, W], labels [N, H, W], index [N]."""
+    images, labels, indices = zip(*samples, strict=True)
+    return SegSample(torch.stack(images), torch.stack(labels), torch.tensor(indices))

@@ -1,0 +1,39 @@
+"""Opens a data set for segmentation: Cityscapes, or one's own where a classes file is given."""
+
+from pathlib import Path
+
+from backbone.errors import InputError
+from seg.data.cityscapes import Cityscapes
+from seg.data.dataset import SegDataset, Transform
+from seg.data.folder import Folder
+from seg.data.prepared import Prepared
+
+
+def open_data(
+    root: str | Path,
+    split: str,
+    transform: Transform | None = None,
+    *,
+    classes: str | Path | None = None,
+    annotation: str = "gtFine",
+    prepared: str | Path | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    faults: list[str] | None = None,
+) -> SegDataset:
+    """`Folder` with the classes file `classes`, else `Cityscapes` with the labels `annotation`; see these.
+
+    Arguments:
+        prepared: the folder of a prepared copy to read from; see `seg.prepared`.
+    """
+    if classes is not None:
+        if annotation != "gtFine":
+            raise InputError(
+                f"labels {annotation}: are Cityscapes'; with a classes file its `masks` says where they are"
+            )
+        dataset = Folder(root, split, classes, transform, seed=seed, limit=limit, faults=faults)
+    else:
+        dataset = Cityscapes(root, split, transform, annotation=annotation, seed=seed, limit=limit, faults=faults)
+    if prepared is not None:
+        dataset.prepared = Prepared(prepared, dataset)
+    return dataset

@@ -1,0 +1,69 @@
+"""Cityscapes' polygon files as label maps, drawn as the official preparation script draws them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from backbone.data.images import MAX_PIXELS
+from backbone.errors import InputError
+
+LICENSE_PLATE = "license plate"
+"""The one label that is annotated but not drawn: its label id is -1, so what lies below stays visible."""
+
+
+def polygons_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the image that a `*_polygons.json` file belongs to."""
+    return _size(path, _load(path))
+
+
+def draw_polygons(path: Path, label_ids: dict[str, int]) -> np.ndarray:
+    """A `*_polygons.json` file as label ids, uint8 [H, W]; later polygons cover earlier ones, 0 where none is.
+
+    Raises:
+        InputError: the file is damaged, or has a label that is not in `label_ids`, also not without a final "group".
+    """
+    annotation = _load(path)
+    height, width = _size(path, annotation)
+    image = Image.new("L", (width, height), label_ids["unlabeled"])
+    draw = ImageDraw.Draw(image)
+    for name, points in _objects(path, annotation):
+        label_id = label_ids.get(name, label_ids.get(name.removesuffix("group")))
+        if label_id is None:
+            raise InputError(f"{path}: label {name!r} is not one of Cityscapes'")
+        if len(points) > 1:
+            draw.polygon(points, fill=label_id)
+        else:
+            draw.point(points, fill=label_id)  # Pillow and with it the official script refuse polygons of one point
+    return np.array(image)
+
+
+def _objects(path: Path, annotation: dict[str, Any]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Labels and corners of what is to be drawn."""
+    try:
+        return [
+            (str(item["label"]), [(float(x), float(y)) for x, y in item["polygon"]])
+            for item in annotation["objects"]
+            if item["label"] != LICENSE_PLATE and not item.get("deleted", 0)
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: an object lacks a label or a polygon of [x, y] points ({error!r})") from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        annotation = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error}); copy the file again") from error
+    if not isinstance(annotation, dict):
+        raise InputError(f"{path}: must be an object with imgHeight, imgWidth and objects")
+    return annotation
+
+
+def _size(path: Path, annotation: dict[str, Any]) -> tuple[int, int]:
+    height, width = annotation.get("imgHeight"), annotation.get("imgWidth")
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS and height > 0):
+        raise InputError(f"{path}: imgHeight {height} and imgWidth {width} are not the size of an image")
+    return height, width

@@ -1,0 +1,456 @@
+"""Training: a run leaves what it promises, resumes to the bit, and refuses what would ruin it."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from backbone import InputError
+from backbone.data.images import read_label
+from seg.data.cityscapes import LABEL_ID_OF_TRAIN_ID, Cityscapes, find_images
+from tests.seg.test_cityscapes import assert_official, old_name  # noqa: F401 - a fixture
+from tools import eval_det, eval_seg, train_det, train_seg
+from tools.io import console, files, model_file
+from tools.predict import load
+from tools.run import checkpoint, loop
+from tools.run.config import Optim, Run
+from tools.run.loop import SampleOrder, for_batch, learning_rate
+
+ROOT = Path(__file__).parents[2]
+COMMON = ["run.steps=6", "run.batch=4", "run.eval_every=3", "run.log_every=2", "optim.warmup=2", "data.workers=0"]
+
+
+def command(task: str, world: Path, out: Path) -> tuple:
+    """The training tool of a task and a small experiment for it."""
+    config = str(ROOT / "configs" / "demo" / f"{task}.yaml")
+    if task == "seg":
+        own = [f"data.root={world / 'cityscapes'}", "augment.crop_hw=[48,64]"]
+        return train_seg.main, [config, *COMMON, *own, f"run.out={out}"]
+    own = [f"data.root={world / 'coco'}", "model.image_size=[96,128]", "weights=null"]
+    return train_det.main, [config, *COMMON, *own, f"run.out={out}"]
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """One uninterrupted run of each task."""
+    runs = {}
+    for task in ("seg", "det"):
+        runs[task] = tmp_path_factory.mktemp(task) / "run"
+        main, arguments = command(task, world, runs[task])
+        assert main(arguments) == 0
+    return runs
+
+
+def assert_equal(one, other) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_a_run_leaves_what_it_promises(finished, task):
+    out = finished[task]
+    names = {path.name for path in out.iterdir()}
+    assert {"config.yaml", "log.csv", "last.pt", "best.safetensors", "curves.png"} <= names
+    assert any(name.startswith("events.out") for name in names)
+    assert not any(name.endswith(".part") for name in names)
+    with (out / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["name"] == "loss"] == [2, 4, 6]
+    score = {"seg": "val/miou", "det": "val/AP"}[task]
+    assert [int(row["step"]) for row in rows if row["name"] == score] == [3, 6]
+    description = model_file.load_description(out / "best.safetensors")
+    assert description["task"] == {"seg": "segmentation", "det": "detection"}[task]
+    state = checkpoint.load_state(out / "last.pt")
+    assert state["step"] == 6
+
+
+def interrupted(main, arguments: list[str], stop_at: int, monkeypatch) -> int:
+    """The exit code of a run that is told to end while it is at step `stop_at`."""
+
+    def interrupt(optim: Optim, step: int, steps: int) -> float:
+        if step == stop_at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(optim, step, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", interrupt)
+        return main(arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkeypatch, task, stop_at, workers):
+    main, arguments = command(task, world, tmp_path / "run")
+    arguments = [*arguments, f"data.workers={workers}"]
+    assert interrupted(main, arguments, stop_at, monkeypatch) == 128 + signal.SIGTERM
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == stop_at
+    assert main([*arguments, "--resume"]) == 0
+    states = [checkpoint.load_state(folder / "last.pt") for folder in (finished[task], tmp_path / "run")]
+    for state in states:
+        del state["config"]
+    assert_equal(*states)
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in (finished[task], tmp_path / "run")]
+    assert_equal(*([line for line in log if "images_per_second" not in line] for log in logs))
+
+
+def test_a_run_with_mixed_images_and_sizes_resumes_to_the_bit(world, tmp_path, monkeypatch):
+    own = ["augment.mosaic=0.5", "augment.mixup=0.5", "augment.input_scale=[0.5,1.0]", "augment.strength=ssd"]
+    own += ["run.steps=4", "run.eval_every=9", "model.resize=letterbox"]
+    main, arguments = command("det", world, tmp_path / "whole")
+    assert main([*arguments, *own]) == 0
+    main, arguments = command("det", world, tmp_path / "parts")
+    assert interrupted(main, [*arguments, *own], 2, monkeypatch) == 128 + signal.SIGTERM
+    assert main([*arguments, *own, "--resume"]) == 0
+    one, other = (checkpoint.load_state(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
+    assert_equal(one, other)
+
+
+def test_a_run_is_never_overwritten_nor_resumed_with_another_config(finished, world):
+    main, arguments = command("seg", world, finished["seg"])
+    with pytest.raises(InputError, match="holds a run already"):
+        main(arguments)
+    with pytest.raises(InputError, match=r"was made with run\.steps=6, now 7"):
+        main([*arguments, "run.steps=7", "--resume"])
+    main, arguments = command("seg", world, finished["seg"] / "elsewhere")
+    with pytest.raises(InputError, match="nothing to resume"):
+        main([*arguments, "--resume"])
+
+
+def test_a_damaged_checkpoint_is_named(finished, world, tmp_path):
+    main, arguments = command("seg", world, tmp_path)
+    (tmp_path / "last.pt").write_bytes((finished["seg"] / "last.pt").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.pt: damaged"):
+        main([*arguments, "--resume"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_changes_nothing(world, tmp_path, capsys):
+    main, arguments = command("seg", world, tmp_path / "run")
+    code = main([*arguments, "loss.cross_entropy=.inf", "run.save_every=1"])
+    assert code == loop.NON_FINITE
+    assert "step 1: the loss is inf" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    main, arguments = command("seg", world, tmp_path / "file" / "run")
+    with pytest.raises(InputError, match="cannot be written"):
+        main(arguments)
+
+
+def test_initial_weights_come_from_a_backbone_or_a_whole_model(finished, world, tmp_path):
+    source = finished["seg"] / "best.safetensors"
+    main, arguments = command("seg", world, tmp_path / "run")
+    assert main([*arguments, f"weights={source}", "optim.lr=0", "run.steps=1", "optim.ema=0"]) == 0
+    with safe_open(source, "pt") as old, safe_open(tmp_path / "run" / "best.safetensors", "pt") as new:
+        assert torch.equal(old.get_tensor("head.gate.weight"), new.get_tensor("head.gate.weight"))
+
+
+def test_a_segmenter_is_scored_the_same_by_model_and_by_files(finished, world, tmp_path):
+    weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
+    predictions = str(tmp_path / "predictions")
+    assert (
+        eval_seg.main(
+            ["--weights", weights, "--data", data, "--out", str(tmp_path / "a"), "--save-predictions", predictions]
+        )
+        == 0
+    )
+    assert eval_seg.main(["--predictions", predictions, "--data", data, "--out", str(tmp_path / "b")]) == 0
+    reports = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab"]
+    assert reports[0].pop("source") != reports[1].pop("source")
+    assert reports[0] == reports[1]
+    files = sorted(path.name for path in Path(predictions).iterdir())
+    assert files == [path.name.replace("_leftImg8bit", "_pred_labelIds") for path in find_images(Path(data), "val")]
+    assert reports[0]["cityscapes"].keys() >= {"miou", "miiou", "category_miou", "category_miiou", "iiou"}
+    assert reports[0]["images"] == 5 and 0 <= reports[0]["miou"] <= 1 and reports[0]["iou"]["train"] is None
+    next(Path(predictions).glob("*.png")).unlink()
+    with pytest.raises(InputError, match="one prediction per image"):
+        eval_seg.main(["--predictions", predictions, "--data", data])
+
+
+def test_predictions_for_the_test_split_are_written_and_not_scored(finished, world, tmp_path, capsys):
+    for folder in ("leftImg8bit", "gtFine"):
+        shutil.copytree(world / "cityscapes" / folder / "val", tmp_path / folder / "test")
+    for path in (tmp_path / "gtFine").rglob("*_labelIds.png"):
+        Image.fromarray(np.full((96, 192), 3, np.uint8)).save(path)
+    arguments = ["--weights", str(finished["seg"] / "best.safetensors"), "--data", str(tmp_path), "--split", "test"]
+    with pytest.raises(InputError, match="its labels are dummies"):
+        eval_seg.main([*arguments, "--out", str(tmp_path / "out")])
+    predictions = tmp_path / "predictions"
+    assert eval_seg.main([*arguments, "--out", str(tmp_path / "out"), "--save-predictions", str(predictions)]) == 0
+    assert "not scored" in capsys.readouterr().out
+    assert len(list(predictions.glob("*.png"))) == 5 and not (tmp_path / "out").exists()
+    assert set(np.unique(read_label(next(predictions.glob("*.png"))))) <= set(LABEL_ID_OF_TRAIN_ID[:19])
+
+
+def test_a_detector_is_scored_the_same_by_model_and_by_files(finished, world, tmp_path):
+    weights, data = str(finished["det"] / "best.safetensors"), str(world / "coco")
+    results = str(tmp_path / "results.json")
+    assert (
+        eval_det.main(
+            ["--weights", weights, "--data", data, "--out", str(tmp_path / "a"), "--save-predictions", results]
+        )
+        == 0
+    )
+    assert eval_det.main(["--results", results, "--data", data, "--out", str(tmp_path / "b")]) == 0
+    reports = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab"]
+    assert reports[0].pop("source") != reports[1].pop("source")
+    assert reports[0] == reports[1]
+    assert reports[0]["images"] == 5 and "AP50" in reports[0] and "car" in reports[0]["per_class"]
+
+
+def test_detections_for_the_test_split_are_written_and_not_scored(finished, world, tmp_path, capsys):
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    content = json.loads((world / "coco" / "annotations" / "instances_val2017.json").read_text())
+    del content["annotations"]
+    (data / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    (data / "test2017").symlink_to(world / "coco" / "val2017")
+    arguments = ["--data", str(data), "--split", "test-dev2017"]
+    weights = ["--weights", str(finished["det"] / "best.safetensors"), "--out", str(tmp_path), "--name", "mine"]
+    assert eval_det.main([*weights, *arguments]) == 0
+    assert "not scored" in capsys.readouterr().out and not (tmp_path / "metrics.json").exists()
+    results = tmp_path / "detections_test-dev2017_mine_results.json"
+    rows = json.loads(results.read_text())
+    assert rows and all(row.keys() == {"image_id", "category_id", "bbox", "score"} for row in rows)
+    assert {row["image_id"] for row in rows} <= {row["id"] for row in content["images"]}
+    with pytest.raises(InputError, match=r"has no boxes to score against; upload .*mine_results\.json"):
+        eval_det.main(["--results", str(results), *arguments])
+
+
+def test_three_lines_predict_for_both_tasks(finished):
+    frame = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    for task in ("seg", "det"):
+        model = load(finished[task] / "best.safetensors", engine="auto")
+        result = model(frame)
+        assert result.draw(frame).shape == frame.shape
+    assert load(finished["seg"] / "best.safetensors")(frame).labels.shape == (70, 110)
+
+
+def test_weights_of_another_task_or_kind_are_refused(finished, world, tmp_path):
+    seg_weights, det_weights = (str(finished[task] / "best.safetensors") for task in ("seg", "det"))
+    with pytest.raises(InputError, match="is a model for detection, not for segmentation"):
+        eval_seg.main(["--weights", det_weights, "--data", str(world / "cityscapes")])
+    with pytest.raises(InputError, match="is a model for segmentation, not for detection"):
+        eval_det.main(["--weights", seg_weights, "--data", str(world / "coco")])
+    with pytest.raises(InputError, match="no such weights file"):
+        load(tmp_path / "absent.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        load(tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="engine 'warp' unknown"):
+        load(seg_weights, engine="warp")
+
+
+@pytest.mark.parametrize("options", [["run.precision=bf16"], ["run.channels_last=false", "optim.clip=0.1"]])
+def test_what_is_kept_is_the_average_and_scores_as_the_run_said(world, tmp_path, options):
+    main, arguments = command("seg", world, tmp_path / "run")
+    assert main([*arguments, "optim.ema=0.5", *options]) == 0
+    description = model_file.load_description(tmp_path / "run" / "best.safetensors")
+    data = str(world / "cityscapes")
+    assert eval_seg.main(["--weights", str(tmp_path / "run" / "best.safetensors"), "--data", data]) == 0
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["miou"] == description["scores"]["miou"]
+    raw = checkpoint.load_state(tmp_path / "run" / "last.pt")["model"]
+    with safe_open(tmp_path / "run" / "best.safetensors", "pt") as kept:
+        assert not torch.equal(kept.get_tensor("head.gate.weight"), raw["head.gate.weight"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_ends_the_run_with_one_line_and_loses_no_step(world, tmp_path, capsys, workers):
+    shutil.copytree(world / "cityscapes", tmp_path / "cityscapes")
+    broken = next((tmp_path / "cityscapes").glob("leftImg8bit/train/*/*.png"))
+    broken.write_bytes(broken.read_bytes()[:-500])
+    main, arguments = command("seg", tmp_path, tmp_path / "run")
+    # Two images a step: the damaged one is met in one of the first four, and with this seed not in the first.
+    arguments = [*arguments, "run.batch=2", "run.seed=1", f"data.workers={workers}"]
+    with pytest.raises(SystemExit) as stop:
+        console.run(lambda: main(arguments))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: ") and broken.name in error
+    assert 1 <= checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] < 4
+
+
+@pytest.mark.slow
+def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "tools.train_seg", *command("seg", tmp_path / "nowhere", tmp_path / "run")[1]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and "nowhere" in run.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
+    """Five images do not divide by two: each must count exactly once."""
+    weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
+    arguments = ["--weights", weights, "--data", data, "--workers", "0"]
+    slid = [*arguments, "--window", "64", "100", "--scales", "0.75", "1", "--flip"]
+    files = ["--data", data, "--report", "--predictions", str(tmp_path / "files")]
+    boxes = ["--weights", str(finished["det"] / "best.safetensors"), "--data", str(world / "coco"), "--workers", "0"]
+    lines = {
+        "whole": [eval_seg, *arguments, "--report", "--save-predictions", str(tmp_path / "files")],
+        "slid": [eval_seg, *slid],
+        "files": [eval_seg, *files],
+        "boxes": [eval_det, *boxes],
+    }
+    for name, (tool, *line) in lines.items():
+        assert tool.main([*line, "--out", str(tmp_path / "one" / name)]) == 0
+    shutil.rmtree(tmp_path / "files")
+    code = ["from tools import eval_det, eval_seg, train_seg"]
+    for name, (tool, *line) in lines.items():
+        code.append(f"{tool.__name__.split('.')[1]}.main({[*line, '--out', str(tmp_path / 'two' / name)]})")
+    code.append(f"train_seg.main({[*command('seg', world, tmp_path / 'run')[1], 'run.steps=2']})")
+    (tmp_path / "all.py").write_text("\n".join(code))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    line = [*torchrun, str(tmp_path / "all.py")]
+    run = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "2 processes" in run.stdout and run.stdout.count("on 5 images") == 4  # not two, each alone
+    for name in lines:
+        for path in (tmp_path / "one" / name).iterdir():  # metrics.json, report.html
+            assert path.read_text() == (tmp_path / "two" / name / path.name).read_text()
+    whole, slid = (json.loads((tmp_path / "two" / name / "metrics.json").read_text()) for name in ("whole", "slid"))
+    assert whole["cityscapes"]["miiou"] >= 0 and "windows of 64x100" in slid["protocol"]
+    assert_official(whole["cityscapes"], Cityscapes(world / "cityscapes", "val"), tmp_path / "files")
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+def test_every_epoch_has_every_sample_once_whatever_the_number_of_processes():
+    run = Run(steps=15, batch=4, seed=5)
+    whole = [pair for batch in SampleOrder(20, run) for pair in batch]
+    for epoch in range(3):
+        assert sorted(index for at, index in whole if at == epoch) == list(range(20))
+    halves = [list(SampleOrder(20, run, process=p, num_processes=2)) for p in range(2)]
+    for number, batch in enumerate(SampleOrder(20, run)):
+        assert sorted(batch) == sorted(halves[0][number] + halves[1][number])
+    assert list(SampleOrder(20, run, start=7)) == list(SampleOrder(20, run))[7:]
+
+
+def test_schedules_start_with_warmup_and_end_near_zero():
+    optim = Optim(lr=1.0, warmup=10, schedule="poly", power=0.9)
+    rates = [learning_rate(optim, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert max(rates) == rates[10] == 1.0 and rates[-1] < 0.02
+    cosine = Optim(lr=1.0, warmup=0, schedule="cosine")
+    assert learning_rate(cosine, 50, 100) == pytest.approx(0.5)
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(part: Path) -> None:
+        part.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(InputError, match=r"cannot be written \(disk full"):
+        files.replace_file(path, write)
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_for_results_that_cannot_be_made_is_named_before_anything_is_computed(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="taken/writable: cannot be written"):
+        files.open_folder(tmp_path / "taken")
+    files.open_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
+    monkeypatch.setattr(train_seg, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))
+    own = ["run.steps=1", "run.batch=2", "data.workers=0", "data.val_limit=1", "model.width=0.35", "run.precision='no'"]
+    own += ["augment.crop_hw=[64,64]", f"data.root={world / 'cityscapes'}", f"run.out={tmp_path / 'run'}"]
+    assert train_seg.main([str(path), *own]) == 0
+    load(tmp_path / "run" / "best.safetensors")
+
+
+class Evaluation(NamedTuple):
+    """What stands in for an evaluation."""
+
+    scores: dict[str, float]
+
+
+def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
+    main, arguments = command("seg", world, tmp_path / "run")
+    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss.cross_entropy=0", "loss.ohem=1"]
+    own += ["loss.dice=0.5", "loss.lovasz=0.1", "loss_settings.balanced=true", "loss_settings.min_kept=50"]
+    assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
+    names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
+    assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
+    model = load(tmp_path / "run" / "best.safetensors").model
+    assert model.auxiliary is not None and model.stride == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.cross=1", "loss.cross: no such loss; valid: cross_entropy, ohem"),
+        ("loss.cross_entropy=0", "loss: every factor is 0"),
+        ("loss_settings.class_weights=[1,2]", r"class_weights \[1.0, 2.0\] must be 19 numbers"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(world, tmp_path, override, message):
+    main, arguments = command("seg", world, tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        main([*arguments, override])
+
+
+def test_the_rate_grows_with_the_batch_where_a_recipe_says_for_which_it_is(world, tmp_path, capsys):
+    assert for_batch(Optim(lr=0.01), 8) == Optim(lr=0.01)
+    assert for_batch(Optim(lr=0.01, lr_for_batch=16), 8).lr == pytest.approx(0.005)
+    main, arguments = command("seg", world, tmp_path / "run")
+    own = ["optim.lr=0.01", "optim.lr_for_batch=16", "optim.warmup=0", "run.steps=1", "run.log_every=1"]
+    assert main([*arguments, *own]) == 0
+    assert "learning rate 0.0025 for run.batch 4; given as 0.01 for a batch of 16" in capsys.readouterr().out
+    assert "1,lr,0.0025" in (tmp_path / "run" / "log.csv").read_text()
+
+
+# Table 6's other rows differ from ssdlite_large in the backbone alone.
+RECIPES = [
+    "mmdetection_v2",
+    "paddle_large",
+    "paddle_small",
+    "small_set",
+    "ssdlite_fpn_large",
+    "ssdlite_large",
+    "ssdlite_mobilenet_v2_035",
+    "ssdlite_small",
+    "torchvision_large",
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_kind_of_detection_recipe_takes_a_step(world, tmp_path, name):
+    small = ["model.image_size=[64,64]", "model.width=0.35", "run.steps=1", "run.batch=2", "data.workers=0"]
+    own = [f"data.root={world / 'coco'}", f"run.out={tmp_path / 'run'}", "run.precision=no", "optim.ema=0"]
+    assert train_det.main([str(ROOT / "configs" / "coco" / f"{name}.yaml"), *small, *own]) == 0
+    assert (tmp_path / "run" / "best.safetensors").exists()

@@ -1,0 +1,1 @@
+"""What tools.benchmark times, one file per subject."""

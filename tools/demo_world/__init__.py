@@ -1,0 +1,1 @@
+"""The painter of the street world that `make demo` trains on."""

@@ -1,0 +1,1 @@
+"""What all commands share at their edges: the terminal, files written whole, and the weights file."""

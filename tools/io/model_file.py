@@ -1,0 +1,76 @@
+"""The weights file, `best.safetensors`: tensors, and in the header the description that all tools go by."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import backbone as backbones
+from backbone.errors import InputError
+from backbone.weights.loading import KEY
+from tools.io.files import replace_file
+
+PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
+"""How names begin that only published whole segmenters and detectors have."""
+
+
+def save_model(path: Path, model: nn.Module, description: dict[str, Any]) -> None:
+    """Writes weights with the description of their model: task, keywords of `create`, classes, normalisation."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {KEY: json.dumps(description)}
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_description(path: str | Path) -> dict[str, Any]:
+    """The description in the header of a file that `save_model` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, or was not written by this suite's training tools.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; training writes best.safetensors into its run folder")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); give the best.safetensors of a run") from error
+    if KEY not in metadata:
+        raise InputError(f"{path}: holds bare weights without a description; give the best.safetensors of a run")
+    try:
+        description = json.loads(metadata[KEY])
+    except ValueError:
+        description = None
+    if not isinstance(description, dict):
+        raise InputError(f"{path}: the description in its header cannot be read; give the file as it was written")
+    return description
+
+
+def find_description(path: str | Path) -> dict[str, Any] | None:
+    """The description of a file that `save_model` wrote; None for any other weights file."""
+    try:
+        return load_description(path)
+    except InputError:
+        return None
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.Module, str], str]) -> str:
+    """Loads a file of the whole model where it has this model's head, else the backbone in it; says which."""
+    state = backbones.read_weights(path)
+    own_head = {name for name in model.state_dict() if name.startswith("head.")}
+    whole = bool(own_head & state.keys()) or any(name.startswith(PUBLISHED_HEADS) for name in state)
+    if whole:
+        layout = load_whole(model, path)
+    else:
+        layout = backbones.load_weights(model.backbone, path)
+    return f"{'whole model' if whole else 'backbone'}, {layout} layout"

@@ -1,0 +1,1 @@
+"""What the evaluations share: scoring a model or files, metrics.json and report pages."""

@@ -1,0 +1,1 @@
+"""Frames from videos, cameras, streams and images, and where drawn ones go."""

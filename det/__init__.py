@@ -5,7 +5,7 @@ from det.data.coco import Batch, CocoDetection, Sample, collate, input_sizes, sc
 from det.data.transforms import Transformed, eval_transform, train_transform
 from det.loss import DetectionLoss
 from det.matching import Targets
-from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
+from det.metrics import coco_metrics, evaluate, has_fast, load_ground_truth, run_coco_eval, self_check, to_results
 from det.model import Detector, RawDetections, SSDLiteHead, create
 from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
 from det.predictor import DetectionResult, Predictor
@@ -29,20 +29,20 @@ __all__ = [
     "Targets",
     "Transformed",
     "annotation_file",
+    "coco_metrics",
     "collate",
     "create",
     "eval_transform",
     "evaluate",
-    "figures_of",
     "from_weights",
     "has_fast",
     "image_folder",
     "input_sizes",
     "is_scored",
-    "judge",
     "load_ground_truth",
     "load_weights",
     "read_results",
+    "run_coco_eval",
     "scale_batch",
     "self_check",
     "to_results",

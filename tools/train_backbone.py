@@ -22,11 +22,11 @@ from backbone.inference import normalise
 from backbone.weights.layouts import recognise
 from backbone.weights.loading import expected_preprocessing
 from backbone.weights.preprocessing import Preprocessing
-from tools.eval_backbone import evaluate_model
 from tools.io.console import console, run
 from tools.io.model_file import find_description
 from tools.run.config import BackboneConfig, parse_arguments
 from tools.run.loop import device_text, make_accelerator, open_run, print_end, train
+from tools.scoring.classification import evaluate_model
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         }
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).scores
+        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).metrics
 
     drop_blocks = [module for module in model.modules() if isinstance(module, DropBlock)]
 

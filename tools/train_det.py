@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import det
 from backbone.inference import normalise
-from tools.eval_det import SCORE_OF_LOSS, evaluate_model
 from tools.io.console import console, run
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig, parse_arguments
 from tools.run.loop import device_text, make_accelerator, open_run, print_end, train
+from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model
 
 
 def main(argv: list[str] | None = None) -> int:

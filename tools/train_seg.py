@@ -18,11 +18,11 @@ from seg.data.dataset import SegDataset, SegSample, collate
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
 from seg.loss import LOSSES, balanced_weights
-from tools.eval_seg import evaluate_model
 from tools.io.console import console, run
 from tools.io.model_file import load_initial_weights
 from tools.run.config import SegConfig, parse_arguments
 from tools.run.loop import device_text, make_accelerator, open_run, print_end, train
+from tools.scoring.segmentation import evaluate_model
 
 
 def make_losses(config: SegConfig, train_set: SegDataset) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).scores
+        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).metrics
 
     if accelerator.is_main_process:
         console.print(f"{len(train_set)} training and {len(val_set)} validation images, {device_text(accelerator)}")

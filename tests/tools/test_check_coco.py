@@ -28,7 +28,7 @@ def test_a_good_copy_has_no_faults(copy, capsys):
     code, faults, text = check(capsys, copy)
     assert code == 0 and faults == [] and "no faults" in text
     assert "train2017: 8 images" in text and "val2017: 5 images" in text and "192x96: 5" in text
-    assert cv2.imread(str(copy / "samples.png")).shape == (3 * 320, 2 * 480, 3)
+    assert cv2.imread(str(copy / "samples.png")).shape == (3 * 240, 2 * 480, 3)
 
 
 def test_every_fault_gets_its_line(copy, capsys):

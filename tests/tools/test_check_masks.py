@@ -9,7 +9,7 @@ from PIL import Image
 
 from backbone import InputError
 from tests.seg.test_folder import make_garden
-from tools import check_masks as check_masks
+from tools import check_masks
 
 
 @pytest.fixture

@@ -396,7 +396,7 @@ def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
 class Evaluation(NamedTuple):
     """What stands in for an evaluation."""
 
-    scores: dict[str, float]
+    metrics: dict[str, float]
 
 
 def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):

@@ -32,6 +32,7 @@ from tools.run import checkpoint, loop
 from tools.run.config import BackboneConfig, Optim
 from tools.run.curves import draw_lr_range
 from tools.run.loop import learning_rate
+from tools.scoring.classification import load_classifier
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
@@ -118,7 +119,7 @@ def test_evaluation_scores_what_training_kept_and_published_weights_alike(images
     kept = model_file.load_description(weights)["scores"]
     assert (metrics["top1"], metrics["top5"]) == (kept["top1"], kept["top5"]) == (metrics["top1"], 1.0)
 
-    model, _ = eval_backbone.load_classifier(weights)
+    model, _ = load_classifier(weights)
     with_background = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=1001)
     state = with_background.state_dict()
     state |= {name: value for name, value in model.state_dict().items() if not name.startswith("output.")}
@@ -202,7 +203,7 @@ def test_a_network_in_strings_is_trained_scored_and_started_from(images, tmp_pat
     assert (
         json.loads((out / "metrics.json").read_text())["top1"] == model_file.load_description(weights)["scores"]["top1"]
     )
-    model, _ = eval_backbone.load_classifier(weights)
+    model, _ = load_classifier(weights)
     assert model.backbone.definition()[2] == "ir_r2_k3_s2_e2_c24_se0.25_nre"
     twin = backbone.classifier(own[0].removeprefix("model.name="), num_classes=3)
     assert train_backbone.load_start(twin, str(weights), ["blue", "green", "red"]) == "taproot layout, whole"

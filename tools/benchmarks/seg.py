@@ -25,10 +25,10 @@ from seg.data.dataset import IGNORE, SegDataset
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
 from seg.metrics import confusion_matrix
+from tools.converters.masks import prepare_split
 from tools.io.console import console, progress, table
 from tools.make_demo_data import make_demo_data
 from tools.predict import load_model
-from tools.prepare_masks import prepare_split
 
 SIZE_HW = (1024, 2048)
 CROP_HW = (512, 1024)

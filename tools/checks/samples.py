@@ -1,0 +1,69 @@
+"""The sheet of samples that a check of a data set draws, and where it is written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from backbone.errors import InputError
+from tools.io.console import console
+from tools.io.files import open_folder, replace_file
+
+CELL_HW = (320, 480)
+"""Largest size of an image on the sheet."""
+
+Item = TypeVar("Item")
+
+
+def sheet_path(out: Path | None, root: Path) -> Path:
+    """Where the sheet goes: `out`, by default check/samples.png in the data set's folder; tried before the long work.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    if out is not None:
+        open_folder(out.parent)
+        return out
+    try:
+        open_folder(root / "check")
+    except InputError as error:
+        raise InputError(f"{root}: samples cannot be written into it; say where with --out FILE.png") from error
+    return root / "check" / "samples.png"
+
+
+def spread(items: Sequence[Item], count: int) -> Sequence[Item]:
+    """No more than so many of the items, evenly spread."""
+    return items[:: max(1, len(items) // count)][:count]
+
+
+def shrink(image_bgr: np.ndarray) -> np.ndarray:
+    """An image, uint8 BGR [H, W, 3], resized to fit a cell of the sheet."""
+    height, width = image_bgr.shape[:2]
+    scale = min(CELL_HW[0] / height, CELL_HW[1] / width)
+    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_AREA)
+
+
+def write_sheet(path: Path, rows: Sequence[Sequence[np.ndarray]]) -> None:
+    """Writes images that fit a cell, uint8 BGR, row by row into one PNG; a row is as high as its highest image."""
+    columns = max(map(len, rows))
+    strips = []
+    for row in rows:
+        strip = np.zeros((max(image.shape[0] for image in row), columns * CELL_HW[1], 3), np.uint8)
+        for column, image in enumerate(row):
+            left = column * CELL_HW[1]
+            strip[: image.shape[0], left : left + image.shape[1]] = image
+        strips.append(strip)
+    png = cv2.imencode(".png", np.vstack(strips))[1].tobytes()
+    replace_file(path, lambda part: part.write_bytes(png))
+    console.print(f"samples: {path}", soft_wrap=True)
+
+
+def report_faults(faults: list[str]) -> int:
+    """Prints a line for each fault and their number; returns the exit code."""
+    for fault in faults:
+        print(f"fault: {fault}")
+    print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}" if faults else "no faults")
+    return 1 if faults else 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from backbone.data.images import read_image
+from backbone.data.images import IMAGE_SUFFIXES, read_image
 from backbone.errors import InputError
 from det.data.annotations import annotation_file, check_file_name, image_folder, is_scored, read_annotations
 from det.data.coco import MIN_BOX_SIDE
@@ -17,7 +17,6 @@ from tools.checks.samples import CELL_HW, sheet_path, shrink, spread, write_shee
 from tools.io.console import console, progress, table
 from tools.scoring.loaders import each_once
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's limits of the area of small and of medium objects, in pixels."""
 NUM_SHOWN = 6
@@ -72,7 +71,7 @@ def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers:
             positions.append(position)
         listed.add(path)
     if whole:
-        present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGES}
+        present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
         faults += [f"{path}: is not in the annotations; list it or move it away" for path in sorted(present - listed)]
 
     loader = each_once(FullDecode(paths), workers=workers)

@@ -17,7 +17,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import det
-import det.metrics
 from backbone import InputError
 from det.metrics import METRICS
 from tests.det.test_data import HEIGHT, WIDTH, content, dataset, write

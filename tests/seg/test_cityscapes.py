@@ -8,17 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
+import seg.data.dataset
 from backbone import InputError
 from backbone.data.images import read_label
 from seg.data.cityscapes import CLASSES, LABEL_ID_OF_NAME, Cityscapes
 from seg.data.polygons import draw_polygons
 from tools import eval_seg
+from tools.run.loop import make_accelerator
 from tools.scoring import segmentation
 from tools.scoring.segmentation import Counts, evaluate_files
 
@@ -152,6 +155,64 @@ def test_parts_in_any_order_give_the_same_metrics_to_the_last_digit(tmp_path, mo
     monkeypatch.setattr(segmentation, "gather_parts", lambda accelerator, own: [own, other])
     together = parts[0].result(accelerator=True)
     assert together.official == whole.official and together.worst == whole.worst
+
+
+def make_cities(root: Path) -> None:
+    """Two cities with a frame of one name, and one with a frame of its own."""
+    for value, (city, name) in enumerate([("hill", "000001"), ("shore", "000001"), ("shore", "000002")], start=7):
+        for folder, ending, image in (
+            ("gtFine", "_gtFine_labelIds.png", np.full(SIZE_HW, value, np.uint8)),
+            ("leftImg8bit", "_leftImg8bit.png", np.full((*SIZE_HW, 3), value, np.uint8)),
+        ):
+            (root / folder / "val" / city).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(root / folder / "val" / city / (name + ending))
+
+
+def test_frames_of_one_name_in_two_cities_have_predictions_of_their_own(tmp_path):
+    make_cities(tmp_path)
+    dataset, folder = Cityscapes(tmp_path, "val"), tmp_path / "predictions"
+    names = [dataset.prediction_name(number) for number in range(3)]
+    assert list(map(str, names)) == [
+        "hill/000001_pred_labelIds.png",
+        "shore/000001_pred_labelIds.png",
+        "000002_pred_labelIds.png",  # flat, as Cityscapes' server takes it
+    ]
+    for name, label in zip(names, dataset.labels, strict=True):
+        segmentation.save_mask(folder / name, read_label(label))
+    assert dataset.find_predictions(folder) == [folder / name for name in names]
+    assert evaluate_files(folder, dataset).metrics["pixel_accuracy"] == 1
+    (folder / names[1]).rename(folder / names[1].name)
+    with pytest.raises(InputError, match=r"0 files shore/000001\*\.png; there must be one prediction per image"):
+        evaluate_files(folder, dataset)
+
+
+def test_a_model_saves_predictions_of_both_cities(tmp_path):
+    class Bright(torch.nn.Module):
+        def forward(self, images):
+            classes = torch.arange(19).view(1, -1, 1, 1)
+            return -(images[:, :1] * 255 - 7 - classes).abs()
+
+    make_cities(tmp_path)
+    dataset = Cityscapes(tmp_path, "val")
+    settings = {"mean": [0.0] * 3, "std": [1.0] * 3, "accelerator": make_accelerator(), "workers": 0}
+    found = segmentation.evaluate_model(Bright(), dataset, save_to=tmp_path / "predictions", **settings)
+    scored = evaluate_files(tmp_path / "predictions", dataset)
+    assert (found.confusion == scored.confusion).all()
+    assert scored.metrics["iou/road"] == scored.metrics["iou/sidewalk"] == 1
+
+
+def test_what_reads_labels_alone_decodes_no_image(tmp_path, monkeypatch):
+    make_set(tmp_path, 0, EVERY, EVERY)
+    expected = Cityscapes(tmp_path, "val").label_counts()
+    assert sum(expected) > 0
+
+    def refuse(*_):
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(seg.data.dataset, "read_image", refuse)
+    dataset = Cityscapes(tmp_path, "val")
+    assert dataset.label_counts() == expected and dataset.has_labelled_pixels()
+    evaluate_files(tmp_path / "predictions", dataset)
 
 
 def test_without_instance_files_there_is_no_iiou(tmp_path):

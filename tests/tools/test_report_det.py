@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import det
-import det.metrics
 from backbone import InputError
 from det.metrics import METRICS
 from tests.det.test_metrics import CATEGORY_IDS, ground_truth, noisy_results

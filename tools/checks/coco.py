@@ -138,7 +138,7 @@ def check(root: Path, *, splits: Sequence[str] | None = None, out: Path | None =
     splits = splits or find_splits(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the data set's")
-    out = sheet_path(out, root)
+    out = sheet_path(out, root, [image_folder(root, split) for split in splits])
     faults: list[str] = []
     samples: list[np.ndarray] = []
     for split in splits:

@@ -13,6 +13,7 @@ from backbone.data.images import image_mode, read_bytes, read_image
 from backbone.errors import InputError
 from seg.data.cityscapes import ANNOTATIONS, NAMES, TRAIN_CLASSES
 from seg.data.dataset import IGNORE, SegDataset
+from seg.data.folder import read_classes
 from seg.data.opening import open_data
 from seg.predictor import SegmentationResult
 from tools.checks.samples import sheet_path, shrink, spread, write_sheet
@@ -170,12 +171,13 @@ def check(
         workers: decoding processes.
 
     Raises:
-        InputError: `root` is no data set, or `out` or `hashes` cannot be read or written.
+        InputError: `root` is no data set, `classes` is faulty, or `out` or `hashes` cannot be read or written.
     """
     splits = splits or (find_splits(root) if classes is None else ["train", "val"])
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the data set's")
-    out = sheet_path(out, root)
+    searched = [] if classes is None else [root / read_classes(classes).images.replace("{split}", s) for s in splits]
+    out = sheet_path(out, root, searched)
     faults: list[str] = []
     samples: list[list[np.ndarray]] = []
     digests: dict[str, str] = {}

@@ -17,20 +17,27 @@ CELL_HW = (320, 480)
 Item = TypeVar("Item")
 
 
-def sheet_path(out: Path | None, root: Path) -> Path:
-    """Where the sheet goes: `out`, by default check/samples.png in the data set's folder; tried before the long work.
+def sheet_path(out: Path | None, root: Path, images: Sequence[Path]) -> Path:
+    """Where the sheet goes; tried before the long work.
+
+    Arguments:
+        out: as the user said; by default check/samples.png in the data set's folder.
+        root: the data set's folder.
+        images: folders that are searched for images, where the sheet would be taken for one.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: nothing can be written there, or the sheet would lie among the images.
     """
-    if out is not None:
-        open_folder(out.parent)
-        return out
+    path = out or root / "check" / "samples.png"
+    if any(path.resolve().is_relative_to(folder.resolve()) for folder in images):
+        raise InputError(f"{path}: would lie among the data set's images; say where to write it with --out FILE.png")
     try:
-        open_folder(root / "check")
+        open_folder(path.parent)
     except InputError as error:
-        raise InputError(f"{root}: samples cannot be written into it; say where with --out FILE.png") from error
-    return root / "check" / "samples.png"
+        if out is not None:
+            raise
+        raise InputError(f"{path}: cannot be written; say where to write it with --out FILE.png") from error
+    return path
 
 
 def spread(items: Sequence[Item], count: int) -> Sequence[Item]:

@@ -357,7 +357,7 @@ def judge_by_pycocotools(truth: Path, results: Path) -> list[float]:
 def judge_fast(truth: Path, results: Path) -> list[float]:
     """The twelve figures by this suite's quick evaluation."""
     figures = det.evaluate(truth, det.read_results(results), fast=True)
-    return [figures[name] for name in det.metrics.FIGURES]
+    return [figures[name] for name in det.metrics.METRICS]
 
 
 class Measured(NamedTuple):

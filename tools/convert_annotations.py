@@ -9,7 +9,7 @@
 Where pixels lie: COCO's boxes, and so what is written, are x, y, width, height with 0, 0 at the top left corner of the
 image. Read are
   voc         *.xml: corners are pixels counted from 1, both inside the box, so width is xmax - xmin + 1. Objects marked
-              difficult become crowds, which neither count in evaluation nor teach background.
+              difficult become crowds: evaluation ignores them, and training does not take them for background.
   yolo        NAME.txt of the image NAME.*: lines of class number from 0, and centre and size as shares of the
               image. An image without a file, or with an empty one, has no boxes.
   labelme     *.json: rectangles and polygons, whose corners are points and whose box is their extent.

@@ -192,9 +192,9 @@ def check(
         found = check_split(dataset, workers=workers, hashed=hashes is not None, faults=faults)
         if hashes is not None:
             digests |= found.digests
-            for path in dataset.images:
-                name = path.relative_to(root).as_posix()
-                places[found.digests[name]].append(name)
+            for name in (path.relative_to(root).as_posix() for path in dataset.images):
+                if name in found.digests:  # a file that cannot be read has none
+                    places[found.digests[name]].append(name)
         cities = Counter(path.parent.name for path in dataset.images)
         expected = check_counts(split, cities, faults) if classes is None else ""
         print_split(dataset, cities, found, expected)

@@ -1,6 +1,7 @@
 """The sheet of samples that a check of a data set draws, and where it is written."""
 
 from collections.abc import Sequence
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,16 +55,14 @@ def shrink(image_bgr: np.ndarray) -> np.ndarray:
 
 
 def write_sheet(path: Path, rows: Sequence[Sequence[np.ndarray]]) -> None:
-    """Writes images that fit a cell, uint8 BGR, row by row into one PNG; a row is as high as its highest image."""
-    columns = max(map(len, rows))
-    strips = []
-    for row in rows:
-        strip = np.zeros((max(image.shape[0] for image in row), columns * CELL_HW[1], 3), np.uint8)
-        for column, image in enumerate(row):
-            left = column * CELL_HW[1]
-            strip[: image.shape[0], left : left + image.shape[1]] = image
-        strips.append(strip)
-    png = cv2.imencode(".png", np.vstack(strips))[1].tobytes()
+    """Writes images, uint8 BGR [H, W, 3], as one PNG; rows and columns are as large as their largest image."""
+    heights = [max(image.shape[0] for image in row) for row in rows]
+    widths = [max(image.shape[1] for image in column if image is not None) for column in zip_longest(*rows)]
+    sheet = np.zeros((sum(heights), sum(widths), 3), np.uint8)
+    for top, row in zip(accumulate(heights, initial=0), rows, strict=False):
+        for left, image in zip(accumulate(widths, initial=0), row, strict=False):
+            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    png = cv2.imencode(".png", sheet)[1].tobytes()
     replace_file(path, lambda part: part.write_bytes(png))
     console.print(f"samples: {path}", soft_wrap=True)
 

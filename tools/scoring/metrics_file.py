@@ -23,7 +23,7 @@ class Evaluated:
     protocol: str
 
     def facts(self) -> dict[str, str]:
-        """What a report says above its figures."""
+        """What a report says above its tables, by name."""
         data = f"{self.data}, {self.split}, {self.images} images"
         return {"data": data, "source": str(self.source), "protocol": self.protocol}
 

@@ -16,8 +16,7 @@ import det
 import seg
 from backbone.errors import InputError
 from tools.io.model_file import load_description, load_tensors
-
-ENGINES = ("auto", "torch")
+from tools.options import ENGINES
 
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:

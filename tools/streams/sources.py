@@ -11,11 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backbone.data.images import image_size, read_image
+from backbone.data.images import IMAGE_SUFFIXES, image_size, read_image
 from backbone.errors import InputError
 from tools.streams.opencv_log import silence_opencv
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DEFAULT_FPS = 30.0
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 5000

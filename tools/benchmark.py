@@ -40,7 +40,7 @@ from tools.io.console import run
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line; an option bears the name of the argument that its subject's `benchmark` takes."""
+    """The command line; every option is named after an argument of its subject's `benchmark`."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

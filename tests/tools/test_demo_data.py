@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 
 from backbone.errors import InputError
 from tools.demo_world.view import LABELS
-from tools.make_demo_data import MARKER, MIN_BOX_PIXELS, coco_annotations, main, make_demo_data, make_scene, run_lengths
+from tools.demo_world.writer import MARKER, MIN_BOX_PIXELS, coco_annotations, make_scene, run_lengths
+from tools.make_demo_data import main, make_demo_data
 
 SMALL = {"num_train": 7, "num_val": 3, "num_clip_frames": 5, "size_hw": (96, 192), "seed": 3}
 LABEL_IDS = {label.label_id for label in LABELS.values()}

@@ -84,7 +84,7 @@ def make_peer(task: str, num_classes: int, weights: Path | None) -> nn.Module:
         model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
             weights=None, weights_backbone=None, num_classes=num_classes + 1
         )
-        if weights is None:  # a trained detector finds little in most frames: random ones must not pay for thousands
+        if weights is None:  # a trained detector finds little in most frames; random weights would find thousands
             for level in model.head.classification_head.module_list:
                 with torch.no_grad():
                     level[1].bias.view(-1, num_classes + 1)[:, 0] = 10.0

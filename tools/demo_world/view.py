@@ -293,7 +293,7 @@ class _Painter:
         self.object_ids[window][alpha[..., 0] > 0.45] = index
 
     def hood_and_border(self) -> None:
-        """The bonnet of the camera's own car, and the frame of pixels that Cityscapes does not judge."""
+        """The bonnet of the camera's own car, and the frame of pixels that Cityscapes does not evaluate."""
         hood = np.zeros(self.object_ids.shape, np.uint8)
         axes = (round(self.width * 0.62), max(2, round(self.height * 0.05)))
         cv2.ellipse(hood, (self.width // 2, self.height), axes, 0, 0, 360, 1, -1)

@@ -343,7 +343,7 @@ def make_world(
 ) -> World:
     """Draws a street.
 
-    Args:
+    Arguments:
         rng: the only source of chance.
         length: how far it reaches along z, metres.
         camera_speed: metres per second; above 0 people stride, traffic ahead keeps its distance and nobody crosses.

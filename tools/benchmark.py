@@ -21,8 +21,8 @@ same network (an extra: pip install -e '.[dev]').
 variant as `tools.train_seg` does it, and of torchvision's model as its reference script does it; each in a process of
 its own.
 
-`det-eval`: generated detections judged by pycocotools as its documentation shows and by `det.evaluate(…, fast=True)`,
-from files to figures, each in a process of its own.
+`det-eval`: COCO's metrics of generated detections, from files to figures, by pycocotools as its documentation shows and
+by `det.evaluate(…, fast=True)`, each in a process of its own.
 
 `det-step`: a training step of SSDLite Large, from bytes to changed weights, beside torchvision's ssdlite320.
 `det-loader`: samples from JPEG files by the training's augmentation and by torchvision's SSD preset, in one process.

@@ -207,6 +207,21 @@ def test_numbers_out_of_range_are_refused(arguments: list[str], message: str, tm
     assert not (tmp_path / "world").exists()
 
 
+def test_a_folder_named_like_markup_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo [red][/blue]"
+    assert (
+        main(
+            [
+                "--out",
+                str(out),
+                *["--train", "1", "--val", "1", "--clip-frames", "1", "--height", "64", "--width", "64"],
+            ]
+        )
+        == 0
+    )
+    assert f"painted: {out} " in capsys.readouterr().out
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file, not a folder"):

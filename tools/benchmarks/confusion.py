@@ -40,7 +40,12 @@ def benchmark(*, images: int) -> None:
 
     def by_smp() -> None:
         maps = [torch.from_numpy(array).long()[None] for array in (predictions, labels)]
-        hits, *_ = smp.metrics.get_stats(*maps, mode="multiclass", ignore_index=IGNORE, num_classes=count)
+        hits, *_ = smp.metrics.get_stats(
+            *maps,  # pyright: ignore[reportArgumentType] - smp's annotation is narrower than what it takes
+            mode="multiclass",
+            ignore_index=IGNORE,
+            num_classes=count,
+        )
         found[SMP] = hits[0].numpy()
 
     def ours() -> None:

@@ -48,7 +48,9 @@ def benchmark(*, data: Path, split: str, images: int, rounds: int) -> None:
             with Image.open(plain.folder / str(plain.files[index])) as file:
                 image = file.convert("RGB")
             rows = slice(plain.first[index], plain.first[index + 1])
-            boxes = tv_tensors.BoundingBoxes(plain.boxes[rows], format="XYXY", canvas_size=(image.height, image.width))
+            boxes = tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue] - it reads Tensor's signature
+                plain.boxes[rows], format="XYXY", canvas_size=(image.height, image.width)
+            )
             preset(image, {"boxes": boxes, "labels": torch.from_numpy(plain.labels[rows])})
 
     augment = [

@@ -60,7 +60,7 @@ def make_step(samples: list[det.Sample], *, compiled: bool) -> Callable[[], None
         loss = torch.compile(loss, dynamic=False, fullgraph=True)
 
     def step() -> None:
-        total = sum(loss(model, det.collate(samples)).values())
+        total = sum(loss(model, det.collate(samples)).values(), torch.zeros(()))
         total.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -79,7 +79,7 @@ def make_peer_step(samples: list[det.Sample]) -> Callable[[], None]:
     def step() -> None:
         images = [sample.image.float() / 255 for sample in samples]
         targets = [{"boxes": sample.boxes, "labels": sample.labels + 1} for sample in samples]
-        total = sum(model(images, targets).values())
+        total = sum(model(images, targets).values(), torch.zeros(()))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

@@ -14,7 +14,7 @@ def benchmark(*, rounds: int) -> None:
     peer = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=91
     ).eval()
-    anchors = det.create(num_classes=91, variant="torchvision").anchors
+    anchors = det.create(num_classes=91, variant="torchvision").anchors_for((320, 320))
     finish = det.PostProcess("softmax", background=True)
     for spread, background in ((1.0, 30.0), (2.0, 13.0), (2.0, 9.0), (0.3, 0.0)):
         torch.manual_seed(0)

@@ -70,14 +70,17 @@ def benchmark(*, data: Path | None, images: int, rounds: int) -> None:
     console.print(table(title, ["", "ms of processor", "samples/s per core", ""], rows))
 
 
-def load_all(dataset: Dataset) -> Callable[[], None]:
+def load_all(dataset: "SegDataset | PlainAlbumentations | PlainTorchvision") -> Callable[[], None]:
     """A function that loads every sample of a set, ours with the augmentation of one more epoch at each call."""
     epochs = iter(range(10**9))
 
     def load() -> None:
         epoch = next(epochs)
         for number in range(len(dataset)):
-            dataset[(epoch, number) if isinstance(dataset, SegDataset) else number]
+            if isinstance(dataset, SegDataset):
+                dataset[(epoch, number)]
+            else:
+                dataset[number]
 
     return load
 
@@ -93,7 +96,7 @@ def enlarge(dataset: SegDataset, folder: Path, count: int) -> None:
         image, labels = image[top : top + height, : 2 * height], labels[top : top + height, : 2 * height]
         image = cv2.resize(image, SIZE_HW[::-1], interpolation=cv2.INTER_CUBIC)
         image = (image + random.normal(0, NOISE, (*SIZE_HW, 1))).round().clip(0, 255).astype(np.uint8)
-        labels = cv2.resize(labels, SIZE_HW[::-1], interpolation=cv2.INTER_NEAREST)
+        labels = np.asarray(cv2.resize(labels, SIZE_HW[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
         for (kind, ending), values in zip(sides.items(), (image, LABEL_ID_OF_TRAIN_ID[labels]), strict=True):
             path = folder / kind / "train" / "street" / f"street_000000_{number:06d}_{ending}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +125,11 @@ class PlainAlbumentations(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = cv2.cvtColor(cv2.imread(str(self.dataset.images[number])), cv2.COLOR_BGR2RGB)
-        labels = TRAIN_ID_OF_LABEL_ID[cv2.imread(str(self.dataset.labels[number]), cv2.IMREAD_UNCHANGED)]
-        changed = self.transform(image=image, mask=labels)
+        image = cv2.imread(str(self.dataset.images[number]))
+        label_ids = cv2.imread(str(self.dataset.labels[number]), cv2.IMREAD_UNCHANGED)
+        assert image is not None and label_ids is not None  # we have just written them
+        labels = TRAIN_ID_OF_LABEL_ID[np.asarray(label_ids, np.uint8)]
+        changed = self.transform(image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask=labels)
         return torch.from_numpy(changed["image"].transpose(2, 0, 1)).contiguous(), torch.from_numpy(changed["mask"])
 
 

@@ -34,8 +34,9 @@ def alternate(
                 name = names[(index + number) % len(names)]
                 start = clock()
                 contenders[name]()
+                spent = clock() - start
                 if number:
-                    seconds[name].append(clock() - start)
+                    seconds[name].append(spent)
                 bar.advance(task)
     return seconds
 

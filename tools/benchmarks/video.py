@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -85,7 +86,8 @@ def make_peer(task: str, num_classes: int, weights: Path | None) -> nn.Module:
             weights=None, weights_backbone=None, num_classes=num_classes + 1
         )
         if weights is None:  # a trained detector finds little in most frames; random weights would find thousands
-            for level in model.head.classification_head.module_list:
+            head: Any = model.head
+            for level in head.classification_head.module_list:
                 with torch.no_grad():
                     level[1].bias.view(-1, num_classes + 1)[:, 0] = 10.0
     if weights is not None:

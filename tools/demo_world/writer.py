@@ -135,7 +135,7 @@ def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     """COCO's uncompressed run lengths of a mask `[H, W]`: column after column, beginning with a run of zeros."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff([0, *changes, flat.size]).tolist()
+    counts = np.diff([0, *changes.tolist(), flat.size]).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 

@@ -43,7 +43,7 @@ class VideoSink:
         self.frames_written = 0
         self.note = ""  # what the reader of the result should know about its images
         self._fps = fps
-        self._frame_hw: tuple[int, int] | None = None
+        self._frame_hw = (0, 0)  # of the first frame
         self._writer: cv2.VideoWriter | None = None
         if self.part.exists() and not overwrite:
             raise InputError(
@@ -110,7 +110,7 @@ class VideoSink:
             # Video codecs store color at half size; OpenCV would cut the last row or column off.
             self.note = f"padded to the even size {width}x{height} by repeating the last row or column"
         for codec in CODECS[self.path.suffix.lower()]:
-            fourcc = cv2.VideoWriter_fourcc(*codec)
+            fourcc = cv2.VideoWriter.fourcc(*codec)
             writer = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
             if writer.isOpened():
                 return writer
@@ -156,7 +156,7 @@ class ImageSink:
         try:
             while self._old:  # only now that there is a new frame
                 self._old.pop().unlink()
-            path.write_bytes(encoded)
+            path.write_bytes(encoded.tobytes())
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         self.frames_written += 1

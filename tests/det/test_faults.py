@@ -22,7 +22,8 @@ from det.metrics import METRICS
 from tests.det.test_data import HEIGHT, WIDTH, content, dataset, write
 from tests.det.test_metrics import ground_truth, noisy_results
 from tests.tools.test_check_coco import check
-from tools import benchmark, eval_det, train_det
+from tools import eval_det, train_det
+from tools.benchmarks import det_eval
 from tools.io.model_file import load_description, save_model
 
 ROOT = Path(__file__).parents[2]
@@ -343,10 +344,10 @@ def test_44_21_images_score_the_same_on_one_two_and_three_processes(tmp_path):
 
 def test_46_judging_5000_images_takes_less_than_a_gigabyte(tmp_path):
     pytest.importorskip("faster_coco_eval")
-    files = benchmark.generate_detections(tmp_path, images=5000, per_image=20)
+    files = det_eval.generate_detections(tmp_path, images=5000, per_image=20)
     with multiprocessing.get_context("fork").Pool(1) as pool:  # the peak of a process of its own
-        before = pool.apply(benchmark.measure, (max, ([0.0], [1.0])))
-        after = pool.apply(benchmark.measure, (benchmark.judge_fast, files))
+        before = pool.apply(det_eval.measure, (max, ([0.0], [1.0])))
+        after = pool.apply(det_eval.measure, (det_eval.evaluate_fast, files))
     assert 0 < after.figures[0] < 1 and 0 < after.peak_gb - before.peak_gb < 1
 
 

@@ -74,7 +74,8 @@ from tools.benchmarks.seg import add_commands
 from tools.io.console import console, progress, run, table
 from tools.predict import load
 from tools.run.config import Optim
-from tools.run.loop import make_optimizer, single_thread
+from tools.run.optimizer import make_optimizer
+from tools.run.processes import single_thread
 from tools.streams.video_io import open_sink, open_source
 from tools.video import Counts, Drawing, process
 

@@ -25,7 +25,7 @@ from det.data.coco import MIN_BOX_SIDE
 from det.predictor import DetectionResult
 from tools.io.console import console, num_workers, progress, run, table
 from tools.io.files import replace_file
-from tools.run.loop import single_thread
+from tools.run.processes import single_thread
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SMALL, MEDIUM = 32**2, 96**2

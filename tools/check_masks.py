@@ -30,7 +30,7 @@ from seg.data.opening import open_data
 from seg.predictor import SegmentationResult
 from tools.io.console import console, num_workers, progress, run, table
 from tools.io.files import replace_file
-from tools.run.loop import single_thread
+from tools.run.processes import single_thread
 
 CITIES = {
     "train": {

@@ -26,7 +26,7 @@ from backbone.inference import normalise
 from tools.io.console import console, num_workers, progress, run, table
 from tools.io.files import open_folder, read_class_names, replace_file
 from tools.io.model_file import find_description, load_tensors
-from tools.run.loop import gather_parts, make_accelerator, shard, single_thread
+from tools.run.processes import gather_parts, make_accelerator, shard, single_thread
 
 BATCH = 32
 

@@ -24,7 +24,7 @@ from backbone.errors import InputError
 from backbone.inference import normalise
 from tools.io.console import console, num_workers, progress, run, table
 from tools.io.files import open_folder, replace_file
-from tools.run.loop import gather_parts, make_accelerator, shard, single_thread
+from tools.run.processes import gather_parts, make_accelerator, shard, single_thread
 from tools.scoring.report_det import write_report
 
 SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sigmoid"}

@@ -39,7 +39,8 @@ from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_scores
 from tools.io.console import console, num_workers, progress, run, table
 from tools.io.files import open_folder, replace_file
-from tools.run.loop import finite, gather_parts, make_accelerator, shard, single_thread
+from tools.run.evaluation import finite
+from tools.run.processes import gather_parts, make_accelerator, shard, single_thread
 from tools.scoring.report_seg import Shown, write_report
 
 MEANS = ("miou", "miiou", "category_miou", "category_miiou")

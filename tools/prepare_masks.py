@@ -23,7 +23,7 @@ from seg.data.opening import open_data
 from seg.data.prepared import FORMAT, content_key
 from tools.io.console import console, num_workers, progress, run
 from tools.io.files import replace_file
-from tools.run.loop import single_thread
+from tools.run.processes import single_thread
 
 HEADER = 128
 """Bytes of a .npy file before the array."""

@@ -27,7 +27,7 @@ from tests.seg.test_folder import make_garden
 from tests.tools.test_check_masks import check
 from tools.eval_seg import evaluate_model
 from tools.run import config as configs
-from tools.run.loop import make_accelerator
+from tools.run.processes import make_accelerator
 
 ROOT = Path(__file__).parents[2]
 

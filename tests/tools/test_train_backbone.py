@@ -28,10 +28,11 @@ from tests.tools.test_train import assert_equal
 from tools import eval_backbone, train_backbone
 from tools.io import model_file
 from tools.predict import load
-from tools.run import checkpoint, loop
+from tools.run import checkpoint, classification, loop
 from tools.run.config import BackboneConfig, Optim
 from tools.run.curves import draw_lr_range
-from tools.run.loop import learning_rate
+from tools.run.find_lr import range_rate
+from tools.run.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
@@ -145,12 +146,12 @@ def test_weights_for_other_classes_begin_with_a_new_output_layer(images, tmp_pat
     torch.save(published.state_dict(), tmp_path / "seven.pt")
     model = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3)
     output = model.output.weight.clone()
-    said = train_backbone.load_start(model, str(tmp_path / "seven.pt"), ["blue", "green", "red"])
+    said = classification.load_start(model, str(tmp_path / "seven.pt"), ["blue", "green", "red"])
     assert "without its output layer for 7 classes" in said
     assert torch.equal(model.output.weight, output)
     assert torch.equal(model.hidden.weight, published.hidden.weight)
     other = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=7)
-    assert "whole" in train_backbone.load_start(other, str(tmp_path / "seven.pt"), list("abcdefg"))
+    assert "whole" in classification.load_start(other, str(tmp_path / "seven.pt"), list("abcdefg"))
     assert torch.equal(other.output.weight, published.output.weight)
 
 
@@ -187,9 +188,9 @@ def test_inputs_are_normalised_as_the_start_weights_expect(images, tmp_path):
     assert train_backbone.main([str(run / "config.yaml"), "--resume"]) == 0
 
     own = BackboneConfig(weights=str(run / "best.safetensors"), std=[1.0, 1.0, 1.0])
-    filled = train_backbone.with_normalisation(own)
+    filled = classification.with_normalisation(own)
     assert (filled.mean, filled.std) == (mean, [1.0, 1.0, 1.0])
-    filled = train_backbone.with_normalisation(BackboneConfig())
+    filled = classification.with_normalisation(BackboneConfig())
     assert (filled.mean, filled.std) == (list(Preprocessing().mean), list(Preprocessing().std))
 
 
@@ -205,7 +206,7 @@ def test_a_network_in_strings_is_trained_scored_and_started_from(images, tmp_pat
     model, _ = eval_backbone.load_classifier(weights)
     assert model.backbone.definition()[2] == "ir_r2_k3_s2_e2_c24_se0.25_nre"
     twin = backbone.classifier(own[0].removeprefix("model.name="), num_classes=3)
-    assert train_backbone.load_start(twin, str(weights), ["blue", "green", "red"]) == "taproot layout, whole"
+    assert classification.load_start(twin, str(weights), ["blue", "green", "red"]) == "taproot layout, whole"
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in twin.state_dict().items())
     with pytest.raises(InputError, match="character 8: '17' must be channels"):
         train(images, tmp_path / "fault", "model.name=ds_k3_c17")
@@ -327,8 +328,8 @@ def test_schedules_are_functions_of_the_step():
         optimizer.step()
         theirs.step()
     assert rates == pytest.approx(expected)
-    ranged = Optim(lr=1.0, min_lr=0.01, schedule="range", warmup=2)  # which a range test leaves out
-    assert [learning_rate(ranged, n, 3) for n in range(3)] == pytest.approx([0.01, 0.1, 1])
+    ranged = Optim(lr=1.0, min_lr=0.01, warmup=2)  # which a range test leaves out
+    assert [range_rate(ranged, n, 3) for n in range(3)] == pytest.approx([0.01, 0.1, 1])
     cosine = Optim(lr=1.0, min_lr=0.1, warmup=0, schedule="cosine")
     assert learning_rate(cosine, 0, 100) == 1 and learning_rate(cosine, 99, 100) == pytest.approx(0.1, abs=1e-3)
 

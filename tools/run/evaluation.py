@@ -39,7 +39,7 @@ def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log 
         improved = score > state.best
         best = best_file(run)
         if improved or not best.exists():
-            save_model(best, state.kept, task.description | {"step": state.step, "scores": finite(scores)})
+            save_model(best, state.kept, task.description | {"step": state.step, "metrics": finite(scores)})
             state.best = max(state.best, score)
         if state.evaluated < state.step:  # else only best.safetensors was missing
             log.write(state.step, {f"val/{name}": value for name, value in scores.items()})

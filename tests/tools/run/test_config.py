@@ -1,5 +1,7 @@
 """Configs: files and overrides merge, and every mistake is one line that names the key and the cure."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from seg.data.cityscapes import ANNOTATIONS
 from seg.heads.decoders import DECODERS
 from tools.run.config import BackboneConfig, DetConfig, SegConfig, describe, flatten, load, parse_arguments, to_yaml
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
 @pytest.fixture
@@ -172,3 +175,11 @@ def test_the_command_line_says_what_to_do(file):
 def test_print_config_prints_and_stops(file, capsys):
     assert parse_arguments(SegConfig, [str(file), "run.steps=8", "--print-config"], "train_seg", "") is None
     assert "steps: 8" in capsys.readouterr().out
+
+
+def test_help_and_refusals_import_nothing_heavy():
+    """torch, torchvision and OpenCV take seconds; a text or a refusal must not wait for them."""
+    code = "import sys; from tools import train_backbone, train_det, train_seg; print(*sys.modules)"
+    line = [sys.executable, "-c", code]
+    modules = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "torchvision", "cv2", "albumentations", "matplotlib", "accelerate"} & set(modules)

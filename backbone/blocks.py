@@ -172,14 +172,14 @@ class Bottleneck(nn.Module):
                 plan.depthwise_kernel,
                 plan.stride,
                 groups=plan.expanded,
-                activation=None if plan.squeezed_first else activation,
+                activation=None if plan.se_before_activation else activation,
                 **common,
             )
         if "out" in built:
             self.squeeze_excite = nn.Identity()
             if plan.squeezed:
                 inner = ACTIVATIONS[plan.squeeze.nonlinearity or plan.nonlinearity]
-                last = activation if plan.squeezed_first else nn.Identity
+                last = activation if plan.se_before_activation else nn.Identity
                 self.squeeze_excite = SqueezeExcite(plan.expanded, plan.squeezed, inner, GATES[plan.squeeze.gate], last)
             after = activation if plan.project_activated else None
             self.project = ConvNormAct(plan.expanded, plan.out, 1, activation=after, **common)

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from backbone.data.folder import ImageFolder
     from backbone.data.transforms import eval_transform, shorter_side
     from tools.io.files import open_folder, read_class_names, replace_file
-    from tools.run.loop import make_accelerator
+    from tools.run.processes import make_accelerator
     from tools.scoring.classification import evaluate_model, load_classifier, write_predictions
     from tools.scoring.metrics_file import Evaluated, finish
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     import det
     from tools.io.files import open_folder, replace_file
     from tools.predict import load_model
-    from tools.run.loop import make_accelerator
+    from tools.run.processes import make_accelerator
     from tools.scoring.detection import evaluate_model, print_metrics, split_metrics
     from tools.scoring.metrics_file import Evaluated, finish
     from tools.scoring.report_det import write_report

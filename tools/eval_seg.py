@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     from seg.inference import Inference
     from tools.io.files import open_folder
     from tools.predict import load_model
-    from tools.run.loop import make_accelerator
+    from tools.run.processes import make_accelerator
     from tools.scoring.metrics_file import Evaluated, finish, nested
     from tools.scoring.report_seg import write_report
     from tools.scoring.segmentation import evaluate_files, evaluate_model, print_metrics

@@ -142,8 +142,8 @@ V3_LARGE_RANDL = V3_LARGE._replace(
     squeeze=Squeeze(divisor=1),
 )
 # d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, behind it.
-V3_LARGE_SQUEEZE_FIRST = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
-V3_SMALL_SQUEEZE_FIRST = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
+V3_LARGE_SE_BEFORE_ACTIVATION = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
+V3_SMALL_SE_BEFORE_ACTIVATION = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
 # Not in the paper: timm's deeper mobilenetv3_large_150d. Its last 1x1 convolution stands there twice, as a block here.
 V3_LARGE_DEPTH_12 = V3_LARGE._replace(
     rows=(

@@ -28,10 +28,10 @@ ARCHITECTURES = {
     "mobilenet_v3_large_minimalistic": mobilenets.V3_LARGE_MINIMALISTIC,
     "mobilenet_v3_large_randl": mobilenets.V3_LARGE_RANDL,
     "mobilenet_v3_large_rw": mobilenets.V3_LARGE_RW,
-    "mobilenet_v3_large_se_before_activation": mobilenets.V3_LARGE_SQUEEZE_FIRST,
+    "mobilenet_v3_large_se_before_activation": mobilenets.V3_LARGE_SE_BEFORE_ACTIVATION,
     "mobilenet_v3_small": mobilenets.V3_SMALL,
     "mobilenet_v3_small_minimalistic": mobilenets.V3_SMALL_MINIMALISTIC,
-    "mobilenet_v3_small_se_before_activation": mobilenets.V3_SMALL_SQUEEZE_FIRST,
+    "mobilenet_v3_small_se_before_activation": mobilenets.V3_SMALL_SE_BEFORE_ACTIVATION,
     "mobilenet_v4_conv_large": mobilenets.V4_CONV_LARGE,
     "mobilenet_v4_conv_medium": mobilenets.V4_CONV_MEDIUM,
     "mobilenet_v4_conv_small": mobilenets.V4_CONV_SMALL,
@@ -71,7 +71,7 @@ class BlockPlan(NamedTuple):
         return (*start, "expand", *depthwise, "out")
 
     @property
-    def squeezed_first(self) -> bool:
+    def se_before_activation(self) -> bool:
         """Whether squeeze-and-excite comes before the depthwise convolution's activation."""
         return bool(self.squeezed and self.expand_kernel) and self.squeeze.before_activation
 

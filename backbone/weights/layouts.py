@@ -8,6 +8,7 @@ from backbone.errors import InputError
 from backbone.network import Network
 from backbone.weights import keras as keras_weights
 from backbone.weights import ports, slim
+from backbone.weights.refusals import unknown_layout
 from backbone.weights.translation import IMAGENET, Layout, conv_norm, highest, linear, named, plain_conv_norm, renamed
 
 # The layers of timm's kinds of blocks -> ours.
@@ -45,6 +46,7 @@ TIMM_UNLIKE = {
     "conv_s2d": "a stem that folds pixels into channels",
 }
 """Parts of timm's networks by the sign in their names, and in words."""
+KNOWN = "ours and those of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl"
 TIMM_SQUEEZE = {"se.conv_reduce": "squeeze_excite.reduce", "se.conv_expand": "squeeze_excite.expand"}
 
 
@@ -56,7 +58,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
     """
     if "stem.conv.weight" in state or "backbone.stem.conv.weight" in state:
         ours = {key.removeprefix("backbone."): value for key, value in state.items()}
-        return Layout("taproot", ours, None, None, *IMAGENET, squeezed_first=None)
+        return Layout("taproot", ours, None, None, *IMAGENET, se_before_activation=None)
     if "conv_stem.weight" in state:
         return _timm(state, source)
     if any(key.startswith("keras.") for key in state):
@@ -75,11 +77,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
         return Layout("torchvision", renamed(state, _torchvision_v3(state)), 1e-3, "symmetric", *IMAGENET)
     if "layers.0.weight" in state and any(re.match(r"layers\.8\.\d\.layers\.", key) for key in state):
         return Layout("torchvision", renamed(state, _torchvision_mnasnet(state)), 1e-5, "symmetric", *IMAGENET)
-    first = next(iter(state), None)
-    raise InputError(
-        f"{source}: unknown layout (first name {first!r}); known: ours and those of torchvision, timm, mmpretrain, "
-        "Keras, TF-slim, 1e100, d-li14 and Randl"
-    )
+    raise unknown_layout(state, source=source, known=KNOWN)
 
 
 def torchvision_names(network: Network) -> dict[str, str]:

@@ -102,7 +102,7 @@ def _dli14(state: dict[str, Tensor]) -> Layout:
         1e-5,
         "symmetric",
         *IMAGENET,
-        squeezed_first=True,
+        se_before_activation=True,
     )
 
 

@@ -5,13 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from backbone.errors import InputError
+from backbone.weights.refusals import Source
 from backbone.weights.translation import IMAGENET, INCEPTION, Layout, Triple
-
-Source = str | Path | Mapping[str, Tensor]
-"""A weights file or a state dict."""
 
 TORCHVISION_232 = ("5c1a4163", "7ebf99e0", "7090bc5f", "a4c69d6f")
 """In the names of torchvision's files whose images are resized to 232, not 256, before the crop."""

@@ -20,7 +20,7 @@ class Layout(NamedTuple):
     padding: str | None  # None: the weights do not tell
     mean: Triple  # of the usual published file, RGB in 0..1; retrainings differ
     std: Triple
-    squeezed_first: bool | None = False  # as BlockPlan's; None: the weights do not tell
+    se_before_activation: bool | None = False  # as BlockPlan's; None: the weights do not tell
 
 
 def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

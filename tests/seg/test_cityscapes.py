@@ -21,7 +21,7 @@ from backbone.data.images import read_label
 from seg.data.cityscapes import CLASSES, LABEL_ID_OF_NAME, Cityscapes
 from seg.data.polygons import draw_polygons
 from tools import eval_seg
-from tools.run.loop import make_accelerator
+from tools.run.processes import make_accelerator
 from tools.scoring import segmentation
 from tools.scoring.segmentation import Counts, evaluate_files
 

@@ -26,7 +26,7 @@ from seg.data.transforms import TrainTransform
 from tests.seg.test_folder import make_garden
 from tests.tools.test_check_masks import check
 from tools.run import config as configs
-from tools.run.loop import make_accelerator
+from tools.run.processes import make_accelerator
 from tools.scoring.segmentation import evaluate_model
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,8 @@ from tests.seg.test_folder import make_garden
 from tools import prepare_masks, train_seg
 from tools.converters import masks
 from tools.run.config import Run
-from tools.run.loop import SampleOrder, single_thread
+from tools.run.order import SampleOrder
+from tools.run.processes import single_thread
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "seg.yaml"
 

@@ -15,7 +15,7 @@ from backbone.errors import InputError
 from backbone.inference import normalise
 from tools.io.console import progress
 from tools.io.model_file import find_description, load_tensors
-from tools.run.loop import gather_parts, shard
+from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 
 BATCH = 32

@@ -9,7 +9,7 @@ from torch import nn
 import det
 from backbone.inference import normalise
 from tools.io.console import console, progress, table
-from tools.run.loop import gather_parts, shard
+from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 
 SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sigmoid"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from tools.run.loop import single_thread
+from tools.run.processes import single_thread
 
 TIMEOUT = 300
 """Seconds after which a loader process that gives nothing counts as hung."""

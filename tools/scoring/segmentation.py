@@ -22,7 +22,7 @@ from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_metrics
 from tools.io.console import console, progress, table
 from tools.io.files import replace_file
-from tools.run.loop import gather_parts, shard
+from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 from tools.scoring.metrics_file import percent
 

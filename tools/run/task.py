@@ -1,0 +1,26 @@
+"""What the training of one task is, apart from the loop that all tasks share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its data, and how it is taught and judged."""
+
+    model: nn.Module
+    load_weights: Callable[[str], str]  # loads a file into `model` and says what was found in it
+    train_set: Dataset
+    val_set: Dataset
+    collate: Callable[[list], Any]  # samples of `train_set` -> a batch, a (nested) NamedTuple of tensors
+    loss: Callable[[nn.Module, Any], dict[str, Tensor]]  # (model, batch on the device) -> terms, which are added up
+    evaluate: Callable[[nn.Module], dict[str, float]]  # metrics of a model; every process calls it
+    score: str  # the metric by which the best weights are kept, higher being better
+    description: dict[str, Any]  # what the header of best.safetensors says of them
+    next_command: str  # the tool that evaluates what was trained, and its options but --weights
+    notes: tuple[str, ...] = ()  # lines about the data, printed at the start
+    before_step: Callable[[int], None] | None = None  # called with a step's number, for what is scheduled in the model

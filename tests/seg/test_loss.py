@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional as F
 
-from seg.heads.lraspp import upsample
+from seg.resizing import upsample
 from seg.loss import LOSSES, balanced_weights, cross_entropy, ohem
 from seg.pixel_scores import _PixelScores
 

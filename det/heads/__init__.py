@@ -42,10 +42,13 @@ def required_taps(head: str, architecture: Architecture) -> tuple[str, ...]:
     V3-Small; at the last stride it is "last", the 1x1 convolution.
 
     Raises:
-        InputError: an unknown head; the message lists the valid ones.
+        InputError: an unknown head; the message lists the valid ones. A network without one of the strides.
     """
     check_choice("head", head, HEADS)
     deepest = {feature.stride: tap for tap, feature in plan(architecture).features.items()}
+    for stride in STRIDES[head]:
+        if stride not in deepest:
+            raise InputError(f"the network has no features of stride {stride}, which head {head} takes")
     return tuple(deepest[stride] for stride in STRIDES[head])
 
 

@@ -32,7 +32,7 @@ def required_taps(head: str, architecture: Architecture, variant: str = "paper")
     """The taps whose features a head takes, in the order in which it takes them.
 
     Raises:
-        InputError: an unknown head or variant; the message lists the valid ones.
+        InputError: an unknown head or variant; the message lists the valid ones. A network without one of the strides.
     """
     check_choice("head", head, HEADS)
     check_choice("variant", variant, VARIANTS)

@@ -2,6 +2,7 @@
 
 from backbone.architectures.plan import Feature, plan
 from backbone.architectures.rows import Architecture
+from backbone.errors import InputError
 
 
 def low_tap(architecture: Architecture, variant: str) -> str:
@@ -49,4 +50,7 @@ def auxiliary_tap(architecture: Architecture) -> str:
 def _of_stride(architecture: Architecture, stride: int) -> list[str]:
     """Taps of a stride in the network of output stride 32, in the order in which they are computed."""
     features: dict[str, Feature] = plan(architecture).features
-    return [tap for tap, feature in features.items() if feature.stride == stride]
+    found = [tap for tap, feature in features.items() if feature.stride == stride]
+    if not found:
+        raise InputError(f"the network has no features of stride {stride}, which the head takes")
+    return found

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 
 import backbone
 import det
+from backbone import InputError
 from backbone.inference import for_inference
 from det import boxes
 from det.heads.anchors import anchors_per_cell, ssd_anchors
@@ -129,6 +130,18 @@ def test_every_backbone_carries_every_head(head, name):
     assert raw.class_logits.shape == (1, len(model.anchors), 3)
     values = model.backbone(torch.zeros(1, 3, 64, 64))
     assert [64 // values[tap].shape[2] for tap in model.taps] == list(model.head.strides[: len(model.taps)])
+
+
+OWN = "ds_k3_s2_c16 ir_k3_s2_e4_c24 ir_r2_k3_s2_e4_c40 ir_k3_s2_e6_c80"  # strides 4, 8, 16 and 32
+
+
+@pytest.mark.parametrize("head", ["ssdlite", "ssdlite_fpn"])
+def test_a_network_in_strings_carries_a_head(head):
+    model = det.create(head, backbone=OWN, num_classes=3, image_size=(64, 96)).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 96)).box_offsets.shape == (1, len(model.anchors), 4)
+    with pytest.raises(InputError, match=f"no features of stride 32, which head {head} takes"):
+        det.create(head, backbone=OWN.replace("_s2_e6", "_s1_e6"))
 
 
 def test_taps_can_be_chosen():

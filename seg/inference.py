@@ -97,7 +97,7 @@ class Inference:
 
 
 def default_stride(window_hw: tuple[int, int]) -> tuple[int, int]:
-    """Two thirds of a window (height, width), so that neighbours overlap by a third."""
+    """Two thirds of a window (height, width), so that neighboring ones overlap by a third."""
     return tuple(max(1, side * 2 // 3) for side in window_hw)
 
 

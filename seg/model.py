@@ -50,8 +50,8 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Normalised images [N, 3, H, W] -> logits [N, num_classes, ceil(H/stride), ceil(W/stride)].
 
-        With `auxiliary`, as a training loss asks for, a pair: these, and the auxiliary head's logits
-        [N, num_classes, ceil(H/s), ceil(W/s)] at stride s = 16 (8 at output stride 8).
+        With `auxiliary`, for a training loss, a pair of these and the auxiliary head's logits
+        [N, num_classes, ceil(H/s), ceil(W/s)], where s is 16 (8 at output stride 8).
         """
         height, width = images.shape[-2:]
         if self.align_corners:  # with k * coarsest + 1 pixels the maps of all strides end on the image's last pixel

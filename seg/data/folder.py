@@ -1,4 +1,4 @@
-"""One's own images and masks as a data set: any folders, and a YAML file that says which and names the classes."""
+"""Any folders of images and masks as a data set, described by a YAML file with the folders and the classes."""
 
 import difflib
 from itertools import pairwise
@@ -95,7 +95,7 @@ class Folder(SegDataset):
 
     Arguments:
         root: the folder that `images` and `masks` of the classes file are relative to.
-        split: takes the place of {split} in them.
+        split: replaces {split} in them.
         classes: the classes file, or what `read_classes` made of it.
         faults: as `SegDataset` takes it.
 

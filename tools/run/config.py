@@ -121,7 +121,7 @@ class SegModel:
     padding: str = knob(
         "symmetric", "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads", choices=PADDINGS
     )
-    alignment: str = knob("centres", "of lraspp's maps and images: centres, or corners as DeepLab's checkpoints have")
+    align_corners: bool = knob(False, "of lraspp: resize maps with aligned corners, as DeepLab's checkpoints need")
 
 
 @dataclass(frozen=True)

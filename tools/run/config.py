@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from backbone.architectures.definitions import parse
@@ -390,7 +390,9 @@ class Arguments(NamedTuple, Generic[Config]):
     find_lr: bool  # a learning-rate range test instead of a training
 
 
-def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examples: str) -> Arguments[Config] | None:
+def parse_arguments(
+    kind: type[Config], argv: list[str] | None, tool: str, examples: str | None
+) -> Arguments[Config] | None:
     """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`; None after --print-config.
 
     Raises:
@@ -440,7 +442,7 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         from_file = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    merged = OmegaConf.structured(kind)
+    merged: Any = OmegaConf.structured(kind)
     mappings = [key for key, value in flatten(kind()).items() if isinstance(value, dict)]
     parts = [(str(path), "", from_file), *((text, text.partition("=")[0], _override(text)) for text in overrides)]
     for source, dotted, part in parts:
@@ -453,7 +455,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         whole = [key for key in whole if not dotted.startswith(f"{key}.")]
         merged = _merge(merged, part, whole, source)
         _check_values(OmegaConf.to_object(merged), source)
-    return OmegaConf.to_object(merged)
+    config: Any = OmegaConf.to_object(merged)
+    return config
 
 
 def to_yaml(config: AnyConfig) -> str:
@@ -490,7 +493,7 @@ def _override(text: str) -> Any:
         raise InputError(f"{text}: not a valid override ({' '.join(str(error).split())})") from error
 
 
-def _merge(config: DictConfig, part: DictConfig, whole: list[str], source: str) -> DictConfig:
+def _merge(config: Any, part: Any, whole: list[str], source: str) -> Any:
     """The config with the keys of `part` changed and the mappings `whole` replaced; a wrong type is an InputError."""
     try:
         config = OmegaConf.merge(config, part)
@@ -504,7 +507,7 @@ def _merge(config: DictConfig, part: DictConfig, whole: list[str], source: str) 
     return config
 
 
-def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
+def _check_keys(known: Any, given: Any, source: str, prefix: str = "") -> None:
     names = {entry.name: getattr(known, entry.name) for entry in fields(known)}
     for key, value in given.items():
         if key not in names:
@@ -518,7 +521,7 @@ def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
             _check_keys(names[key], value, source, f"{prefix}{key}.")
 
 
-def _check_values(config: AnyConfig, source: str) -> None:
+def _check_values(config: Any, source: str) -> None:
     for key, value, rule in _knobs(config):
         if value is not None:
             try:

@@ -256,7 +256,7 @@ class Evaluation(NamedTuple):
 
 def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
     main, arguments = command("seg", world, tmp_path / "run")
-    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss.cross_entropy=0", "loss.ohem=1"]
+    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss={ohem: 1}"]
     own += ["loss.dice=0.5", "loss.lovasz=0.1", "loss_settings.balanced=true", "loss_settings.min_kept=50"]
     assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
     names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}

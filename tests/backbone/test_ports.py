@@ -152,7 +152,7 @@ def test_the_place_of_squeeze_and_excite_must_be_the_weights():
 
 def test_randls_small_network_is_refused_with_the_reason():
     state = ports.NetRandl(ports.LARGE).state_dict() | {"last_block.se.linear1.weight": torch.zeros(144, 576)}
-    with pytest.raises(InputError, match="squeeze-and-excite behind the last convolution"):
+    with pytest.raises(InputError, match="squeeze-and-excite after the last convolution"):
         backbone.from_weights(state)
 
 

@@ -1,5 +1,6 @@
-"""The tables of searched networks: MNASNet (arXiv 1807.11626), FBNet-C (1812.03443), Single-Path NAS (1904.02877)
-and ChamNet (1812.08934).
+"""The tables of searched networks: MNASNet, FBNet-C, Single-Path NAS and ChamNet.
+
+Papers: MNASNet arXiv 1807.11626, FBNet-C 1812.03443, Single-Path NAS 1904.02877, ChamNet 1812.08934.
 
 ChamNet's paper prints no layers. A to F follow its authors' model zoo and have the multiply-adds stated there; ReLU
 throughout is a guess. V1 and V2 follow geffnet of 2019: the blocks are those of the authors' detection backbones of

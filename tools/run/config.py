@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backbone.architectures.definitions import parse
 from backbone.architectures.plan import ARCHITECTURES, tails
+from backbone.data import more
 from backbone.errors import InputError
 from backbone.options import PADDINGS, POLICIES
 from det import options as det_options
@@ -132,6 +133,7 @@ class SegAugment:
     contrast: float = knob(0.3, "largest change of contrast", limits=SHARE)
     saturation: float = knob(0.3, "largest change of saturation", limits=SHARE)
     hue: float = knob(0.05, "largest change of hue, in turns", limits=(0, 0.5))
+    more: list[Any] = knob([], "transforms of albumentations by name, after all others: [{name: RandomRain, p: 0.1}]")
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ class DetAugment:
     input_scale: list[float] = knob(
         [1.0, 1.0], "each step's input is drawn between these times model.image_size", limits=(0.01, 100), length=2
     )
+    more: list[Any] = knob([], "transforms of albumentations by name, after all others: [{name: RandomRain, p: 0.1}]")
 
 
 @dataclass(frozen=True)
@@ -457,6 +460,9 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         merged = _merge(merged, part, whole, source)
         _check_values(OmegaConf.to_object(merged), source)
     config: Any = OmegaConf.to_object(merged)
+    if isinstance(config, SegConfig | DetConfig):  # tried on an image of the size that training makes
+        height, width = config.augment.crop_hw if isinstance(config, SegConfig) else config.model.image_size
+        more.check(config.augment.more, (height, width), f"{path}: augment.more")
     return config
 
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import det
+from backbone.data.more import compose
 from backbone.inference import normalise
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
@@ -23,15 +24,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         InputError: the data cannot be read, or the settings do not fit it.
     """
     size = config.model.image_size
-    train_set = det.CocoDetection(
-        config.data.root,
-        config.data.train_split,
-        transform=det.train_transform(size, config.augment.strength, config.model.resize),
-        seed=config.run.seed,
-        mosaic=config.augment.mosaic,
-        mixup=config.augment.mixup,
-        filter_empty=config.data.filter_empty,
-    )
+    train_set = make_train_set(config)
     val_set = det.CocoDetection(
         config.data.root,
         config.data.val_split,
@@ -84,6 +77,24 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command=f"tools.eval_det --data {config.data.root}",
         notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
+    )
+
+
+def make_train_set(config: DetConfig) -> det.CocoDetection:
+    """The data set that an experiment learns from, with its augmentation.
+
+    Raises:
+        InputError: the data cannot be read.
+    """
+    size, augment = config.model.image_size, config.augment
+    return det.CocoDetection(
+        config.data.root,
+        config.data.train_split,
+        transform=det.train_transform(size, augment.strength, config.model.resize, compose(augment.more)),
+        seed=config.run.seed,
+        mosaic=augment.mosaic,
+        mixup=augment.mixup,
+        filter_empty=config.data.filter_empty,
     )
 
 

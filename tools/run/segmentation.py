@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import seg
+from backbone.data.more import compose
 from backbone.errors import InputError
 from backbone.inference import normalise
 from seg.data.dataset import SegDataset, SegSample, collate
@@ -26,26 +27,8 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     Raises:
         InputError: the data cannot be read, or the settings do not fit it.
     """
-    data, augment = config.data, config.augment
-    height, width = augment.crop_hw
-    smallest, largest = augment.scale
-    transform = TrainTransform(
-        (height, width),
-        scale=(smallest, largest),
-        brightness=augment.brightness,
-        contrast=augment.contrast,
-        saturation=augment.saturation,
-        hue=augment.hue,
-    )
-    train_set = open_data(
-        data.root,
-        data.train_split,
-        transform,
-        classes=data.classes,
-        annotation=data.train_labels,
-        prepared=data.prepared,
-        seed=config.run.seed,
-    )
+    data = config.data
+    train_set = make_train_set(config)
     val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
     weights = class_weights(config, train_set)
     losses = make_losses(config, weights)
@@ -89,6 +72,35 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command=f"tools.eval_seg --data {data.root}{own}",
         notes=tuple(notes),
+    )
+
+
+def make_train_set(config: SegConfig) -> SegDataset:
+    """The data set that an experiment learns from, with its augmentation.
+
+    Raises:
+        InputError: the data cannot be read.
+    """
+    data, augment = config.data, config.augment
+    height, width = augment.crop_hw
+    smallest, largest = augment.scale
+    transform = TrainTransform(
+        (height, width),
+        scale=(smallest, largest),
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        hue=augment.hue,
+        more=compose(augment.more),
+    )
+    return open_data(
+        data.root,
+        data.train_split,
+        transform,
+        classes=data.classes,
+        annotation=data.train_labels,
+        prepared=data.prepared,
+        seed=config.run.seed,
     )
 
 

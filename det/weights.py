@@ -64,15 +64,16 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
         known = "our detectors, torchvision's ssdlite320, and SSDLite of TensorFlow's object-detection API"
         raise unknown_layout(state, source=name, known=known)
     require_settings({"padding": padding}, {"padding": model.backbone.padding}, layout=layout, source=name)
-    if layout != "taproot" and not isinstance(model.head, SSDLiteHead):
-        raise InputError(f"{name}: {layout}'s weights need head='ssdlite', the model has another; use from_weights")
-    if layout == "torchvision":
-        names = _torchvision_names(model)
-        state = {names.get(key, key): value for key, value in state.items()}
-    elif layout == "tensorflow":
-        state = tensorflow_weights.translate(state)
-    if layout != "taproot" and model.num_objects == NUM_COCO_IDS - len(UNUSED_IDS):
-        state = _without_unused(model, state)
+    if layout != "taproot":
+        if not isinstance(model.head, SSDLiteHead):
+            raise InputError(f"{name}: {layout}'s weights need head='ssdlite', the model has another; use from_weights")
+        if layout == "torchvision":
+            names = _torchvision_names(model, model.head)
+            state = {names.get(key, key): value for key, value in state.items()}
+        else:
+            state = tensorflow_weights.translate(state)
+        if model.num_objects == NUM_COCO_IDS - len(UNUSED_IDS):
+            state = _without_unused(state, model.head.variant, background=model.background)
     load_strictly(model, state, source=name)
     return layout
 
@@ -103,7 +104,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     """
     state = read_weights(source)
     if tensorflow_weights.SIGNS.keys() & state.keys():
-        arguments = tensorflow_weights.arguments(state, source_name(source))
+        arguments: dict[str, Any] = tensorflow_weights.arguments(state, source_name(source))
         score, nms_iou = "sigmoid", tensorflow_weights.NMS_IOU
     else:
         arguments = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
@@ -120,7 +121,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     return Pretrained(model, layout, arguments, *INCEPTION, score, nms_iou)
 
 
-def _torchvision_names(model: Detector) -> dict[str, str]:
+def _torchvision_names(model: Detector, head: SSDLiteHead) -> dict[str, str]:
     """torchvision's names of SSDLite -> ours. torchvision splits the backbone after the expansion of C4's block."""
     c4_block = int(model.taps[0].split(".")[0])
     names = {}
@@ -136,23 +137,23 @@ def _torchvision_names(model: Detector) -> dict[str, str]:
         else:
             key = f"1.0.{rest.removeprefix('block.')}"
         names[f"backbone.features.{key}"] = f"backbone.{ours}"
-    for number in range(len(model.head.extras)):
+    for number in range(len(head.extras)):
         for index, part in enumerate(EXTRA_PARTS):
             names |= conv_norm(f"backbone.extra.{number}.{index}", f"head.extras.{number}.{part}")
     for theirs, ours in PREDICTORS.items():
-        for number in range(len(model.head.class_predictors)):
+        for number in range(len(head.class_predictors)):
             their_map, our_map = f"head.{theirs}.module_list.{number}", f"head.{ours}.{number}"
             names |= conv_norm(f"{their_map}.0", f"{our_map}.depthwise")
             names |= linear(f"{their_map}.1", f"{our_map}.project")
     return names
 
 
-def _without_unused(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_unused(state: dict[str, Tensor], variant: str, *, background: bool) -> dict[str, Tensor]:
     """Drops the outputs for `UNUSED_IDS` from class predictors that have outputs for all of COCO's ids."""
     state = dict(state)
-    ids = range(1 - model.background, NUM_COCO_IDS + 1)  # 0 for the background
+    ids = range(1 - background, NUM_COCO_IDS + 1)  # 0 for the background
     used = [output for output, category_id in enumerate(ids) if category_id not in UNUSED_IDS]
-    for number, anchors in enumerate(anchors_per_cell(model.head.variant)):
+    for number, anchors in enumerate(anchors_per_cell(variant)):
         for key in (f"head.class_predictors.{number}.project.{value}" for value in ("weight", "bias")):
             if key in state and len(state[key]) == anchors * len(ids):
                 state[key] = state[key].unflatten(0, (anchors, len(ids)))[:, used].flatten(0, 1)

@@ -15,8 +15,8 @@ from backbone.errors import InputError
 
 IGNORE = 255
 """The label of ignored pixels."""
-FURTHER_SEEDS = [(), *((number,) for number in range(1, 11))]
-"""Appended to a sample's seed one after the other until its crop has a labelled pixel; after ten retries it is kept."""
+RETRIES = 10
+"""How often a crop without labelled pixels is drawn again before it is kept."""
 
 
 class SegSample(NamedTuple):
@@ -24,7 +24,7 @@ class SegSample(NamedTuple):
 
     image: Tensor  # uint8 RGB [3, H, W]
     labels: Tensor  # uint8 [H, W], indices into the data set's classes; 255 is ignored
-    index: int  # in the data set's order of images
+    index: int | Tensor  # in the data set's order of images; in a batch [N]
 
 
 class Transform(Protocol):
@@ -32,6 +32,7 @@ class Transform(Protocol):
 
     def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
         """How many rows of an image of this (height, width), counted from the top, the call with this seed reads."""
+        ...
 
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...], size_hw: tuple[int, int] | None = None
@@ -42,6 +43,7 @@ class Transform(Protocol):
             seed: the only source of randomness.
             size_hw: (height, width) of the whole image, where rows at the bottom were not decoded.
         """
+        ...
 
 
 class Decoded(Protocol):
@@ -49,6 +51,7 @@ class Decoded(Protocol):
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The image and labels of an index, as `SegDataset.read`."""
+        ...
 
 
 class SegDataset(Dataset):
@@ -173,14 +176,20 @@ class SegDataset(Dataset):
         if self.transform is None:
             image, labels = self.read(number)
         else:
-            size_hw = self.sizes[number]
-            for seed in [(self.seed, epoch, number, *more) for more in FURTHER_SEEDS]:
-                image, labels = self.read(number, self.transform.rows(size_hw, seed))
-                image, labels = self.transform(image, labels, seed, size_hw)
+            seed = (self.seed, epoch, number)
+            image, labels = self._transformed(self.transform, number, seed)
+            for retry in range(1, RETRIES + 1):
                 if (labels != IGNORE).any():
                     break
+                image, labels = self._transformed(self.transform, number, (*seed, retry))
         rgb = np.stack(cv2.split(image)[::-1])
         return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.array(labels)), number)
+
+    def _transformed(self, transform: Transform, number: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The image and labels of an index after augmentation; only the rows that it needs are decoded."""
+        size_hw = self.sizes[number]
+        image, labels = self.read(number, transform.rows(size_hw, seed))
+        return transform(image, labels, seed, size_hw)
 
 
 def collate(samples: list[SegSample]) -> SegSample:

@@ -256,12 +256,12 @@ class Evaluation(NamedTuple):
 
 def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
     main, arguments = command("seg", world, tmp_path / "run")
-    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss.cross_entropy=0", "loss.ohem=1"]
+    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss={ohem: 1}"]
     own += ["loss.dice=0.5", "loss.lovasz=0.1", "loss_settings.balanced=true", "loss_settings.min_kept=50"]
     assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
     names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
     assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
-    model = load(tmp_path / "run" / "best.safetensors").model
+    model = load(tmp_path / "run" / "best.safetensors").network
     assert model.auxiliary is not None and model.stride == 4
 
 

@@ -1,6 +1,7 @@
 """Classification as a task to train: a folder of images by class, from scratch or from any published weights."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,10 +29,12 @@ def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
     Raises:
         InputError: the data cannot be read, or the settings do not fit it.
     """
-    data, augment = config.data, config.augment
+    data, augment, mean, std = config.data, config.augment, config.mean, config.std
+    assert mean is not None and std is not None
+    smallest, largest = augment.scale
     transform = train_transform(
         augment.size,
-        scale=tuple(augment.scale),
+        scale=(smallest, largest),
         flip=augment.flip,
         jitter=augment.jitter,
         policy=augment.policy,
@@ -42,14 +45,14 @@ def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
     val_set = ImageFolder(data.root, data.val_split, as_evaluated, classes=train_set.classes)
 
     num_classes = len(train_set.classes)
-    model_arguments = dataclasses.asdict(config.model) | {"num_classes": num_classes}
+    model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = backbone.classifier(**model_arguments)
     description = {
         "task": "classification",
         "model": model_arguments,
         "classes": train_set.classes,
-        "mean": config.mean,
-        "std": config.std,
+        "mean": mean,
+        "std": std,
         "size": augment.size,
         "crop_pct": data.crop_pct,
         "interpolation": "bilinear",
@@ -61,7 +64,7 @@ def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
         mixers.append(v2.CutMix(alpha=augment.cutmix, num_classes=num_classes))
 
     def loss(model: nn.Module, batch: Sample) -> dict[str, Tensor]:
-        images = normalise(batch.image, config.mean, config.std, channels_last=config.run.channels_last)
+        images = normalise(batch.image, mean, std, channels_last=config.run.channels_last)
         labels = batch.label
         if mixers:
             images, labels = mixers[int(torch.randint(len(mixers), ()))](images, labels)
@@ -72,7 +75,7 @@ def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
         }
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).metrics
+        return evaluate_model(model, val_set, mean=mean, std=std, accelerator=accelerator).metrics
 
     drop_blocks = [module for module in model.modules() if isinstance(module, DropBlock)]
 

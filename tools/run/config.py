@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from backbone.architectures.definitions import parse
@@ -376,7 +376,7 @@ class BackboneConfig:
 AnyConfig = SegConfig | DetConfig | BackboneConfig
 Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
 
-RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "run.steps=200")
+RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
 """What --find-lr sets, before the command line's own overrides."""
 
 FREE_ON_RESUME = ("data.workers", "data.prepared", "run.out", "run.save_every", "run.log_every", "run.eval_every")
@@ -391,7 +391,9 @@ class Arguments(NamedTuple, Generic[Config]):
     find_lr: bool  # a learning-rate range test instead of a training
 
 
-def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examples: str) -> Arguments[Config] | None:
+def parse_arguments(
+    kind: type[Config], argv: list[str] | None, tool: str, examples: str | None
+) -> Arguments[Config] | None:
     """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`; None after --print-config.
 
     Raises:
@@ -441,18 +443,21 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         from_file = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    merged, mappings = OmegaConf.structured(kind), {key for key, value in _leaves(kind()) if isinstance(value, dict)}
+    merged: Any = OmegaConf.structured(kind)
+    mappings = [key for key, value in flatten(kind()).items() if isinstance(value, dict)]
     parts = [(str(path), "", from_file), *((text, text.partition("=")[0], _override(text)) for text in overrides)]
-    for source, key_given, part in parts:
+    for source, dotted, part in parts:
         if not OmegaConf.is_dict(part):
             raise InputError(f"{source}: must be a table of keys and values")
         _check_keys(kind(), OmegaConf.to_container(part), source)
         if OmegaConf.select(part, "run.precision") is False:  # YAML reads a bare no as false
             OmegaConf.update(part, "run.precision", "no")
-        whole = [key for key in mappings if not key_given.startswith(f"{key}.") and OmegaConf.select(part, key)]
+        whole = [key for key in mappings if OmegaConf.select(part, key) is not None]
+        whole = [key for key in whole if not dotted.startswith(f"{key}.")]
         merged = _merge(merged, part, whole, source)
         _check_values(OmegaConf.to_object(merged), source)
-    return OmegaConf.to_object(merged)
+    config: Any = OmegaConf.to_object(merged)
+    return config
 
 
 def to_yaml(config: AnyConfig) -> str:
@@ -462,35 +467,22 @@ def to_yaml(config: AnyConfig) -> str:
 
 def flatten(config: Any) -> dict[str, Any]:
     """Dotted keys and values of a config."""
-    return dict(_leaves(config))
+    return {key: value for key, value, _ in _knobs(config)}
 
 
 def describe(config: Any) -> list[str]:
     """One line per key: name, default and meaning."""
-    rules = _rules(config)
-    return [f"  {key + '=' + _text(value):<44} {rules[key].meaning}" for key, value in _leaves(config)]
+    return [f"  {key + '=' + _text(value):<44} {rule.meaning}" for key, value, rule in _knobs(config)]
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a config or one of its sections, in the order of their definition."""
+def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Rule]]:
+    """Dotted key, value and rule of every knob of a config or of one of its sections, as they are defined."""
     for entry in fields(config):
         value = getattr(config, entry.name)
         if is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{entry.name}.")
+            yield from _knobs(value, f"{prefix}{entry.name}.")
         else:
-            yield prefix + entry.name, value
-
-
-def _rules(config: Any, prefix: str = "") -> dict[str, Rule]:
-    """The rule of each dotted key."""
-    rules = {}
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        if is_dataclass(value):
-            rules |= _rules(value, f"{prefix}{entry.name}.")
-        else:
-            rules[prefix + entry.name] = entry.metadata["rule"]
-    return rules
+            yield prefix + entry.name, value, entry.metadata["rule"]
 
 
 def _override(text: str) -> Any:
@@ -502,25 +494,25 @@ def _override(text: str) -> Any:
         raise InputError(f"{text}: not a valid override ({' '.join(str(error).split())})") from error
 
 
-def _merge(config: DictConfig, part: DictConfig, whole: list[str], source: str) -> DictConfig:
+def _merge(config: Any, part: Any, whole: list[str], source: str) -> Any:
     """The config with the keys of `part` changed and the mappings `whole` replaced; a wrong type is an InputError."""
     try:
         config = OmegaConf.merge(config, part)
         with read_write(config):
             for key in whole:
                 OmegaConf.update(config, key, OmegaConf.select(part, key), merge=False)
-        OmegaConf.to_object(config)  # resolves what refers to other keys
+        OmegaConf.to_object(config)  # finds references to other keys that lead nowhere
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise InputError(f"{source}: {key}{str(error.msg).splitlines()[0]}") from error
     return config
 
 
-def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
+def _check_keys(known: Any, given: Any, source: str, prefix: str = "") -> None:
     names = {entry.name: getattr(known, entry.name) for entry in fields(known)}
     for key, value in given.items():
         if key not in names:
-            everywhere = [*(dotted for dotted, _ in _leaves(known, prefix)), *(prefix + name for name in names)]
+            everywhere = [*(dotted for dotted, _, _ in _knobs(known, prefix)), *(prefix + name for name in names)]
             close = difflib.get_close_matches(f"{prefix}{key}", everywhere, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"valid here: {', '.join(names)}"
             raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
@@ -530,12 +522,11 @@ def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
             _check_keys(names[key], value, source, f"{prefix}{key}.")
 
 
-def _check_values(config: AnyConfig, source: str) -> None:
-    rules = _rules(config)
-    for key, value in _leaves(config):
+def _check_values(config: Any, source: str) -> None:
+    for key, value, rule in _knobs(config):
         if value is not None:
             try:
-                _check_value(key, value, rules[key])
+                _check_value(key, value, rule)
             except InputError as error:
                 raise InputError(f"{source}: {error}") from error
 
@@ -543,22 +534,18 @@ def _check_values(config: AnyConfig, source: str) -> None:
 def _check_value(key: str, value: Any, rule: Rule) -> None:
     """Holds a value against its rule; of a mapping, the keys are what is chosen and the values are the numbers."""
     if isinstance(value, dict):
-        for name, number in value.items():
+        for name in value:
             if name not in rule.choices:
                 raise InputError(f"{key}.{name} is unknown; {_suggest(name, rule.choices)}")
-            _check_number(f"{key}.{name}", number, rule.limits)
-        return
-    if isinstance(value, list):
-        if rule.length is not None and len(value) != rule.length:
-            raise InputError(f"{key} is {value}; it takes {rule.length} numbers")
-        if rule.limits is not None:
-            for number in value:
-                _check_number(f"a number of {key}", number, rule.limits)
-        return
-    if rule.limits is not None:
-        _check_number(key, value, rule.limits)
-    if rule.choices is not None and value not in rule.choices:
+    elif rule.choices is not None and value not in rule.choices:
         raise InputError(f"{key} is {value!r}; {_suggest(value, rule.choices)}")
+    if rule.length is not None and len(value) != rule.length:
+        raise InputError(f"{key} is {value}; it takes {rule.length} numbers")
+    if rule.limits is not None:
+        low, high = rule.limits
+        for name, number in _numbers(key, value):
+            if not low <= number <= high:  # NaN is refused too
+                raise InputError(f"{name} is {number}; it must lie between {low:g} and {high:g}")
     if rule.check is not None:
         try:
             rule.check(value)
@@ -566,9 +553,13 @@ def _check_value(key: str, value: Any, rule: Rule) -> None:
             raise InputError(f"{key}: {error}") from error
 
 
-def _check_number(name: str, value: float, limits: tuple[float, float]) -> None:
-    if not limits[0] <= value <= limits[1]:  # NaN is refused too
-        raise InputError(f"{name} is {value}; it must lie between {limits[0]:g} and {limits[1]:g}")
+def _numbers(key: str, value: Any) -> list[tuple[str, float]]:
+    """The numbers in a value, each with what to call it."""
+    if isinstance(value, dict):
+        return [(f"{key}.{name}", number) for name, number in value.items()]
+    if isinstance(value, list):
+        return [(f"a number of {key}", number) for number in value]
+    return [(key, value)]
 
 
 def _suggest(value: Any, valid: Sequence[Any]) -> str:

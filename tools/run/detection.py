@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -42,7 +43,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
 
     # The torchvision variant counts the background as a class.
     num_classes = len(train_set.classes) + (config.model.variant == "torchvision")
-    model_arguments = dataclasses.asdict(config.model) | {"num_classes": num_classes}
+    model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = det.create(**model_arguments)
     description = {
         "task": "detection",

@@ -7,10 +7,8 @@ interrupted goes on as if nothing had happened, at any step and with any number 
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,12 +27,10 @@ from tools.run.processes import gather_parts, gather_values, single_thread, to_d
 from tools.run.schedule import for_batch, learning_rate
 from tools.run.signals import StopSignal
 from tools.run.state import TrainingState
-from tools.run.task import Task
+from tools.run.task import Loss, Task
 
 NON_FINITE = 20
 """Exit code of a run that stopped because its loss was not a finite number."""
-
-Loss = Callable[[nn.Module, Any], dict[str, Tensor]]
 
 
 def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: TrainingState) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -26,9 +27,11 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         InputError: the data cannot be read, or the settings do not fit it.
     """
     data, augment = config.data, config.augment
+    height, width = augment.crop_hw
+    smallest, largest = augment.scale
     transform = TrainTransform(
-        tuple(augment.crop_hw),
-        scale=tuple(augment.scale),
+        (height, width),
+        scale=(smallest, largest),
         brightness=augment.brightness,
         contrast=augment.contrast,
         saturation=augment.saturation,
@@ -46,7 +49,7 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
     weights = class_weights(config, train_set)
     losses = make_losses(config, weights)
-    model_arguments = dataclasses.asdict(config.model) | {"num_classes": len(train_set.classes)}
+    model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": len(train_set.classes)}
     model = seg.create(**model_arguments)
     description = {
         "task": "segmentation",
@@ -60,12 +63,9 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     def loss(model: nn.Module, batch: SegSample) -> dict[str, Tensor]:
         images = normalise(batch.image, config.mean, config.std, channels_last=config.run.channels_last)
         with accelerator.autocast():
-            if config.model.auxiliary:
-                logits, extra = model(images, auxiliary=True)
-            else:
-                logits = model(images)
+            logits, extra = model(images, auxiliary=True) if config.model.auxiliary else (model(images), None)
         terms = {f"{name}_loss": term(logits, batch.labels) for name, term in losses.items()}
-        if config.model.auxiliary:
+        if extra is not None:
             factor = config.loss_settings.auxiliary
             terms["auxiliary_loss"] = factor * sum(term(extra, batch.labels) for term in losses.values())
         return terms
@@ -74,7 +74,7 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).metrics
 
     notes = []
-    if config.loss_settings.balanced:
+    if weights is not None:
         notes.append("weights of classes: " + ", ".join(f"{weight:.1f}" for weight in weights))
     own = "" if data.classes is None else f" --classes {data.classes}"
     return Task(

@@ -90,7 +90,7 @@ def open_run(config: AnyConfig, resume: bool) -> dict[str, Any] | None:
             raise InputError(f"{last.parent}: holds a run already; add --resume to go on, or choose another run.out")
         return None
     state = checkpoint.load_state(last)
-    # A key that is younger than the run had what is now its default.
+    # A run that was started before a key existed had what is now the key's default.
     before = flatten(type(config)()) | state["config"]
     for key, value in flatten(config).items():
         if key not in FREE_ON_RESUME and before[key] != value:

@@ -108,6 +108,7 @@ def test_losses_given_as_a_whole_replace_the_default_and_one_by_one_are_added(fi
     assert load(SegConfig, hard, []).loss == {"ohem": 1.0}
     assert load(SegConfig, hard, ["loss.dice=0.5"]).loss == {"ohem": 1.0, "dice": 0.5}
     assert load(SegConfig, hard, ["loss={focal: 2}"]).loss == {"focal": 2.0}
+    assert load(SegConfig, hard, ["loss={}"]).loss == {}
     assert load(SegConfig, file, ["loss.ohem=1"]).loss == {"cross_entropy": 1.0, "ohem": 1.0}
     again = tmp_path / "again.yaml"
     again.write_text(to_yaml(load(SegConfig, hard, [])))

@@ -13,7 +13,7 @@ class FieldComments(Extension):
             return
         fields = []
         for name, attribute in cls.attributes.items():
-            _, _, comment = (attribute.source.partition("  # ") if attribute.lineno else ("", "", ""))
+            _, _, comment = attribute.source.partition("  # ") if attribute.lineno else ("", "", "")
             if comment:
                 fields.append(f"    {name}: {comment.strip()}")
         if fields:

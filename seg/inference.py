@@ -1,4 +1,4 @@
-"""How an image's labels come from a model: at once, by sliding window, over several scales, with its mirror image."""
+"""Inference protocols of an evaluation: whole images or sliding windows, several scales, horizontal flip."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbone.errors import InputError
-from seg.label_map import label_map
+from seg.labeling import label_map
 from seg.model import upsample
 
 SCALES = (0.05, 8.0)
@@ -15,16 +15,16 @@ SCALES = (0.05, 8.0)
 
 @dataclass(frozen=True)
 class Inference:
-    """Settings of an evaluation; the default sees the whole image once, as training's evaluation does.
+    """How labels are predicted; by default from the whole image in one pass, as in training's evaluation.
 
     Raises:
         InputError: a setting is out of range.
     """
 
-    window_hw: tuple[int, int] | None = None  # pixels; a window beyond the image is cut to it
-    stride_hw: tuple[int, int] | None = None  # from window to window; two thirds of the window if not given
-    scales: tuple[float, ...] = (1.0,)  # of the image; windows keep their size
-    flip: bool = False  # the mean with the mirrored image's result
+    window_hw: tuple[int, int] | None = None  # pixels; a larger window than the image is cut to the image
+    stride_hw: tuple[int, int] | None = None  # pixels from window to window; by default two thirds of the window
+    scales: tuple[float, ...] = (1.0,)  # factors of the image's size; windows keep theirs
+    flip: bool = False  # average with the prediction for the mirrored image
 
     def __post_init__(self) -> None:
         if self.stride_hw is not None and self.window_hw is None:
@@ -34,7 +34,7 @@ class Inference:
                 raise InputError(f"{name} {sides[0]} {sides[1]}: both must be 1 or more")
         if self.stride_hw is not None and any(s > w for s, w in zip(self.stride_hw, self.window_hw, strict=True)):
             raise InputError(
-                f"stride {_text(self.stride_hw)}: is above the window's {_text(self.window_hw)}, leaving gaps"
+                f"stride {_text(self.stride_hw)}: exceeds the window's {_text(self.window_hw)}, leaving gaps"
             )
         for scale in self.scales:
             if not SCALES[0] <= scale <= SCALES[1]:
@@ -43,7 +43,7 @@ class Inference:
             raise InputError("scales: give at least one")
 
     def labels(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> labels uint8 [N, H, W], at the size of the images."""
+        """Normalised images [N, 3, H, W] -> labels uint8 [N, H, W]."""
         size = images.shape[-2:]
         whole = self.window_hw is None or all(w >= s for w, s in zip(self.window_hw, size, strict=True))
         if whole and self.scales == (1.0,) and not self.flip:
@@ -51,7 +51,7 @@ class Inference:
         return self.scores(model, images).argmax(1).to(torch.uint8)
 
     def scores(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> [N, C, H, W]: logits, or the mean probabilities over scales and mirror images."""
+        """Normalised images [N, 3, H, W] -> [N, C, H, W]: logits, or with scales or flip the mean probabilities."""
         if self.scales == (1.0,) and not self.flip:
             return self._logits(model, images)
         size, total = images.shape[-2:], 0.0
@@ -68,7 +68,7 @@ class Inference:
         return total / (len(self.scales) * (1 + self.flip))
 
     def describe(self) -> str:
-        """`whole images`, `windows of 512x512, scales 0.75, 1, mean with the mirror image` and the like."""
+        """The protocol in words, such as `windows of 512x512 every 341x341 (height x width); scales 0.75, 1`."""
         parts = ["whole images"]
         if self.window_hw is not None:
             stride = self.stride_hw or default_stride(self.window_hw)
@@ -78,7 +78,7 @@ class Inference:
         return "; ".join([*parts, "mean with the mirror image"] if self.flip else parts)
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Logits at the size of the images, the mean where windows overlap."""
+        """Logits [N, C, H, W], averaged where windows overlap."""
         size = tuple(images.shape[-2:])
         if self.window_hw is None:
             return upsample(model(images).float(), size)
@@ -97,12 +97,12 @@ class Inference:
 
 
 def default_stride(window_hw: tuple[int, int]) -> tuple[int, int]:
-    """Two thirds of a window: neighbours overlap by a third."""
+    """Two thirds of a window (height, width), so that neighboring ones overlap by a third."""
     return tuple(max(1, side * 2 // 3) for side in window_hw)
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin, so that they cover a side; the last one ends with it."""
+    """Where windows begin along a side, so that they cover it; the last one ends with the side. All in pixels."""
     return [*range(0, side - window, stride), side - window]
 
 

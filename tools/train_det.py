@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import det
+from backbone.data.more import compose
 from backbone.inference import normalise
 from tools.eval_det import SCORE_OF_LOSS, evaluate_model
 from tools.io.console import console, run
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     train_set = det.CocoDetection(
         config.data.root,
         config.data.train_split,
-        transform=det.train_transform(size, config.augment.strength, config.model.resize),
+        transform=det.train_transform(size, config.augment.strength, config.model.resize, compose(config.augment.more)),
         seed=config.run.seed,
         mosaic=config.augment.mosaic,
         mixup=config.augment.mixup,

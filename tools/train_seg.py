@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import seg
+from backbone.data.more import compose
 from backbone.errors import InputError
 from backbone.inference import normalise
 from seg.data.dataset import SegDataset, SegSample, collate
@@ -65,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     accelerator = make_accelerator(config.run.precision)
 
     augment = dataclasses.asdict(config.augment)
-    crop_hw = tuple(augment.pop("crop_hw"))
-    transform = TrainTransform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
+    crop_hw, more = tuple(augment.pop("crop_hw")), compose(augment.pop("more"))
+    transform = TrainTransform(crop_hw, more=more, **augment | {"scale": tuple(augment["scale"])})
     data = config.data
     train_set = open_data(
         data.root,

@@ -18,6 +18,7 @@ from torch import nn
 
 from backbone import InputError
 from backbone.data import images
+from backbone.data.more import compose
 from seg.data.cityscapes import Cityscapes
 from seg.data.dataset import SegDataset
 from seg.data.folder import Folder
@@ -257,8 +258,8 @@ SEG_CONFIGS = [path for path in sorted((ROOT / "configs").glob("*/*.yaml")) if "
 @pytest.mark.parametrize("path", SEG_CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_13_no_configured_augmentation_invents_labels(path):
     augment = dataclasses.asdict(configs.load(configs.SegConfig, path, []).augment)
-    crop_hw = tuple(augment.pop("crop_hw"))
-    transform = TrainTransform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
+    crop_hw, more = tuple(augment.pop("crop_hw")), compose(augment.pop("more"))
+    transform = TrainTransform(crop_hw, more=more, **augment | {"scale": tuple(augment["scale"])})
     for shape in ((96, 192), (2 * crop_hw[0], 3 * crop_hw[1])):
         image, labels = np.full((*shape, 3), 90, np.uint8), np.full(shape, 7, np.uint8)
         for seed in range(6):

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backbone.data import more
 from backbone.errors import InputError
 
 for resolver in ("oc.env", "oc.create", "oc.decode", "oc.deprecated", "oc.select", "oc.dict.keys", "oc.dict.values"):
@@ -59,6 +60,7 @@ class SegAugment:
     contrast: float = knob(0.3, "largest change of contrast")
     saturation: float = knob(0.3, "largest change of saturation")
     hue: float = knob(0.05, "largest change of hue, in turns")
+    more: list[Any] = knob([], "transforms of albumentations by name, after all others: [{name: RandomRain, p: 0.1}]")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class DetAugment:
     mosaic: float = knob(0.0, "share of samples made of four images")
     mixup: float = knob(0.0, "share of samples with a second one laid over them")
     input_scale: list[float] = knob([1.0, 1.0], "each step's input is drawn between these times model.image_size")
+    more: list[Any] = knob([], "transforms of albumentations by name, after all others: [{name: RandomRain, p: 0.1}]")
 
 
 @dataclass(frozen=True)
@@ -448,6 +451,9 @@ def _check_values(values: dict[str, Any], source: str) -> None:
         value = values.get(key)
         if value is not None and (len(value) != length or (key != "mean" and min(value) <= 0)):
             raise InputError(f"{source}: {key} is {value}; it takes {length} numbers above 0")
+    if "augment.more" in values:
+        size_hw = values["augment.crop_hw"] if "augment.crop_hw" in values else values["model.image_size"]
+        more.check(values["augment.more"], tuple(size_hw), f"{source}: augment.more")
 
 
 def _text(value: Any) -> str:

@@ -142,7 +142,7 @@ def faults(words: list[str], empty: Path) -> Iterator[str]:
 def faults_of_tool(tool: str, arguments: list[str], empty: Path) -> Iterator[str]:
     help_text = help_of(tool)
     if tool == "benchmark" and arguments:
-        if arguments[0] not in re.split(r"[{},]", help_text):
+        if not re.search(rf"^ +{arguments[0]}(  |$)", help_text, re.MULTILINE):
             yield f"no benchmark {arguments[0]}"
             return
         help_text = help_of(tool, arguments[0])

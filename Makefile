@@ -28,7 +28,7 @@ docs: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv: about 5 GB, two minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs,fast-eval]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps 'opencv-python>=4.11'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps 'opencv-python>=4.13'
 	touch .venv/installed
 
 clean:

@@ -22,6 +22,8 @@ class Detector(nn.Module):
     logits is the background; `num_objects` counts the other columns. `resize` is how images become inputs.
     """
 
+    anchors: Tensor
+
     def __init__(
         self,
         network: backbones.Network,

@@ -169,7 +169,8 @@ class PostProcess:
             (passing,) = (of_class > self.score_threshold).nonzero(as_tuple=True)
             best, order = of_class[passing].topk(min(self.max_per_class, passing.numel()))
             parts.append((best, passing[order], torch.full_like(order, label)))
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        values, anchor_index, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return values, anchor_index, labels
 
     def _survivors(self, candidates: Tensor, scores: Tensor, classes: Tensor, shift: bool) -> Tensor:
         """Indices of the boxes that survive NMS within their class, best first.
@@ -220,6 +221,8 @@ class StaticPostProcess(nn.Module):
     Raises:
         InputError: an unknown kind, or `max_candidates` out of range.
     """
+
+    anchors: Tensor
 
     def __init__(
         self,

@@ -107,14 +107,14 @@ class Predictor:
         self.device = torch.device(device)
         self.image_size_hw = model.image_size_hw
         self.network = for_inference(model, self.device)
-        self.anchors = self.network.anchors
+        self.anchors = model.anchors.to(self.device)
         self.postprocess = PostProcess(
             kind,
             model.background,
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             resize=model.resize,
-            decode=self.network.head.decode,
+            decode=model.head.decode,
         )
 
     @torch.inference_mode()

@@ -27,15 +27,16 @@ class Inference:
     flip: bool = False  # average with the prediction for the mirrored image
 
     def __post_init__(self) -> None:
-        if self.stride_hw is not None and self.window_hw is None:
-            raise InputError("a stride needs a window; give both")
         for name, sides in (("window", self.window_hw), ("stride", self.stride_hw)):
             if sides is not None and min(sides) < 1:
                 raise InputError(f"{name} {sides[0]} {sides[1]}: both must be 1 or more")
-        if self.stride_hw is not None and any(s > w for s, w in zip(self.stride_hw, self.window_hw, strict=True)):
-            raise InputError(
-                f"stride {_text(self.stride_hw)}: exceeds the window's {_text(self.window_hw)}, leaving gaps"
-            )
+        if self.stride_hw is not None:
+            if self.window_hw is None:
+                raise InputError("a stride needs a window; give both")
+            if any(s > w for s, w in zip(self.stride_hw, self.window_hw, strict=True)):
+                raise InputError(
+                    f"stride {_text(self.stride_hw)}: exceeds the window's {_text(self.window_hw)}, leaving gaps"
+                )
         for scale in self.scales:
             if not SCALES[0] <= scale <= SCALES[1]:
                 raise InputError(f"scale {scale:g}: must lie between {SCALES[0]:g} and {SCALES[1]:g}")
@@ -47,14 +48,14 @@ class Inference:
         size = images.shape[-2:]
         whole = self.window_hw is None or all(w >= s for w, s in zip(self.window_hw, size, strict=True))
         if whole and self.scales == (1.0,) and not self.flip:
-            return label_map(model(images).float(), tuple(images.shape[-2:]))
+            return label_map(model(images).float(), images.shape[-2:])
         return self.scores(model, images).argmax(1).to(torch.uint8)
 
     def scores(self, model: nn.Module, images: Tensor) -> Tensor:
         """Normalised images [N, 3, H, W] -> [N, C, H, W]: logits, or with scales or flip the mean probabilities."""
         if self.scales == (1.0,) and not self.flip:
             return self._logits(model, images)
-        size, total = images.shape[-2:], 0.0
+        size, total = images.shape[-2:], images.new_zeros(())
         for scale in self.scales:
             scaled = images
             if scale != 1.0:
@@ -79,26 +80,28 @@ class Inference:
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits [N, C, H, W], averaged where windows overlap."""
-        size = tuple(images.shape[-2:])
+        height, width = images.shape[-2:]
         if self.window_hw is None:
-            return upsample(model(images).float(), size)
-        window = tuple(min(pair) for pair in zip(self.window_hw, size, strict=True))
+            return upsample(model(images).float(), (height, width))
+        window = min(self.window_hw[0], height), min(self.window_hw[1], width)
         stride = self.stride_hw or default_stride(self.window_hw)
-        total, count = None, images.new_zeros(size)
-        for top in window_starts(size[0], window[0], stride[0]):
-            for left in window_starts(size[1], window[1], stride[1]):
+        total, count = None, images.new_zeros(height, width)
+        for top in window_starts(height, window[0], stride[0]):
+            for left in window_starts(width, window[1], stride[1]):
                 at = (..., slice(top, top + window[0]), slice(left, left + window[1]))
                 logits = upsample(model(images[at]).float(), window)
                 if total is None:
-                    total = logits.new_zeros(*logits.shape[:2], *size)
+                    total = logits.new_zeros(*logits.shape[:2], height, width)
                 total[at] += logits
                 count[at] += 1
+        assert total is not None  # there is always a window
         return total / count
 
 
 def default_stride(window_hw: tuple[int, int]) -> tuple[int, int]:
     """Two thirds of a window (height, width), so that neighboring ones overlap by a third."""
-    return tuple(max(1, side * 2 // 3) for side in window_hw)
+    height, width = window_hw
+    return max(1, height * 2 // 3), max(1, width * 2 // 3)
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The label of every pixel from coarse logits: what upsampling and argmax give, for a fraction of the work."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Axis(NamedTuple):
     share: Tensor  # [P, cells], the weight of `after` in each pixel's interpolation, 0 to 1
 
 
-def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Logits [N, C, h, w] -> labels uint8 [N, H, W], equal to `upsample(logits, size).argmax(1)`; C is at most 256.
 
     Bit-exact on a CPU, except where torch rounds in another order (channels-last logits, or exactly three classes):
@@ -111,11 +112,12 @@ def _interpolate(
         for corners, number in zip(values[:, :, part].unbind(1), classes[:, part], strict=True):
             above, below = (_between(corners[at], corners[at + 1], horizontal) for at in (0, 2))  # [P, m]
             value = _between(above[None], below[None], vertical)  # [P, P, m]
-            if best is None:
+            if best is None or winner is None:
                 best, winner = value, number
             else:
                 winner = torch.where(value > best, number, winner)
                 best = torch.maximum(best, value)
+        assert winner is not None  # there is at least one class
         pixels = (down.pixels.index_select(1, rows) * width)[:, None] + across.pixels.index_select(1, columns)
         labels.view(-1).scatter_(0, pixels.view(-1), winner.expand(pixels.shape).reshape(-1))
 

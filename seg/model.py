@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 import backbone as backbones
 from backbone.architectures.plan import tails
+from backbone.errors import InputError
 from seg.heads import OUTPUT_STRIDES, build_head, required_taps
 from seg.heads.auxiliary import AuxiliaryHead
 from seg.heads.decoders import DecoderHead
@@ -66,6 +67,8 @@ class Segmenter(nn.Module):
             logits = resize(logits, images.shape[-2:], align_corners=True)
         logits = logits[..., : -(-height // self.stride), : -(-width // self.stride)]
         if auxiliary:
+            if self.auxiliary is None:
+                raise InputError("the model has no auxiliary head; create it with auxiliary=True")
             return logits, self.auxiliary(features[self.auxiliary_tap])
         return logits
 

@@ -32,7 +32,8 @@ def distinct_colors(count: int, given: Sequence[RGB] = ()) -> list[RGB]:
     colors = []
     for _ in range(count):
         farthest = distance.argmax()
-        colors.append(tuple(grid[farthest].tolist()))
+        red, green, blue = grid[farthest].tolist()
+        colors.append((red, green, blue))
         distance = np.minimum(distance, np.linalg.norm(lab - lab[farthest], axis=1))
     return colors
 
@@ -49,4 +50,5 @@ def pascal_voc_color(number: int) -> RGB:
     for position in range(8):
         for channel in range(3):
             channels[channel] |= (number >> (3 * position + channel) & 1) << (7 - position)
-    return tuple(channels)
+    red, green, blue = channels
+    return red, green, blue

@@ -43,7 +43,8 @@ class _PixelScores(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, by_sum: Tensor, by_chosen: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        by_sum, by_chosen = grad_outputs
         logits, labels, log_sums, down, across = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
         for number, rows in _strips(logits, labels):

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from backbone.errors import InputError
-from tools.io.console import console, run
+from tools.io.console import run
 from tools.run.config import DetConfig, SegConfig, load
 
 MOST = 200
@@ -34,13 +34,12 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--count must be 1 to {MOST} and --epoch at least 0")
     config = load(SegConfig if arguments.task == "seg" else DetConfig, arguments.config, arguments.overrides)
 
-    from tools.run import training_samples
+    from tools.checks import augment
 
     if arguments.task == "seg":
-        training_samples.draw_segmentation(config, arguments.count, arguments.epoch, arguments.out)
+        augment.draw_segmentation(config, arguments.count, arguments.epoch, arguments.out)
     else:
-        training_samples.draw_detection(config, arguments.count, arguments.epoch, arguments.out)
-    console.print(f"samples: {arguments.out}", soft_wrap=True, markup=False)
+        augment.draw_detection(config, arguments.count, arguments.epoch, arguments.out)
     return 0
 
 

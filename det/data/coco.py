@@ -188,7 +188,7 @@ class CocoDetection(Dataset):
         boxes = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
         limits = np.tile(self.sizes_hw[owners][:, ::-1], 2)
         finite = np.isfinite(boxes).all(axis=1)
-        clipped = np.where(finite[:, None], boxes, 0).clip(0, limits)
+        clipped = np.where(np.expand_dims(finite, 1), boxes, 0).clip(0, limits)
         outside = (boxes[:, :2] >= limits[:, :2]).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
         outside &= (boxes_xywh[:, 2:] > 0).all(axis=1)
         thin = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) < MIN_BOX_SIDE

@@ -103,6 +103,7 @@ def build_head(
         for layer in (*class_layers, *box_layers):
             nn.init.normal_(layer.weight, std=INIT_STD)
         for layer in class_layers:
+            assert layer.bias is not None
             nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
     return head
 

@@ -56,7 +56,8 @@ def anchors_per_cell(variant: str) -> list[int]:
 
 def feature_sizes(image_size_hw: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
     """(height, width) of the maps of these strides for an input of (height, width) pixels, whatever its padding."""
-    return [tuple(-(-side // stride) for side in image_size_hw) for stride in strides]
+    height, width = image_size_hw
+    return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
 def ssd_anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], variant: str) -> Tensor:

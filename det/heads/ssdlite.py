@@ -95,10 +95,13 @@ class SSDLiteHead(nn.Module):
         """The anchors [A, 4] of an input of (height, width), xyxy in its pixels, in the order of `forward`'s output."""
         return ssd_anchors(feature_sizes(image_size_hw, self.strides), image_size_hw, self.variant)
 
-    def decode(self, box_offsets: Tensor, anchors: Tensor) -> Tensor:
+    @staticmethod
+    def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
         """Box offsets [..., 4] and their anchors [..., 4] -> boxes [..., 4], xyxy in the anchors' unit."""
         return boxes.decode(box_offsets, anchors)
 
     def output_layers(self) -> tuple[list[nn.Conv2d], list[nn.Conv2d]]:
         """The last convolutions of the class predictors and of the box predictors."""
-        return tuple([block.project for block in blocks] for blocks in (self.class_predictors, self.box_predictors))
+        classes = [block.project for block in self.class_predictors if isinstance(block, PredictionBlock)]
+        offsets = [block.project for block in self.box_predictors if isinstance(block, PredictionBlock)]
+        return classes, offsets

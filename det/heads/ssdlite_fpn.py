@@ -122,7 +122,8 @@ class FPNLiteHead(nn.Module):
         """The anchors [A, 4] of an input of (height, width), xyxy in its pixels, in the order of `forward`'s output."""
         return pyramid_anchors(feature_sizes(image_size_hw, self.strides), image_size_hw, self.strides)
 
-    def decode(self, box_offsets: Tensor, anchors: Tensor) -> Tensor:
+    @staticmethod
+    def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
         """Box offsets [..., 4] and their anchors [..., 4] -> boxes [..., 4], xyxy in the anchors' unit."""
         return boxes.decode(box_offsets, anchors)
 

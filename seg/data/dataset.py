@@ -15,8 +15,8 @@ from backbone.errors import InputError
 
 IGNORE = 255
 """The label of ignored pixels."""
-FURTHER_SEEDS = [(), *((number,) for number in range(1, 11))]
-"""Appended to a sample's seed one after the other until its crop has a labelled pixel; after ten retries it is kept."""
+RETRIES = 10
+"""How often a crop without labelled pixels is drawn again before it is kept."""
 
 
 class SegSample(NamedTuple):
@@ -24,7 +24,7 @@ class SegSample(NamedTuple):
 
     image: Tensor  # uint8 RGB [3, H, W]
     labels: Tensor  # uint8 [H, W], indices into the data set's classes; 255 is ignored
-    index: int  # in the data set's order of images
+    index: int | Tensor  # in the data set's order of images; in a batch [N]
 
 
 class Transform(Protocol):
@@ -32,6 +32,7 @@ class Transform(Protocol):
 
     def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
         """How many rows of an image of this (height, width), counted from the top, the call with this seed reads."""
+        ...
 
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...], size_hw: tuple[int, int] | None = None
@@ -42,6 +43,7 @@ class Transform(Protocol):
             seed: the only source of randomness.
             size_hw: (height, width) of the whole image, where rows at the bottom were not decoded.
         """
+        ...
 
 
 class Decoded(Protocol):
@@ -49,6 +51,7 @@ class Decoded(Protocol):
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The image and labels of an index, as `SegDataset.read`."""
+        ...
 
 
 class SegDataset(Dataset):
@@ -140,14 +143,20 @@ class SegDataset(Dataset):
 
     def has_labelled_pixels(self) -> bool:
         """Whether any pixel counts; none does in the labels of a test set that are kept secret."""
-        return any((self.read_labels(path) != IGNORE).any() for path in self.labels)
+        return any((self.labels_of_image(number) != IGNORE).any() for number in range(len(self)))
 
     def label_counts(self) -> list[int]:
-        """How many pixels of the whole set each class has; reads every label file."""
+        """How many pixels of the whole set each class has; reads all labels and no image."""
         counts = np.zeros(256, np.int64)
         for number in range(len(self)):
-            counts += np.bincount(self.read(number)[1].ravel(), minlength=256)
+            counts += np.bincount(self.labels_of_image(number).ravel(), minlength=256)
         return counts[: len(self.classes)].tolist()
+
+    def labels_of_image(self, number: int) -> np.ndarray:
+        """The labels of an image, uint8 [H, W], without the image; may be read-only."""
+        if self.prepared is not None:
+            return self.prepared.read(number)[1]  # memory maps: the image's pixels stay on disk
+        return self.read_labels(self.labels[number])
 
     def read(self, number: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """An image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; both may be read-only.
@@ -167,14 +176,20 @@ class SegDataset(Dataset):
         if self.transform is None:
             image, labels = self.read(number)
         else:
-            size_hw = self.sizes[number]
-            for seed in [(self.seed, epoch, number, *more) for more in FURTHER_SEEDS]:
-                image, labels = self.read(number, self.transform.rows(size_hw, seed))
-                image, labels = self.transform(image, labels, seed, size_hw)
+            seed = (self.seed, epoch, number)
+            image, labels = self._transformed(self.transform, number, seed)
+            for retry in range(1, RETRIES + 1):
                 if (labels != IGNORE).any():
                     break
+                image, labels = self._transformed(self.transform, number, (*seed, retry))
         rgb = np.stack(cv2.split(image)[::-1])
         return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.array(labels)), number)
+
+    def _transformed(self, transform: Transform, number: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The image and labels of an index after augmentation; only the rows that it needs are decoded."""
+        size_hw = self.sizes[number]
+        image, labels = self.read(number, transform.rows(size_hw, seed))
+        return transform(image, labels, seed, size_hw)
 
 
 def collate(samples: list[SegSample]) -> SegSample:

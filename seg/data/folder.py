@@ -58,7 +58,9 @@ def read_classes(path: str | Path) -> Classes:
         hint = f"did you mean {close[0]}?" if close else f"valid: {', '.join(KEYS)}"
         raise InputError(f"{path}: unknown key {unknown[0]}; {hint}")
     rows = [_class(path, number, entry) for number, entry in enumerate(content["classes"])]
-    names, given_colors, ids = ([row[column] for row in rows] for column in range(3))
+    names = [name for name, _, _ in rows]
+    given_colors = [given for _, given, _ in rows]
+    ids = [values for _, _, values in rows]
     ignored = content.get("ignore", [IGNORE])
     ignored = ignored if isinstance(ignored, list) else [ignored]
     ignore = _ids(path, "ignore", [entry for entry in ignored if not isinstance(entry, list)])
@@ -196,7 +198,7 @@ class Folder(SegDataset):
     def _listed(self, found: dict[str, Path]) -> list[Path]:
         path = self.root / self.table.list.replace("{split}", self.split)
         try:
-            names = path.read_text().split()
+            names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: the list of images cannot be read ({error})") from error
         missing = [name for name in names if name not in found]
@@ -252,7 +254,8 @@ def _class(path: Path, number: int, entry: Any) -> tuple[str, list[RGB], list[in
 def _color(path: Path, what: str, color: Any) -> RGB:
     if not isinstance(color, list) or len(color) != 3:
         raise InputError(f"{path}: {what}: color is {color!r}; it is [red, green, blue]")
-    return tuple(_ids(path, f"{what}: color", color))
+    red, green, blue = _ids(path, f"{what}: color", color)
+    return red, green, blue
 
 
 def _ids(path: Path, what: str, values: Any) -> list[int]:

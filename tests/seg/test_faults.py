@@ -27,9 +27,9 @@ from seg.data.transforms import TrainTransform
 from seg.palette import pascal_voc_color
 from tests.seg.test_folder import make_garden
 from tests.tools.test_check_masks import check
-from tools.eval_seg import evaluate_model
 from tools.run import config as configs
-from tools.run.loop import make_accelerator
+from tools.run.processes import make_accelerator
+from tools.scoring.segmentation import evaluate_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -302,10 +302,10 @@ def test_45_the_score_is_of_the_whole_set_at_native_size(copy):
         )
     dataset = Cityscapes(copy, "val")
     settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "accelerator": make_accelerator(), "workers": 0}
-    scores = evaluate_model(AllRoad(), dataset, **settings).scores
+    metrics = evaluate_model(AllRoad(), dataset, **settings).metrics
     pixels = 5 * 96 * 192
-    assert scores["iou/road"] == (pixels - 2) / pixels and scores["iou/car"] == 0
-    assert scores["miou"] == (pixels - 2) / pixels / 2
+    assert metrics["iou/road"] == (pixels - 2) / pixels and metrics["iou/car"] == 0
+    assert metrics["miou"] == (pixels - 2) / pixels / 2
 
 
 class Endless(SegDataset):

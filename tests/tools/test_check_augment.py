@@ -8,8 +8,8 @@ import pytest
 
 from backbone import InputError
 from tools import check_augment
+from tools.run import detection, segmentation
 from tools.run.config import DetConfig, SegConfig, load
-from tools.run.training_samples import detection_set, segmentation_set, spread
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -21,7 +21,7 @@ def test_labels_are_drawn_beside_their_images(world, tmp_path):
     assert check_augment.main(["seg", str(recipe), *keys, "--out", str(out), "--count", "3", "--epoch", "2"]) == 0
     sheet = cv2.imread(str(out))
     assert sheet.shape == (2 * 96, 4 * 480, 3)
-    sample = segmentation_set(load(SegConfig, recipe, keys))[2, 0]
+    sample = segmentation.make_train_set(load(SegConfig, recipe, keys))[2, 0]
     np.testing.assert_array_equal(sheet[:96, :480, ::-1], sample.image.permute(1, 2, 0).numpy())
     assert not sheet[:96, 480:960][sample.labels.numpy() == 255].any() and sheet[:96, 480:960].any()
     assert not sheet[96:, 960:].any()
@@ -34,12 +34,8 @@ def test_boxes_are_drawn_into_their_images(world, tmp_path):
     assert check_augment.main(["det", str(recipe), *keys, "--out", str(out), "--count", "200"]) == 0
     sheet = cv2.imread(str(out))
     assert sheet.shape == (2 * 96, 4 * 480, 3)
-    sample = detection_set(load(DetConfig, recipe, keys))[0, 0]
+    sample = detection.make_train_set(load(DetConfig, recipe, keys))[0, 0]
     assert len(sample.boxes) and 0 < (sheet[:96, :480, ::-1] != sample.image.permute(1, 2, 0).numpy()).mean() < 0.8
-
-
-def test_samples_are_spread_over_the_set():
-    assert spread(100, 3) == [0, 50, 99] and spread(2, 5) == [0, 1] and spread(9, 1) == [0]
 
 
 @pytest.mark.parametrize(

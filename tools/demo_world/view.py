@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data.cityscapes import CLASSES
 from tools.demo_world import sprites
 from tools.demo_world.sprites import FloatImage
 from tools.demo_world.world import Camera, Panel, World, vector
@@ -21,29 +22,30 @@ FAR_M = 90.0  # where the ground ends
 
 
 class Label(NamedTuple):
-    """A row of Cityscapes' table of labels."""
+    """A class of Cityscapes that the demo world paints."""
 
     label_id: int
     color_rgb: tuple[int, int, int]
 
 
-LABELS = {
-    "unlabeled": Label(0, (0, 0, 0)),
-    "ego vehicle": Label(1, (0, 0, 0)),
-    "out of roi": Label(3, (0, 0, 0)),
-    "static": Label(4, (0, 0, 0)),
-    "road": Label(7, (128, 64, 128)),
-    "sidewalk": Label(8, (244, 35, 232)),
-    "building": Label(11, (70, 70, 70)),
-    "pole": Label(17, (153, 153, 153)),
-    "traffic light": Label(19, (250, 170, 30)),
-    "traffic sign": Label(20, (220, 220, 0)),
-    "vegetation": Label(21, (107, 142, 35)),
-    "terrain": Label(22, (152, 251, 152)),
-    "sky": Label(23, (70, 130, 180)),
-    "person": Label(24, (220, 20, 60)),
-    "car": Label(26, (0, 0, 142)),
-}
+PAINTED = (
+    "unlabeled",
+    "ego vehicle",
+    "out of roi",
+    "static",
+    "road",
+    "sidewalk",
+    "building",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "car",
+)
+LABELS = {row.name: Label(row.label_id, row.color) for row in CLASSES if row.name in PAINTED}
 
 
 class VisibleObject(NamedTuple):

@@ -17,8 +17,8 @@ from det.data import transforms as det_transforms
 from seg import loss as seg_loss
 from seg import model as seg_model
 from seg import options as seg_options
-from seg.data.cityscapes import ANNOTATIONS
 from seg.heads.decoders import DECODERS
+from seg.options import ANNOTATIONS
 from tools.run.config import BackboneConfig, DetConfig, SegConfig, describe, flatten, load, parse_arguments, to_yaml
 
 ROOT = Path(__file__).parents[3]

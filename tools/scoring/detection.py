@@ -37,6 +37,7 @@ def evaluate_model(
         description: `mean`, `std` and `score` of the model, as its weights file has them.
         workers: loader processes.
     """
+    assert isinstance(model, det.Detector)
     indices = shard(accelerator, len(dataset))
     loader = each_once(dataset, indices=indices, batch=BATCH, collate=det.collate, workers=workers)
     nms_iou = description.get("nms_iou", det.NMS_IOU)  # only converted files name it

@@ -24,8 +24,8 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
     quarter = labels.size // 4
     for start in range(0, quarter, STEP):
         stop = min(start + STEP, quarter)
-        pair = [_interleave(array, quarter, start, stop) for array in (labels, predictions)]
-        counts += _histogram(*pair, num_classes)
+        mixed_labels, mixed = (_interleave(array, quarter, start, stop) for array in (labels, predictions))
+        counts += _histogram(mixed_labels, mixed, num_classes)
     if labels.size % 4:
         counts += _histogram(labels[4 * quarter :], predictions[4 * quarter :], num_classes)
     return np.column_stack([counts[:, :num_classes], counts[:, num_classes:].sum(1)])

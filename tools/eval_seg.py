@@ -17,8 +17,8 @@ import argparse
 from pathlib import Path
 
 from backbone.errors import InputError
+from seg.options import ANNOTATIONS
 from tools.io.console import command_parser, console, num_workers, run
-from tools.prepare_masks import LABELS
 
 MIOU = "miou over the classes in the labels"
 NUM_WORST = 6  # images in a report
@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--split", default="val", help="default: val")
-    parser.add_argument("--labels", default="gtFine", choices=LABELS, help="of Cityscapes; default: gtFine")
+    parser.add_argument("--labels", default="gtFine", choices=ANNOTATIONS, help="of Cityscapes; default: gtFine")
     parser.add_argument("--out", type=Path, help="folder for metrics.json; default: beside the weights or predictions")
     parser.add_argument("--save-predictions", type=Path, metavar="DIR", help="write label_id PNGs there")
     parser.add_argument("--report", action="store_true", help="write report.html, which opens offline, into --out")

@@ -10,10 +10,8 @@ the same command goes on; after images were added or changed it prepares these a
 
 from pathlib import Path
 
+from seg.options import ANNOTATIONS
 from tools.io.console import command_parser, console, num_workers, run
-
-LABELS = ("gtFine", "gtCoarse")
-"""Cityscapes' folders of labels."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the copy")
     parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], help="default: train and val")
-    parser.add_argument("--labels", default="gtFine", choices=LABELS, help="of Cityscapes; default: gtFine")
+    parser.add_argument("--labels", default="gtFine", choices=ANNOTATIONS, help="of Cityscapes; default: gtFine")
     parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     # After the arguments: torch takes seconds to import.

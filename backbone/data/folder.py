@@ -20,7 +20,7 @@ class Sample(NamedTuple):
 
     image: Tensor  # uint8 RGB [3, H, W]
     label: Tensor  # int64 [], index into the data set's classes
-    index: Tensor  # int64 [], in the data set's order of images
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - int64 [], in the data set's order of images
 
 
 class ImageFolder(Dataset):

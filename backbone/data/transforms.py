@@ -43,7 +43,7 @@ def train_transform(
     if jitter:
         steps.append(v2.ColorJitter(jitter, jitter, jitter))
     if erase:
-        steps.append(v2.RandomErasing(erase, value=(124, 116, 104)))
+        steps.append(v2.RandomErasing(erase, value=(124, 116, 104)))  # pyright: ignore[reportArgumentType] - a color is allowed
     together = v2.Compose(steps)
 
     def transform(image_bgr: np.ndarray, seed: tuple[int, ...]) -> Tensor:

@@ -13,6 +13,7 @@ from backbone.data.images import read_label
 from backbone.errors import InputError
 from seg.data.dataset import IGNORE, SegDataset, Transform
 from seg.data.polygons import draw_polygons, polygons_size
+from seg.options import ANNOTATIONS
 
 
 class CityscapesClass(NamedTuple):
@@ -88,8 +89,6 @@ LABEL_ID_OF_NAME = {row.name: row.label_id for row in CLASSES}
 
 LABEL_FILES = ("_labelIds.png", "_labelTrainIds.png", "_polygons.json")
 """Endings of label files' names, the preferred one first."""
-ANNOTATIONS = ("gtFine", "gtCoarse")
-"""Folders of labels: fine, and coarse; the split train_extra has coarse labels only."""
 
 
 class Cityscapes(SegDataset):

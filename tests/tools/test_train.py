@@ -261,7 +261,7 @@ def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
     assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
     names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
     assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
-    model = load(tmp_path / "run" / "best.safetensors").model
+    model = load(tmp_path / "run" / "best.safetensors").network
     assert model.auxiliary is not None and model.stride == 4
 
 

@@ -203,7 +203,7 @@ def print_split(split: str, content: dict[str, Any], found: SplitCheck, *, score
         [row["name"], str(row["id"]), *map(str, counts[row["id"]]), str(len(holders[row["id"]]))]
         for row in content["categories"]
     ]
-    total = sum(counts.values())
+    total = np.sum(list(counts.values()), axis=0)
     lines.append(["all", "", *map(str, total), str(len(set().union(*holders.values())))])
     console.print(table("boxes", ["class", "id", "boxes", "small", "medium", "large", "images"], lines))
     absent = [row["name"] for row in content["categories"] if not counts[row["id"]][0]]

@@ -11,10 +11,11 @@ from torch.utils.data import Dataset
 
 from backbone.data.images import image_mode, read_bytes, read_image
 from backbone.errors import InputError
-from seg.data.cityscapes import ANNOTATIONS, NAMES, TRAIN_CLASSES
+from seg.data.cityscapes import NAMES, TRAIN_CLASSES
 from seg.data.dataset import IGNORE, SegDataset
 from seg.data.folder import read_classes
 from seg.data.opening import open_data
+from seg.options import ANNOTATIONS
 from seg.predictor import SegmentationResult
 from tools.checks.samples import sheet_path, shrink, spread, write_sheet
 from tools.io.console import console, progress, table

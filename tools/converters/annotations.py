@@ -176,10 +176,10 @@ def read_csv(source: Path, folder: Path, classes: list[str] | None) -> Iterator[
         if name or any(edges):
             if not name:
                 raise InputError(f"{where}: class is empty; name it, or leave the edges empty too")
-            numbers = tuple(
+            left, top, right, bottom = (
                 _number(edge, f"{where}: {column}") for edge, column in zip(edges, CSV_COLUMNS[2:], strict=True)
             )
-            images[file_name].boxes.append(Box(name, numbers, False, where))
+            images[file_name].boxes.append(Box(name, (left, top, right, bottom), False, where))
     yield from images.values()
 
 
@@ -199,7 +199,7 @@ def read_cityscapes(source: Path, folder: Path, classes: list[str] | None) -> It
             label_id = instance // 1000 if instance >= 1000 else instance
             if label_id in name_of:
                 rows, columns = np.nonzero(ids == instance)
-                edges = tuple(map(float, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
+                edges = (float(columns.min()), float(rows.min()), columns.max() + 1.0, rows.max() + 1.0)
                 boxes.append(Box(name_of[label_id], edges, instance < 1000, f"{path}: instance {instance}"))
         yield image._replace(boxes=boxes)
 
@@ -273,7 +273,8 @@ def _inside(box: Box, width: int, height: int) -> tuple[float, float, float, flo
         raise InputError(f"{box.where}: the box {said} is not inside its {width}x{height} image; correct it")
     edges = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     # Shares of an image are rounded: what is meant is seldom finer than a thousandth of a pixel.
-    return tuple(round(float(edge), 3) for edge in edges)
+    left, top, right, bottom = (round(float(edge), 3) for edge in edges)
+    return left, top, right, bottom
 
 
 def _files(folder: Path, ending: str) -> list[Path]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
 
@@ -21,7 +20,7 @@ from seg.weights import DEEPLAB_SIGN
 class Recognised(NamedTuple):
     """A checkpoint in our form."""
 
-    model: nn.Module
+    model: backbone.Classifier | seg.Segmenter | det.Detector
     layout: str
     description: dict[str, Any]  # as the file's header has it
 
@@ -126,7 +125,7 @@ def summary(found: Recognised) -> list[list[str]]:
         return " ".join(f"{value:g}" for value in values)
 
     hidden, images = [], []
-    if description["task"] == "classification":
+    if isinstance(found.model, backbone.Classifier):
         layer = found.model.hidden
         hidden = [["hidden layer", "none" if layer is None else str(layer.out_features)]]
         size, crop_pct, interpolation = (description[key] for key in ("size", "crop_pct", "interpolation"))

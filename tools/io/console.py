@@ -30,7 +30,7 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
-def command_parser(command: str, description: str) -> ArgumentParser:
+def command_parser(command: str, description: str | None) -> ArgumentParser:
     """The parser of `python -m tools.COMMAND`; the description is shown as it is laid out."""
     return ArgumentParser(
         prog=f"python -m tools.{command}", description=description, formatter_class=RawDescriptionHelpFormatter

@@ -7,7 +7,7 @@ from pathlib import Path
 from backbone.errors import InputError
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under a temporary name beside its own and renames it: a killed process leaves the old one whole.
 
     Raises:

@@ -73,7 +73,7 @@ def share_by_class(hits: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
     return {classes[label]: float(counts[label] / totals[label]) for label in np.flatnonzero(totals)}
 
 
-def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_classifier(path: Path) -> tuple[backbone.Classifier, dict[str, Any]]:
     """A classifier from our file or a published one, and its description; `classes` is None where none are named.
 
     Raises:

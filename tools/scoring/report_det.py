@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import matplotlib
@@ -99,8 +99,8 @@ def compare(coco_eval: COCOeval, thresholds: dict[int, float]) -> list[Compared]
     """
     results = []
     for image_id in coco_eval.params.imgIds:
-        truth = coco_eval.cocoGt.imgToAnns[image_id]
-        rows = coco_eval.cocoDt.imgToAnns[image_id]
+        truth: list[Any] = coco_eval.cocoGt.imgToAnns[image_id]
+        rows: list[Any] = coco_eval.cocoDt.imgToAnns[image_id]
         found = sorted(
             (row for row in rows if row["score"] >= thresholds[row["category_id"]]), key=lambda row: -row["score"]
         )

@@ -1,10 +1,12 @@
 """A segmenter's evaluation as one HTML page that opens offline: metrics, confusions, and the worst images."""
 
+import io
 import math
 from html import escape
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from backbone.data.images import read_image
 from seg.data.dataset import IGNORE, SegDataset
@@ -71,7 +73,7 @@ def _figure(dataset: SegDataset, shown: Shown) -> str:
     path = dataset.images[shown.number]
     image = read_image(path)
     labels = dataset.labels_of_image(shown.number)
-    predicted = cv2.imdecode(np.frombuffer(shown.predicted_png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    predicted = np.asarray(Image.open(io.BytesIO(shown.predicted_png)))
     colors = np.array(dataset.colors, np.uint8)
     drawn = [SegmentationResult(part, dataset.classes, colors).draw(image, 1.0) for part in (labels, predicted)]
     errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR) // 2 + 64

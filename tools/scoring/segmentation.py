@@ -59,7 +59,8 @@ class Counts:
     def __init__(self, dataset: SegDataset, *, instances: bool, num_worst: int) -> None:
         self.dataset, self.num_worst = dataset, num_worst
         self.confusion = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
-        self.instances = InstanceCounts() if instances and dataset.instances is not None else None
+        self.instance_files = dataset.instances if instances else None
+        self.instances = None if self.instance_files is None else InstanceCounts()
         self.worst: list[Shown] = []
 
     def add(self, number: int, labels: np.ndarray, predicted_ids: np.ndarray) -> None:
@@ -72,8 +73,8 @@ class Counts:
         predicted = self.dataset.labels_of_ids[predicted_ids]
         confusion = confusion_matrix(labels, predicted, len(self.dataset.classes))
         self.confusion += confusion
-        if self.instances is not None:
-            path = self.dataset.instances[number]
+        if self.instances is not None and self.instance_files is not None:
+            path = self.instance_files[number]
             self.instances.add(labels, predicted_ids, read_ids(path), path)
         if self.num_worst and confusion.any():
             miou = iou_metrics(confusion, self.dataset.classes)["miou"]
@@ -85,7 +86,7 @@ class Counts:
         """The metrics over what all processes counted; every process gets them."""
         own = (self.confusion, self.instances, self.worst)
         confusions, instances, worst = zip(*(gather_parts(accelerator, own) if accelerator else [own]), strict=True)
-        confusion = sum(confusions)
+        confusion = np.sum(confusions, axis=0)
         merged = None if self.instances is None else merge(instances)
         official = cityscapes_metrics(confusion, merged) if self.dataset.classes == cityscapes.NAMES else {}
         shown = lowest([image for part in worst for image in part], self.num_worst)

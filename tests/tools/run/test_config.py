@@ -9,7 +9,7 @@ import pytest
 from backbone import InputError
 from backbone import options as backbone_options
 from backbone.data import transforms as backbone_transforms
-from seg.data.cityscapes import ANNOTATIONS
+from seg.options import ANNOTATIONS
 from tools.run.config import BackboneConfig, DetConfig, SegConfig, describe, flatten, load, parse_arguments, to_yaml
 
 ROOT = Path(__file__).parents[3]

@@ -70,8 +70,8 @@ def read_classes(path: str | Path) -> Classes:
     if len(names) > MAX_CLASSES:
         raise InputError(f"{path}: {len(names)} classes; there can be {MAX_CLASSES} at most")
     every = [value for values in [*ids, ignore] for value in values]
-    for what, values in (("name", names), ("id", every)):
-        twice = [value for value, count in Counter(values).items() if count > 1]
+    for what, counts in (("name", Counter(names)), ("id", Counter(every))):
+        twice = [value for value, count in counts.items() if count > 1]
         if twice:
             raise InputError(f"{path}: {what} {twice[0]} occurs twice; each belongs to one class, or to `ignore`")
     texts = {
@@ -198,8 +198,9 @@ class Folder(SegDataset):
                 raise InputError(f"{one}: {other.name} has the same name; a mask must belong to one image")
         return found
 
-    def _listed(self, name: str, found: dict[str, Path]) -> list[Path]:
-        path = self.root / name.replace("{split}", self.split)
+    def _listed(self, file: str, found: dict[str, Path]) -> list[Path]:
+        """The images that a list file names, one per line, in its order."""
+        path = self.root / file.replace("{split}", self.split)
         try:
             names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:

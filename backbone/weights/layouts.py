@@ -6,8 +6,8 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.network import Network
+from backbone.weights import efficientnet_lite, ports, slim
 from backbone.weights import keras as keras_weights
-from backbone.weights import ports, slim
 from backbone.weights.translation import IMAGENET, Layout, conv_norm, highest, linear, named, plain_conv_norm, renamed
 
 # The layers of timm's kinds of blocks -> ours.
@@ -61,7 +61,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
         return _timm(state, source)
     if any(key.startswith("keras.") for key in state):
         return keras_weights.translate(state, source)
-    for publisher in (ports, slim):
+    for publisher in (efficientnet_lite, ports, slim):
         if (found := publisher.recognise(state, source)) is not None:
             return found
     if any(".bottleneck_0_0." in key for key in state):
@@ -78,7 +78,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
     first = next(iter(state), None)
     raise InputError(
         f"{source}: unknown layout (first name {first!r}); known: ours and those of torchvision, timm, mmpretrain, "
-        "Keras, TF-slim, 1e100, d-li14 and Randl"
+        "Keras, TF-slim, efficientnet_lite_pytorch, 1e100, d-li14 and Randl"
     )
 
 

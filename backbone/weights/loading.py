@@ -243,8 +243,8 @@ def load_weights(
 
     A bare network takes the body out of a classifier's checkpoint, and out of any of our models; a network cut at its
     deepest tap leaves what lies beyond it. Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain,
-    Keras, TF-slim, 1e100, d-li14 and Randl. Where the weights were trained with another norm epsilon than the model's,
-    the norms' scales are adapted, so that the evaluated numbers are theirs.
+    Keras, TF-slim, efficientnet_lite_pytorch, 1e100, d-li14 and Randl. Where the weights were trained with another norm
+    epsilon than the model's, the norms' scales are adapted, so that the evaluated numbers are theirs.
 
     Arguments:
         norm_eps: the epsilon that timm's weights were trained with; by default as in `from_weights`.
@@ -391,10 +391,11 @@ def _find_architecture(layout: Layout, source: str) -> _Found:
         out, expanded = (size(f"{block}.project.conv.weight", axis) for axis in (0, 1))
         blocks.append((*kernels, expanded, out, size(f"{block}.squeeze_excite.reduce.weight", 0)))
     wanted = (size("stem.conv.weight", 0), blocks, size("last.conv.weight", 0))
-    for name, table in ARCHITECTURES.items():
+    # Width by width, since EfficientNet-Lite2 has the channels that Lite1 would have at 1.1.
+    for width, (name, table) in product(WIDTHS, ARCHITECTURES.items()):
         if len(table.rows) != len(blocks) or table.squeeze.before_activation != bool(layout.squeezed_first):
             continue
-        for found in (_Found(name, *choice) for choice in product(WIDTHS, tails(table), (False, True))):
+        for found in (_Found(name, width, *choice) for choice in product(tails(table), (False, True))):
             candidate = plan(with_tail(table, found.tail), width=found.width, fixed_stem=found.fixed_stem)
             shapes = [
                 (b.start_kernel, b.expand_kernel, b.depthwise_kernel, b.expanded, b.out, b.squeezed)

@@ -17,6 +17,7 @@ from backbone.network import Classifier, Network, classifier
 from backbone.weights import keras as keras_weights
 from backbone.weights import tensorflow_checkpoint
 from backbone.weights.layouts import recognise, torchvision_names
+from backbone.weights.names import resolve
 from backbone.weights.preprocessing import Preprocessing, Source, published_name, published_preprocessing
 from backbone.weights.translation import NORM, Layout, Triple
 
@@ -49,6 +50,7 @@ TIMM_EPS_OF_TENSORFLOW = ("mobilenet_v3_large_rw", "fbnet_c")
 def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, of a .pt or .pth file (also below "model" or "state_dict"), or of a mapping.
 
+    Wherever a file may stand, a name of published weights may (`names.resolve`), which is fetched if it is not here.
     Those of Keras' .h5 files are numbered by layer (`keras_weights.read`). Of a TensorFlow checkpoint any of its files
     may be given, or what their names begin with (`tensorflow_checkpoint.read`).
 
@@ -60,6 +62,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
 
 def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and what the file says of its model: our description, or at most "classes"."""
+    source = resolve(source)
     description: dict[str, Any] = {}
     if isinstance(source, Mapping):
         state = dict(source)
@@ -68,7 +71,10 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
         checkpoint = tensorflow_checkpoint.prefix(path)
         _refuse_tensorflow(path, checkpoint)
         if not path.is_file() and checkpoint is None:
-            raise InputError(f"{path}: no such weights file; give the path of a .safetensors, .pt or .pth file")
+            raise InputError(
+                f"{path}: no such weights file; give a .safetensors, .pt or .pth file or a name that "
+                "python -m tools.weights lists"
+            )
         with open(path if checkpoint is None else f"{checkpoint}.index", "rb") as file:
             if file.read(len(GIT_LFS)) == GIT_LFS:
                 raise InputError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
@@ -180,6 +186,7 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
     """
+    source = resolve(source)
     layout, description = _recognise(source)
     if description.get("task", "classification") != "classification":
         raise InputError(f"{_name(source)}: is a model for {description['task']}; tools.predict.load takes it")
@@ -223,6 +230,7 @@ def expected_preprocessing(source: Source) -> Preprocessing:
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
     """
+    source = resolve(source)
     layout, description = _recognise(source)
     if "mean" in description:
         return _described(description)
@@ -253,6 +261,7 @@ def load_weights(
         InputError: the layout is unknown, the model's padding or place of squeeze-and-excite is not the weights', or a
             tensor is missing, left over or of another shape.
     """
+    source = resolve(source)
     layout, _ = _recognise(source)
     network = model.backbone if isinstance(model, Classifier) else model
     padding = _padding(layout, network.name, source)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import backbone as backbones
 from backbone.errors import InputError
 from backbone.weights.loading import KEY
+from backbone.weights.names import resolve
 from tools.io.files import replace_file
 
 PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
@@ -31,7 +32,7 @@ def load_description(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, damaged, or was not written by this suite's training tools.
     """
-    path = Path(path)
+    path = Path(resolve(path))
     if not path.is_file():
         raise InputError(f"{path}: no such weights file; training writes best.safetensors into its run folder")
     try:
@@ -52,6 +53,7 @@ def load_description(path: str | Path) -> dict[str, Any]:
 
 def find_description(path: str | Path) -> dict[str, Any] | None:
     """The description of a file that `save_model` wrote; None for any other weights file."""
+    path = resolve(path)
     try:
         return load_description(path)
     except InputError:
@@ -60,7 +62,7 @@ def find_description(path: str | Path) -> dict[str, Any] | None:
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
-    with safe_open(path, "pt") as file:
+    with safe_open(resolve(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 

@@ -11,7 +11,6 @@ from backbone.architectures.plan import BlockPlan
 
 ACTIVATIONS = {"RE": nn.ReLU, "R6": nn.ReLU6, "HS": nn.Hardswish}
 GATES = {"hard_sigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
-PADDINGS = ("symmetric", "same")
 
 
 class Convolution(NamedTuple):

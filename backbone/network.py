@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from backbone.architectures.definitions import definition, parse
 from backbone.architectures.plan import ARCHITECTURES, Architecture, plan, tails, with_tail
-from backbone.blocks import ACTIVATIONS, PADDINGS, Bottleneck, ConvNormAct, Convolution
+from backbone.blocks import ACTIVATIONS, Bottleneck, ConvNormAct, Convolution
 from backbone.errors import InputError
+from backbone.options import PADDINGS
 
 OWN = "own architecture"
 """The name of networks that were not made by name."""

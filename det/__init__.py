@@ -1,15 +1,20 @@
 """SSDLite object detection: model, loss, post-processing, COCO data, evaluation and prediction."""
 
-from det.data.annotations import annotation_file, image_folder, is_scored, read_results
-from det.data.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
-from det.data.transforms import Transformed, eval_transform, train_transform
-from det.loss import DetectionLoss
-from det.matching import Targets
-from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
-from det.model import Detector, RawDetections, SSDLiteHead, create
-from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
-from det.predictor import DetectionResult, Predictor
-from det.weights import from_weights, load_weights
+from typing import TYPE_CHECKING
+
+from backbone.lazy import lazy
+
+if TYPE_CHECKING:  # for readers and type checkers; at run time `lazy` imports these when they are first used
+    from det.data.annotations import annotation_file, image_folder, is_scored, read_results
+    from det.data.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
+    from det.data.transforms import Transformed, eval_transform, train_transform
+    from det.loss import DetectionLoss
+    from det.matching import Targets
+    from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
+    from det.model import Detector, RawDetections, SSDLiteHead, create
+    from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
+    from det.predictor import DetectionResult, Predictor
+    from det.weights import from_weights, load_weights
 
 __all__ = [
     "NMS_IOU",
@@ -48,3 +53,42 @@ __all__ = [
     "to_results",
     "train_transform",
 ]
+
+_MODULES = {
+    "NMS_IOU": "postprocess",
+    "Batch": "data.coco",
+    "CocoDetection": "data.coco",
+    "DetectionLoss": "loss",
+    "DetectionResult": "predictor",
+    "Detections": "postprocess",
+    "Detector": "model",
+    "PostProcess": "postprocess",
+    "Predictor": "predictor",
+    "RawDetections": "model",
+    "SSDLiteHead": "model",
+    "Sample": "data.coco",
+    "StaticDetections": "postprocess",
+    "StaticPostProcess": "postprocess",
+    "Targets": "matching",
+    "Transformed": "data.transforms",
+    "annotation_file": "data.annotations",
+    "collate": "data.coco",
+    "create": "model",
+    "eval_transform": "data.transforms",
+    "evaluate": "metrics",
+    "figures_of": "metrics",
+    "from_weights": "weights",
+    "has_fast": "metrics",
+    "image_folder": "data.annotations",
+    "input_sizes": "data.coco",
+    "is_scored": "data.annotations",
+    "judge": "metrics",
+    "load_ground_truth": "metrics",
+    "load_weights": "weights",
+    "read_results": "data.annotations",
+    "scale_batch": "data.coco",
+    "self_check": "metrics",
+    "to_results": "metrics",
+    "train_transform": "data.transforms",
+}
+__getattr__, __dir__ = lazy(__name__, _MODULES)

@@ -1,4 +1,7 @@
-"""Our networks as encoders of segmentation-models-pytorch, registered under "taproot-" and the architecture's name.
+"""Our networks as encoders of segmentation-models-pytorch, registered as "taproot-" and the architecture's name.
+
+import seg.encoders
+import segmentation_models_pytorch as smp
 
 smp.Unet("taproot-mobilenet_v3_large", encoder_weights=None, classes=19)
 """
@@ -51,7 +54,7 @@ class Encoder(nn.Module, EncoderMixin):
 
 
 def register() -> None:
-    """Makes every architecture known to `smp.encoders.get_encoder`; importing `seg` does it."""
+    """Makes every architecture known to `smp.encoders.get_encoder`; importing this module does it."""
     for name in backbones.names():
         smp.encoders.encoders[PREFIX + name] = {
             "encoder": Encoder,

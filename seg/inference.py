@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbone.errors import InputError
-from seg.label_map import label_map
+from seg.labeling import label_map
 from seg.model import upsample
 
 SCALES = (0.05, 8.0)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from backbone.inference import for_inference, network_input
-from seg.label_map import label_map
+from seg.labeling import label_map
 
 
 class SegmentationResult(NamedTuple):

@@ -1,6 +1,9 @@
 """The rules of the house that a reader cannot see at one place: who imports whom, what is never used."""
 
 import ast
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,9 @@ MAY_IMPORT = {
     "det": {"backbone", "det"},
     "tools": {"backbone", "seg", "det", "tools"},
 }
+LAZY = ("backbone", "seg", "det")
+LIGHT = ("backbone.errors", "seg", "det", "tools.io.console", "tools.io.files", "tools.run.config")
+HEAVY = ("torch", "torchvision", "albumentations", "cv2", "matplotlib", "segmentation_models_pytorch")
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 
@@ -41,6 +47,27 @@ def test_nothing_that_crashes_or_runs_code_on_bad_files(path):
 
 def test_every_module_says_what_it_is():
     assert [str(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_what_a_command_line_imports_is_light():
+    """--help and the refusal of a wrong option come within a second; torch alone takes longer."""
+    code = f"import sys, {', '.join(LIGHT)}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "\n"
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_lazy_package_gives_what_it_lists(package):
+    module = importlib.import_module(package)
+    [block] = [node for node in ast.parse(Path(module.__file__).read_text()).body if isinstance(node, ast.If)]
+    checked = {alias.name: f"{package}.{module._MODULES[alias.name]}" for node in block.body for alias in node.names}
+    assert checked == {alias.name: node.module for node in block.body for alias in node.names}  # type checkers' view
+    assert set(module.__all__) == set(checked) == set(module._MODULES)
+    for name in module.__all__:
+        assert hasattr(module, name) and name in dir(module)
+        # Importing a submodule sets it on its package, where it would hide a function of the same name.
+        assert not (Path(module.__file__).parent / f"{name}.py").exists()
+    with pytest.raises(AttributeError, match="has no attribute 'create_all'"):
+        _ = module.create_all
 
 
 def test_opencv_is_the_one_with_windows_and_video():

@@ -65,7 +65,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import backbone as backbones
-import det
+import det.metrics
 import seg.loss
 from backbone.inference import normalise
 from backbone.weights.loading import read_weights

@@ -18,7 +18,7 @@ import numpy as np
 from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset
 
-from backbone.data.images import read_image
+from backbone.data.images import IMAGE_SUFFIXES, read_image
 from backbone.errors import InputError
 from det.data.annotations import check_annotations, check_file_name, read_json
 from det.data.coco import MIN_BOX_SIDE
@@ -27,7 +27,6 @@ from tools.io.console import console, num_workers, progress, run, table
 from tools.io.files import replace_file
 from tools.run.loop import single_thread
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's limits of the area of small and of medium objects, in pixels."""
 NUM_SHOWN = 6
@@ -77,7 +76,7 @@ def check_images(content: dict[str, Any], folder: Path, *, workers: int, faults:
             paths.append(path)
             positions.append(position)
         listed.add(path)
-    present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGES}
+    present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
     faults += [f"{path}: is not in the annotations; list it or move it away" for path in sorted(present - listed)]
 
     loader = DataLoader(

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from backbone.data.images import read_image
+from backbone.data.images import IMAGE_SUFFIXES, read_image
 from backbone.errors import InputError
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Transform = Callable[[np.ndarray, tuple[int, ...]], Tensor]
 
@@ -58,9 +56,11 @@ class ImageFolder(Dataset):
         self.images: list[Path] = []
         labels = []
         for name in found:
-            images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in ENDINGS)
+            images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
             if not images:
-                raise InputError(f"{folder / name}: holds no image ({', '.join(ENDINGS)}); fill or remove the folder")
+                raise InputError(
+                    f"{folder / name}: holds no image ({', '.join(IMAGE_SUFFIXES)}); fill or remove the folder"
+                )
             self.images += images
             labels += [self.classes.index(name)] * len(images)
         self.labels = np.array(labels)

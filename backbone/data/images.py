@@ -16,6 +16,9 @@ try:
 except ImportError:
     pyspng = None
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""How the names of images end, in lower case, where a folder is searched for them."""
+
 MAX_PIXELS = 100_000_000
 """Headers that claim more are refused before anything is decoded: a 100 KB PNG can expand to 5 GB."""
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns at first; `_open` checks every file

@@ -1,6 +1,5 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
-import json
 import re
 from collections.abc import Mapping
 from itertools import product
@@ -16,6 +15,7 @@ from backbone.errors import InputError
 from backbone.network import Classifier, Network, classifier
 from backbone.weights import keras as keras_weights
 from backbone.weights import tensorflow_checkpoint
+from backbone.weights.description import read_header
 from backbone.weights.layouts import recognise, torchvision_names
 from backbone.weights.names import resolve
 from backbone.weights.preprocessing import Preprocessing, Source, published_name, published_preprocessing
@@ -31,9 +31,6 @@ __all__ = [
     "read_weights",
     "torchvision_names",
 ]
-
-KEY = "taproot"
-"""The one entry of a safetensors header's metadata that is ours: the model's description as JSON."""
 
 BODY = ("stem.", "blocks.", "last.")
 HEAD = ("hidden.", "hidden_norm.", "output.", "head.")
@@ -84,11 +81,7 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
             elif path.suffix == ".safetensors":
                 with safe_open(path, "pt") as file:
                     state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-                    description = json.loads((file.metadata() or {}).get(KEY, "{}"))
-                if not isinstance(description, dict):
-                    raise InputError(
-                        f"{path}: the description in its header is no table; take the file as it was written"
-                    )
+                    description = read_header(file.metadata(), str(path))
             elif path.suffix in keras_weights.ENDINGS:
                 state = keras_weights.read(path)
             else:

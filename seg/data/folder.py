@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import yaml
 
-from backbone.data.images import is_color, read_colors, read_label
+from backbone.data.images import IMAGE_SUFFIXES, is_color, read_colors, read_label
 from backbone.errors import InputError
 from seg.data.dataset import IGNORE, SegDataset, Transform
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_CLASSES = 254  # a label fits into a byte beside IGNORE and the mark of values that are neither class nor ignored
 UNKNOWN = 254
 KEYS = {"classes", "ignore", "images", "masks", "mask_ending", "list"}

@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 import backbone
+import backbone.blocks
 from backbone import Feature, InputError
 
 NAMES = ["mobilenet_v3_large", "mobilenet_v3_small"]

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import det
+import det.metrics
 from backbone import InputError
 from tests.det.test_data import HEIGHT, WIDTH, content, dataset, write
 from tests.det.test_metrics import ground_truth, noisy_results

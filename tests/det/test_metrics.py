@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import det
+import det.metrics
 from backbone.errors import InputError
 from tests.det.test_data import content, dataset, write
 

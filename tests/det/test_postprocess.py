@@ -8,6 +8,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
 import det
+import det.boxes
 from backbone.errors import InputError
 
 

@@ -4,7 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-import seg  # noqa: F401 - registers the encoders
+import seg.encoders  # noqa: F401 - registers the encoders
 
 DECODERS = [
     *(smp.DeepLabV3, smp.DeepLabV3Plus, smp.FPN, smp.Linknet, smp.MAnet),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import det
+import det.metrics
 from backbone import InputError
 from tests.det.test_metrics import CATEGORY_IDS, ground_truth, noisy_results
 from tests.tools.test_report_seg import Page

@@ -272,7 +272,7 @@ def test_what_is_kept_is_the_average_and_scores_as_the_run_said(world, tmp_path,
     data = str(world / "cityscapes")
     assert eval_seg.main(["--weights", str(tmp_path / "run" / "best.safetensors"), "--data", data]) == 0
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert report["miou"] == description["scores"]["miou"]
+    assert report["miou"] == description["metrics"]["miou"]
     raw = checkpoint.load_state(tmp_path / "run" / "last.pt")["model"]
     with safe_open(tmp_path / "run" / "best.safetensors", "pt") as kept:
         assert not torch.equal(kept.get_tensor("head.gate.weight"), raw["head.gate.weight"])

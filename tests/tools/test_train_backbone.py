@@ -105,7 +105,7 @@ def test_crops_of_the_demo_world_are_told_apart(world, tmp_path):
         assert path.name in counts
     more = ["run.batch=16", "optim.lr=0.005", "augment.erase=0", "optim.ema=0.9", "model.norm_momentum=0.1"]
     assert train(tmp_path, tmp_path / "run", *more, steps=80) == 0
-    scores = model_file.load_description(tmp_path / "run" / "best.safetensors")["scores"]
+    scores = model_file.load_description(tmp_path / "run" / "best.safetensors")["metrics"]
     assert scores["top1"] > 2 / len(counts)
 
 
@@ -115,7 +115,7 @@ def test_evaluation_scores_what_training_kept_and_published_weights_alike(images
     weights = out / "best.safetensors"
     assert eval_backbone.main(["--weights", str(weights), "--data", str(images)]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    kept = model_file.load_description(weights)["scores"]
+    kept = model_file.load_description(weights)["metrics"]
     assert (metrics["top1"], metrics["top5"]) == (kept["top1"], kept["top5"]) == (metrics["top1"], 1.0)
 
     model, _ = eval_backbone.load_classifier(weights)
@@ -199,9 +199,8 @@ def test_a_network_in_strings_is_trained_scored_and_started_from(images, tmp_pat
     assert train(images, out, *own, "optim.lr=0.01", "optim.ema=0", "model.norm_momentum=0.3", steps=10) == 0
     weights = out / "best.safetensors"
     assert eval_backbone.main(["--weights", str(weights), "--data", str(images), "--workers", "0"]) == 0
-    assert (
-        json.loads((out / "metrics.json").read_text())["top1"] == model_file.load_description(weights)["scores"]["top1"]
-    )
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["top1"] == model_file.load_description(weights)["metrics"]["top1"]
     model, _ = eval_backbone.load_classifier(weights)
     assert model.backbone.definition()[2] == "ir_r2_k3_s2_e2_c24_se0.25_nre"
     twin = backbone.classifier(own[0].removeprefix("model.name="), num_classes=3)
@@ -253,8 +252,8 @@ def test_bad_input_to_an_evaluation_is_an_error_that_names_it(images, tmp_path):
     for name, more, message in (
         ("1.pt", (), "takes 1 input channels"),
         ("4.pt", (), "takes 4 input channels"),
-        ("torn.safetensors", (), "cannot be read as weights"),
-        ("list.safetensors", (), "the description in its header is no table"),
+        ("torn.safetensors", (), "the description in its header cannot be read"),
+        ("list.safetensors", (), "the description in its header cannot be read"),
         ("3.pt", ("--classes", tmp_path / "names.txt"), r"names\.txt: cannot be read"),
         ("3.pt", ("--classes", tmp_path / "none.txt"), r"none\.txt: cannot be read"),
     ):

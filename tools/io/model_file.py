@@ -1,6 +1,5 @@
 """The weights file, `best.safetensors`: tensors, and in the header the description that all tools go by."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 import backbone as backbones
 from backbone.errors import InputError
-from backbone.weights.loading import KEY
+from backbone.weights.description import read_header, write_header
 from backbone.weights.names import resolve
 from tools.io.files import replace_file
 
@@ -22,42 +21,43 @@ PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/
 def save_model(path: Path, model: nn.Module, description: dict[str, Any]) -> None:
     """Writes weights with the description of their model: task, keywords of `create`, classes, normalisation."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {KEY: json.dumps(description)}
+    metadata = write_header(description)
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def load_description(path: str | Path) -> dict[str, Any]:
-    """The description in the header of a file that `save_model` wrote.
+    """The description in the header of a file that `save_model` wrote, of this or an older format.
 
     Raises:
-        InputError: the file is missing, damaged, or was not written by this suite's training tools.
+        InputError: the file is missing, damaged, of a newer format, or has bare weights without a description.
     """
     path = Path(resolve(path))
     if not path.is_file():
         raise InputError(f"{path}: no such weights file; training writes best.safetensors into its run folder")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = file.metadata()
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}); give the best.safetensors of a run") from error
-    if KEY not in metadata:
+    description = read_header(metadata, str(path))
+    if not description:
         raise InputError(f"{path}: holds bare weights without a description; give the best.safetensors of a run")
-    try:
-        description = json.loads(metadata[KEY])
-    except ValueError:
-        description = None
-    if not isinstance(description, dict):
-        raise InputError(f"{path}: the description in its header cannot be read; give the file as it was written")
     return description
 
 
 def find_description(path: str | Path) -> dict[str, Any] | None:
-    """The description of a file that `save_model` wrote; None for any other weights file."""
+    """The description of a file that `save_model` wrote; None for any other weights file.
+
+    Raises:
+        InputError: the description is damaged or of a newer format.
+    """
     path = resolve(path)
     try:
-        return load_description(path)
-    except InputError:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+    except (SafetensorError, OSError):
         return None
+    return read_header(metadata, str(path)) or None
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

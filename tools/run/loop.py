@@ -302,7 +302,7 @@ def train(
                     if improved or not (out / "best.safetensors").exists():
                         best = max(best, scores[score])
                         model_file.save_model(
-                            out / "best.safetensors", kept, description | {"step": done, "scores": finite(scores)}
+                            out / "best.safetensors", kept, description | {"step": done, "metrics": finite(scores)}
                         )
             signalled = stop.agreed(accelerator)
             if done % run.save_every == 0 or done == run.steps or signalled:

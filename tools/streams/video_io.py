@@ -13,10 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backbone.data.images import image_size, read_image
+from backbone.data.images import IMAGE_SUFFIXES, image_size, read_image
 from backbone.errors import InputError
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Only codecs that OpenCV's own wheels can write, in order of preference; they have no H.264 encoder.
 CODECS = {".mp4": ("mp4v",), ".mkv": ("mp4v", "VP90", "MJPG"), ".avi": ("MJPG", "XVID")}
 DEFAULT_FPS = 30.0

@@ -39,6 +39,7 @@ def lite(width: float, depth: float) -> Architecture:
         nonlinearity="R6",
         last=1280,
         last_width="fixed",
+        padding="same",  # as in its authors' code, and in nearly all weights
     )
 
 

@@ -231,6 +231,22 @@ def expected_preprocessing(source: Source) -> Preprocessing:
     return published_preprocessing(layout, name, _padding(layout, name, source), source)
 
 
+def expected_padding(source: Source) -> str | None:
+    """The padding that the weights of a classifier, a body or one of our models were trained with.
+
+    It is None where nothing tells, which is so for bare files in our names; timm's files count as symmetric unless
+    their name, or that in the config.json beside them, begins with "tf_".
+
+    Raises:
+        InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
+    """
+    source = resolve(source)
+    layout, _ = _recognise(source)
+    if layout.name == "timm":
+        return _padding(layout, _find_architecture(layout, _name(source)).name, source) or "symmetric"
+    return layout.padding
+
+
 def _described(description: dict[str, Any]) -> Preprocessing:
     """What one of our files says; those of segmenters and detectors say no size."""
     said = {key: description[key] for key in Preprocessing._fields if key in description}

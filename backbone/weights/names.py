@@ -178,7 +178,10 @@ def find(name: str) -> Path | None:
 
 def terms(name: str) -> str:
     """The publisher's licence, and the terms of the data that the weights were trained on."""
-    found = next((published for published in PUBLISHED if published.name == name.partition("@")[0]), None)
+    name = name.partition("@")[0]
+    if name.startswith("torchvision/"):
+        name = name.partition(".")[0]  # all tags of a network were trained on the same data
+    found = next((published for published in PUBLISHED if published.name == name), None)
     if found is None:
         return "for licence and data see the publisher's page"
     return "; ".join([f"licence {found.licence}", *([TERMS[found.data]] if found.data in TERMS else [])])

@@ -20,6 +20,7 @@ from tests.builders import loopback
 from tests.builders.tensorflow_files import write_checkpoint
 from tools import predict, weights
 from tools.io import console
+from tools.io.model_file import results_folder
 
 ROOT = Path(__file__).parent.parent.parent
 SSDLITE = "torchvision/ssdlite320_mobilenet_v3_large"
@@ -100,6 +101,11 @@ def test_a_detector_and_a_segmenter_predict_by_name(server):
     assert boxes.boxes.shape[1] == 4 and predict.load(SSDLITE).classes[0] == "person"
     labels = predict.load(LRASPP)(frame)
     assert labels.labels.shape == (72, 96) and predict.load(LRASPP).classes[0] == "road"
+
+
+def test_results_of_named_weights_do_not_go_into_a_cache():
+    assert results_folder(Path(LRASPP)) == Path("runs/deeplab/lraspp_small_cityscapes")
+    assert results_folder(Path("runs/large/best.safetensors")) == Path("runs/large")
 
 
 def test_help_and_list_need_no_torch():

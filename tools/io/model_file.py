@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import backbone as backbones
 from backbone.errors import InputError
 from backbone.weights.description import read_header, write_header
-from backbone.weights.names import resolve
+from backbone.weights.names import is_name, resolve
 from tools.io.files import replace_file
 
 PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
@@ -64,6 +64,11 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     with safe_open(resolve(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def results_folder(weights: Path) -> Path:
+    """Where results belong that are of weights: beside the file; of published weights by name, in runs/NAME."""
+    return Path("runs") / weights if is_name(weights) else weights.parent
 
 
 def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.Module, str], str]) -> str:

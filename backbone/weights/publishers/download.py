@@ -36,7 +36,7 @@ class _Cut(Exception):
     """The connection ended early."""
 
 
-def refusal(name: str, path: Path, address: str, reason: str) -> InputError:
+def _refusal(name: str, path: Path, address: str, reason: str) -> InputError:
     """The line that says which file is missing, why, its address, and where to put it by hand."""
     return InputError(
         f"{name}: {path.name} is not on this machine and did not arrive from {address} ({reason}); "
@@ -78,7 +78,7 @@ def download(
         os.replace(temporary, path)
     except (_Refused, _Cut, OSError) as error:
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
-        raise refusal(name, place, address, " ".join(str(reason).split())) from error
+        raise _refusal(name, place, address, " ".join(str(reason).split())) from error
     finally:
         temporary.unlink(missing_ok=True)
     return digest

@@ -14,17 +14,18 @@ GATES = {"hard_sigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
 
 class Convolution(NamedTuple):
-    """What all convolutions of a network share."""
+    """Settings that all convolutions of a network share."""
 
     norm_eps: float = 1e-3
     norm_momentum: float = 0.01
-    padding: str = "symmetric"  # or "same": TensorFlow's, which pads strided convolutions less on the left and top
+    padding: str = "symmetric"  # or "same", as TensorFlow pads: less on the left and top of strided convolutions
 
 
 class SameConv2d(nn.Conv2d):
-    """Strided convolution padded as TensorFlow's SAME at every input size: the odd pixel goes right and below."""
+    """Strided convolution with TensorFlow's SAME padding at every input size: an odd pixel goes right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
         pads = []  # left, right, top, bottom
         for axis in (1, 0):
             size, step = x.shape[axis + 2], self.stride[axis]
@@ -35,7 +36,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, activation (None for a linear layer): [N, C, H, W] -> [N, C', H/s, W/s]."""
+    """Convolution without bias, batch norm, and an activation unless it is None."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class ConvNormAct(nn.Module):
         padding: str = "symmetric",
     ) -> None:
         super().__init__()
-        # Without a stride the two paddings agree, as all kernels are odd.
+        # The two paddings differ only with a stride, as all kernels are odd.
         same = padding == "same" and stride > 1
         self.conv = (SameConv2d if same else nn.Conv2d)(
             in_channels,
@@ -64,21 +65,26 @@ class ConvNormAct(nn.Module):
             bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
-        # In place: nothing else reads what the norm gives, and a batch of 32 is a tenth faster on a CPU.
+        # In place, since nothing else reads the norm's output; it makes a batch of 32 about 10 % faster on a CPU.
         self.activation = nn.Identity() if activation is None else activation(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
         return self.finish(self.conv(x))
 
     def finish(self, x: Tensor) -> Tensor:
-        """What comes behind the convolution."""
+        """Norm and activation of the convolution's output, [N, C', H, W], possibly in place."""
         return self.activation(self.norm(x))
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the mean of all channels (V3, section 5.3): same shape.
+    """Scales each channel by a gate computed from the means of all channels (V3, section 5.3).
 
-    `after` is an activation behind the scaling.
+    Arguments:
+        squeezed: channels of the layer between the means and the gates.
+        activation: of that layer.
+        gate: squashes the gates to 0..1.
+        after: activation of the scaled map.
     """
 
     def __init__(
@@ -97,14 +103,15 @@ class SqueezeExcite(nn.Module):
         self.after = after()
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> same shape."""
         mean = x.mean((2, 3), keepdim=True)  # [N, C, 1, 1]
         return self.after(x * self.gate(self.expand(self.activation(self.reduce(mean)))))
 
 
 class DropBlock(nn.Module):
-    """Sets squares of 7x7 values to zero in training, a share `p` of all values (arXiv 1810.12890); `p` may change.
+    """In training, sets 7x7 squares to zero that cover about a share `p` of the map (arXiv 1810.12890).
 
-    torchvision's own module fails where a map's side is even and below 7.
+    `p` may be changed between steps. torchvision's own module fails where a map's side is even and below 7.
     """
 
     def __init__(self, p: float) -> None:
@@ -112,6 +119,7 @@ class DropBlock(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> same shape; unchanged in evaluation mode."""
         if not self.training:
             return x
         side = min(7, *x.shape[-2:])
@@ -119,15 +127,26 @@ class DropBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """[start depthwise], expansion, [depthwise], [squeeze-and-excite], projection; added to the input where that fits.
+    """The one block of all families: [start], expand, [depthwise], [squeeze-and-excite], project, [add the input].
 
-    With a 1x1 expansion it is the inverted residual of V2 and V3 (figure 4), without one V1's separable convolution,
-    with a k x k expansion and no depthwise the fused block, with a start V4's universal inverted bottleneck.
+    With a 1x1 expansion it is the inverted residual of V2 and V3 (figure 4); without an expansion, the separable
+    convolution of V1; with a k x k expansion and no depthwise convolution, the fused block; with a depthwise
+    convolution at the start, V4's universal inverted bottleneck.
 
-    It returns the values at `points` as a dict and builds nothing past the deepest of them: `start` is what leaves the
-    first depthwise convolution (norm, no activation); `expand` what enters the depthwise convolution (the block's input
-    where nothing is expanded) and `depthwise` what leaves it, before squeeze-and-excite, both after norm and
-    activation (`depthwise` before it where squeeze-and-excite comes first); `out` the block's output.
+    The values that can be tapped are called points:
+
+        start      output of the depthwise convolution before the expansion, after its norm; it has no activation
+        expand     input of the depthwise convolution, after norm and activation; the block's input if nothing expands
+        depthwise  output of the depthwise convolution, before squeeze-and-excite, after norm and activation (before
+                   the activation where squeeze-and-excite comes first)
+        out        the block's output
+
+    Arguments:
+        plan: kernels, channels, stride and dilation of the block.
+        convolution: the settings of all its convolutions.
+        points: what `forward` returns, in the order above; layers past the deepest point are not built.
+        drop_path: probability of leaving out the residual branch of an image in training.
+        drop_block: share of values left out of the residual branch in training.
     """
 
     def __init__(
@@ -172,14 +191,14 @@ class Bottleneck(nn.Module):
                 plan.depthwise_kernel,
                 plan.stride,
                 groups=plan.expanded,
-                activation=None if plan.squeezed_first else activation,
+                activation=None if plan.se_before_activation else activation,
                 **common,
             )
         if "out" in built:
             self.squeeze_excite = nn.Identity()
             if plan.squeezed:
                 inner = ACTIVATIONS[plan.squeeze.nonlinearity or plan.nonlinearity]
-                last = activation if plan.squeezed_first else nn.Identity
+                last = activation if plan.se_before_activation else nn.Identity
                 self.squeeze_excite = SqueezeExcite(plan.expanded, plan.squeezed, inner, GATES[plan.squeeze.gate], last)
             after = activation if plan.project_activated else None
             self.project = ConvNormAct(plan.expanded, plan.out, 1, activation=after, **common)
@@ -187,8 +206,15 @@ class Bottleneck(nn.Module):
         self.drop_block = DropBlock(drop_block) if drop_block else nn.Identity()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        # Convolution and norm are two steps: a convolution's input is freed before its norm needs as much memory. Else
-        # forward passes of large batches are up to a tenth slower on a CPU, which then gets pages from the system.
+        """A map [N, in_channels, H, W] -> {point: value} for `points`.
+
+        `start` is [N, in_channels, h, w], `expand` and `depthwise` are [N, expanded, h, w] and `out` is
+        [N, out, H / stride, W / stride], where (h, w) is the input's size before the strided convolution and the
+        output's after it.
+        """
+        # Convolution and norm are separate statements, so that a convolution's input is freed before its norm allocates
+        # as much memory again. Otherwise large batches are up to 10 % slower on a CPU: the allocator then has to get
+        # new pages from the system.
         values = {}
         y = x
         for point, layer in (("start", self.start), ("expand", self.expand), ("depthwise", self.depthwise)):
@@ -202,6 +228,6 @@ class Bottleneck(nn.Module):
             y = self.project.conv(y)
             y = self.drop_path(self.drop_block(self.project.finish(y)))
             if self.residual:
-                y += x  # in place: nothing else has seen it, and no gradient needs what it was
+                y += x  # in place: nothing else refers to y, and no gradient needs its former value
             values["out"] = y
         return values

@@ -1,4 +1,4 @@
-"""What every predictor does to a model and an image before the forward pass."""
+"""Prepares models and images for inference: folded norms, normalised input."""
 
 import copy
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from backbone.errors import InputError
 
 
 def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy in evaluation mode, norms folded into their convolutions, channels last."""
+    """A copy of a model for inference: evaluation mode, norms folded into convolutions, channels last, no gradients."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if isinstance(module, ConvNormAct):
@@ -24,7 +24,7 @@ def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = True) -> Tensor:
-    """uint8 RGB [N, 3, H, W] -> float32, (value / 255 - mean) / std, on the images' own device."""
+    """Images uint8 RGB [N, 3, H, W] -> float32 [N, 3, H, W], (value / 255 - mean) / std, on the same device."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (mean, std))
     images = (images.float() - mean) / std
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
@@ -37,7 +37,11 @@ def network_input(
     std: Sequence[float],
     device: torch.device,
 ) -> Tensor:
-    """An image uint8 BGR [H, W, 3] as input [1, 3, H, W]: RGB, (value / 255 - mean) / std, channels last."""
+    """A frame uint8 BGR [H, W, 3] -> network input float32 RGB [1, 3, H, W], (value / 255 - mean) / std, channels last.
+
+    Raises:
+        InputError: the frame is of another shape or type.
+    """
     if frame_bgr.ndim != 3 or frame_bgr.shape[2] != 3 or frame_bgr.dtype != np.uint8:
         raise InputError(f"an image must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
     levels = np.arange(256, dtype=np.float32)[:, None] / 255

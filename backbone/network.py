@@ -12,14 +12,14 @@ from backbone.errors import InputError
 from backbone.options import PADDINGS
 
 OWN = "own architecture"
-"""The name of networks that were not made by name."""
+"""`Network.name` of networks that were not built by name."""
 
 
 class Network(nn.Module):
-    """A body that returns the values at its taps; make one with `create`.
+    """A convolutional body that returns the values at its taps; built by `create`.
 
-    `features` declares each tap's channels and stride; `all_features` those of every tap the architecture has.
-    `plan` has the channels of every block, built or not.
+    Attributes `features` and `all_features` declare channels and stride of the chosen taps and of every tap that the
+    architecture has; `plan` has the channels of every block, built or not.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Network(nn.Module):
                 block, convolution, points=points, drop_path=drop, drop_block=drop_block if deep else 0.0
             )
         self.last = None
-        if deepest == "last":  # without a last convolution that tap is the last block's output
+        if deepest == "last":  # in networks without a last convolution, the last block's output
             self.last = nn.Identity()
             if self.plan.last:
                 self.last = ConvNormAct(
@@ -87,7 +87,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images [N, C, H, W] -> {tap: [N, channels, H/stride, W/stride]}, in the order of `features`."""
         x = self.stem(images)
-        tapped = {"stem": x} if "stem" in self.features else {}  # nothing else is kept: memory is reused block by block
+        tapped = {"stem": x} if "stem" in self.features else {}  # only taps are kept, so that memory is reused
         for number, block in self.blocks.items():
             values = block(x)
             x = values[block.points[-1]]
@@ -107,7 +107,7 @@ class Network(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Body, mean over the map, hidden layer where the architecture has one, dropout, one output per class."""
+    """Body, global average pooling, a hidden layer in some architectures, dropout, one output per class."""
 
     def __init__(self, network: Network, *, hidden: int, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Classifier(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation over the fan-out, as the reference implementations; norms are the identity already."""
+    """He initialisation over the fan-out, as the reference implementations have it; norms are the identity already."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
@@ -185,10 +185,10 @@ def create(
     """A network that returns the values at `taps`; nothing past the deepest tap is built.
 
     Arguments:
-        name: one of `names()`, or an architecture of one's own.
+        name: one of `names()`, a network in strings, or an `Architecture`.
         width: multiplies all channels, which are then rounded to multiples of 8.
         tail: "full"; for MobileNetV3 also the last stage halved, "detection" (section 6.3) or "segmentation"
-            (section 6.4, RF2).
+            (section 6.4, "RF2").
         output_stride: 8, 16 or 32; strides beyond it become dilations.
         taps: "stem", "<block>.<point>" (blocks numbered from 1 as in the paper's table) and "last". Points are
             "expand", "depthwise" and "out", "start" in universal inverted bottlenecks; see `blocks.Bottleneck`.
@@ -198,6 +198,7 @@ def create(
         drop_path: probability of leaving out the last block's residual branch in training; grows linearly up to it.
         drop_block: share of values left out in training, in 7x7 squares, of what blocks of stride 16 and more add
             (DropBlock, arXiv 1810.12890).
+
     Raises:
         InputError: an unknown name, tail, stride, padding or tap; the message lists the valid ones.
     """
@@ -244,10 +245,15 @@ def classifier(
 ) -> Classifier:
     """An ImageNet classifier: images [N, C, H, W] -> logits [N, num_classes].
 
-    Arguments as `create`'s, and:
-        hidden: channels of the hidden layer; by default the architecture's. It never shrinks with the width, and only
-            MobileNetV3-Small's grows: so the parameters are those of the paper's table of widths (appendix).
+    Arguments:
+        name, width, tail, in_channels, fixed_stem, norm_eps, norm_momentum, padding, drop_path, drop_block: as for
+            `create`.
+        hidden: channels of the hidden layer, 0 for none; by default the architecture's. It never shrinks with the
+            width, and only MobileNetV3-Small's grows, which gives the parameters of the paper's appendix.
         dropout: probability before the output layer.
+
+    Raises:
+        InputError: what `create` raises.
     """
     network = create(
         name,

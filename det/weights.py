@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from backbone.errors import InputError
-from backbone.weights.loading import NORM, load_strictly, read_described, read_weights, torchvision_names
-from backbone.weights.translation import INCEPTION, Triple
+from backbone.weights.layouts import torchvision_names
+from backbone.weights.loading import load_strictly, read_described, read_weights
+from backbone.weights.refusals import require_settings, source_name, unknown_layout
+from backbone.weights.translation import INCEPTION, Triple, conv_norm, linear
 from det import tensorflow_weights
 from det.heads.anchors import anchors_per_cell
 from det.model import Detector, create
@@ -42,7 +43,7 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
     is not the weights', or a tensor is missing, left over or of another shape.
     """
     state, description = read_described(source)
-    name = "state dict" if isinstance(source, Mapping) else str(source)
+    name = source_name(source)
     if "backbone.features.0.0.0.weight" in state:
         layout, padding = "torchvision", "symmetric"
     elif tensorflow_weights.SIGNS.keys() & state.keys():
@@ -50,16 +51,9 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
     elif "backbone.stem.conv.weight" in state:
         layout, padding = "taproot", description.get("model", {}).get("padding")
     else:
-        first = next(iter(state), None)
-        raise InputError(
-            f"{name}: unknown layout (first name {first!r}); known: our detectors, torchvision's ssdlite320, and "
-            "SSDLite of TensorFlow's object-detection API"
-        )
-    if padding not in (None, model.backbone.padding):
-        raise InputError(
-            f"{name}: {layout}'s weights need padding={padding!r}, the model has {model.backbone.padding!r}; "
-            "build it so, or use from_weights"
-        )
+        known = "our detectors, torchvision's ssdlite320, and SSDLite of TensorFlow's object-detection API"
+        raise unknown_layout(state, source=name, known=known)
+    require_settings({"padding": padding}, {"padding": model.backbone.padding}, layout=layout, source=name)
     if layout == "torchvision":
         names = _torchvision_names(model)
         state = {names.get(key, key): value for key, value in state.items()}
@@ -96,9 +90,8 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     Raises InputError as `load_weights` does.
     """
     state = read_weights(source)
-    name = "state dict" if isinstance(source, Mapping) else str(source)
     if tensorflow_weights.SIGNS.keys() & state.keys():
-        arguments = tensorflow_weights.arguments(state, name)
+        arguments = tensorflow_weights.arguments(state, source_name(source))
         score, nms_iou = "sigmoid", tensorflow_weights.NMS_IOU
     else:
         arguments = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
@@ -133,12 +126,12 @@ def _torchvision_names(model: Detector) -> dict[str, str]:
         names[f"backbone.features.{key}"] = f"backbone.{ours}"
     for number in range(len(model.head.extras)):
         for index, part in enumerate(EXTRA_PARTS):
-            names |= _conv_norm(f"backbone.extra.{number}.{index}", f"head.extras.{number}.{part}")
+            names |= conv_norm(f"backbone.extra.{number}.{index}", f"head.extras.{number}.{part}")
     for theirs, ours in PREDICTORS.items():
         for number in range(len(model.head.class_predictors)):
             their_map, our_map = f"head.{theirs}.module_list.{number}", f"head.{ours}.{number}"
-            names |= _conv_norm(f"{their_map}.0", f"{our_map}.depthwise")
-            names |= {f"{their_map}.1.{value}": f"{our_map}.project.{value}" for value in ("weight", "bias")}
+            names |= conv_norm(f"{their_map}.0", f"{our_map}.depthwise")
+            names |= linear(f"{their_map}.1", f"{our_map}.project")
     return names
 
 
@@ -152,7 +145,3 @@ def _without_unused(model: Detector, state: dict[str, Tensor]) -> dict[str, Tens
             if key in state and len(state[key]) == anchors * len(ids):
                 state[key] = state[key].unflatten(0, (anchors, len(ids)))[:, used].flatten(0, 1)
     return state
-
-
-def _conv_norm(theirs: str, ours: str) -> dict[str, str]:
-    return {f"{theirs}.0.weight": f"{ours}.conv.weight"} | {f"{theirs}.1.{key}": f"{ours}.norm.{key}" for key in NORM}

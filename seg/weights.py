@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from backbone.errors import InputError
 from backbone.weights import slim
-from backbone.weights.loading import NORM, load_strictly, read_described, read_weights, torchvision_names
-from backbone.weights.translation import IMAGENET, INCEPTION, Triple
+from backbone.weights.layouts import torchvision_names
+from backbone.weights.loading import load_strictly, read_described, read_weights
+from backbone.weights.refusals import require_settings, source_name, unknown_layout
+from backbone.weights.translation import IMAGENET, INCEPTION, Triple, conv_norm, linear
 from seg.model import Segmenter, create
 
 DEEPLAB_SIGN = "decoder/decoder_conv0/weights"
@@ -30,7 +32,7 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
         InputError: the layout is unknown, the model's padding or alignment is not the weights', or a tensor is missing,
             left over or of another shape.
     """
-    name = "state dict" if isinstance(source, Mapping) else str(source)
+    name = source_name(source)
     state, description = read_described(source)
     built = {"padding": model.backbone.padding, "alignment": model.alignment}
     needed = built
@@ -56,16 +58,8 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
                 f"{name}: of DeepLab, but not its LR-ASPP on MobileNetV3, and so none of ours; where the backbone is a "
                 "MobileNetV2 or V3, the file can be used as its weights"
             )
-        first = next(iter(state), None)
-        raise InputError(
-            f"{name}: unknown layout (first name {first!r}); known: LR-ASPP of torchvision and of DeepLab, and ours"
-        )
-    for key, value in needed.items():
-        if value != built[key]:
-            raise InputError(
-                f"{name}: {layout}'s weights need {key}={value!r}, the model has {built[key]!r}; build it so, or use "
-                "from_weights"
-            )
+        raise unknown_layout(state, source=name, known="LR-ASPP of torchvision and of DeepLab, and ours")
+    require_settings(needed, built, layout=layout, source=name)
     load_strictly(model, state, source=name)
     return layout
 
@@ -127,10 +121,8 @@ def _torchvision_names(model: Segmenter) -> dict[str, str]:
         theirs.replace("features.", "backbone.", 1): f"backbone.{ours}"
         for theirs, ours in torchvision_names(model.backbone).items()
     }
-    names["classifier.cbr.0.weight"] = "head.project.conv.weight"
-    names |= {f"classifier.cbr.1.{value}": f"head.project.norm.{value}" for value in NORM}
+    names |= conv_norm("classifier.cbr", "head.project")
     names["classifier.scale.1.weight"] = "head.gate.weight"
     for level in ("low", "high"):
-        for value in ("weight", "bias"):
-            names[f"classifier.{level}_classifier.{value}"] = f"head.classify_{level}.{value}"
+        names |= linear(f"classifier.{level}_classifier", f"head.classify_{level}")
     return names

@@ -1,7 +1,9 @@
-"""The rules of the house that a reader cannot see at one place: who imports whom, what is never used."""
+"""The rules of the house that no single module shows: who imports whom, what is never used, how things are written."""
 
 import ast
 import importlib
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,9 @@ MAY_IMPORT = {
 LAZY = ("backbone", "seg", "det")
 LIGHT = ("backbone.errors", "seg", "det", "tools.io.console", "tools.io.files", "tools.run.config")
 HEAVY = ("torch", "torchvision", "albumentations", "cv2", "matplotlib", "segmentation_models_pytorch")
+SECTIONS = {"Arguments", "Attributes", "Returns", "Raises"}
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
@@ -45,8 +49,40 @@ def test_nothing_that_crashes_or_runs_code_on_bad_files(path):
     assert "weights_only=False" not in path.read_text()
 
 
-def test_every_module_says_what_it_is():
-    assert [str(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_begins_with_one_line_that_says_what_it_is(path):
+    first, *rest = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")
+    assert first.endswith(".") and (not rest or rest[0] == "")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_have_the_same_sections_everywhere(path):
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    docstrings = [
+        ast.get_docstring(node) or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, documented)
+    ]
+    found = {name for text in docstrings for name in re.findall(r"^([A-Z]\w*):$", text, re.MULTILINE)}
+    assert found <= SECTIONS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_color_has_one_spelling(path):
+    assert "colour" not in path.read_text().lower()
+
+
+def test_tests_lie_as_the_packages_do():
+    folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS} - {Path("."), Path("builders")}
+    assert [str(folder) for folder in folders if not (ROOT / folder).is_dir()] == []
+
+
+def test_a_missing_oracle_fails_where_changes_are_judged(tmp_path):
+    (tmp_path / "test_it.py").write_text("import pytest\ndef test_it():\n    pytest.importorskip('no_such_package')\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.builders.skips", "-c", os.devnull, str(tmp_path)]
+    outcomes = []
+    for environment in ({"CI": "true"}, {"CI": ""}):
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+        outcomes.append(done.stdout.splitlines()[-1])
+    assert outcomes[0].startswith("1 failed") and outcomes[1].startswith("1 skipped")
 
 
 def test_what_a_command_line_imports_is_light():

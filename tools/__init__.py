@@ -1,4 +1,8 @@
-"""What a person runs. Sets, before torch is imported, what must be set by then; a value the user set wins."""
+"""The commands, and below them what they share.
+
+Environment variables that torch and albumentations read when they are imported are set here; a value that the user
+has set stays.
+"""
 
 import os
 

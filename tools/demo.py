@@ -14,13 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from backbone.data.images import read_image
-from tools import eval_det, eval_seg, make_demo_data, train_det, train_seg, video
 from tools.io.console import console, run
-from tools.predict import load
 
 SHORT_DATA = ["--train", "24", "--val", "8", "--clip-frames", "24"]
 SHORT_SEG = ["run.steps=12", "run.eval_every=12", "run.batch=4", "augment.crop_hw=[128,256]"]
@@ -35,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything; default: demo")
     parser.add_argument("--short", action="store_true", help="a few steps on a few images")
     arguments = parser.parse_args(argv)
+    # Imported only now, so that --help and refusals come at once.
+    from tools import eval_det, eval_seg, make_demo_data, train_det, train_seg, video
+    from tools.demo_world.sheet import write_sheet
+
     out, short = arguments.out, arguments.short
     start = time.perf_counter()
 
@@ -55,24 +53,25 @@ def main(argv: list[str] | None = None) -> int:
     models = [argument for path in weights for argument in ("--weights", str(path))]
     clip = ["--source", str(data / "street.mp4"), "--output", str(out / "street.mp4"), "--overwrite"]
     step(video.main, "video", [*models, *clip])
-    draw_sheet(out / "result.png", weights, sorted((data / "coco" / "val2017").glob("*.jpg"))[:NUM_SHOWN])
+    write_sheet(out / "result.png", weights, sorted((data / "coco" / "val2017").glob("*.jpg"))[:NUM_SHOWN])
 
     miou = json.loads((seg_run / "metrics.json").read_text())["miou"]
     ap50 = json.loads((det_run / "metrics.json").read_text())["AP50"]
     console.rule("done")
-    console.print(
-        f"segmenter: mIoU {miou:.3f} over the classes present; curves {seg_run / 'curves.png'}", soft_wrap=True
-    )
-    console.print(f"detector:  AP50 {ap50:.3f}; curves {det_run / 'curves.png'}", soft_wrap=True)
-    console.print(f"look at    {out / 'result.png'} and {out / 'street.mp4'}", soft_wrap=True)
-    console.print(f"took {time.perf_counter() - start:.0f} s. Next: your own data; see README.md", soft_wrap=True)
+    for line in (
+        f"segmenter: mIoU {miou:.3f} over the classes present; curves {seg_run / 'curves.png'}",
+        f"detector:  AP50 {ap50:.3f}; curves {det_run / 'curves.png'}",
+        f"look at    {out / 'result.png'} and {out / 'street.mp4'}",
+        f"took {time.perf_counter() - start:.0f} s. Next: your own data; see README.md",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
     return 0
 
 
 def step(tool: Callable[[list[str]], int | None], name: str, arguments: list[str]) -> None:
     """Runs a tool with the arguments of the command line that is printed; its failure ends the demo."""
     console.rule(style="dim")
-    console.print(f"$ python -m tools.{name} {shlex.join(arguments)}", soft_wrap=True)
+    console.print(f"$ python -m tools.{name} {shlex.join(arguments)}", markup=False, soft_wrap=True)
     code = tool(arguments)
     if code:
         raise SystemExit(code)
@@ -81,16 +80,6 @@ def step(tool: Callable[[list[str]], int | None], name: str, arguments: list[str
 def go_on(folder: Path) -> list[str]:
     """The option that goes on with a run, where there is one."""
     return ["--resume"] if (folder / "last.pt").exists() else []
-
-
-def draw_sheet(path: Path, weights: list[Path], images: list[Path]) -> None:
-    """Writes an image with one row per input: as it is, segmented, with boxes."""
-    models = [load(file) for file in weights]
-    rows = []
-    for image in images:
-        frame = read_image(image)
-        rows.append(np.hstack([frame, *(model(frame).draw(frame) for model in models)]))
-    cv2.imwrite(str(path), np.vstack(rows))
 
 
 if __name__ == "__main__":

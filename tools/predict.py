@@ -17,8 +17,7 @@ import seg
 from backbone.errors import InputError
 from backbone.weights.names import is_name
 from tools.io.model_file import find_description, load_description, load_tensors
-
-ENGINES = ("auto", "torch")
+from tools.options import ENGINES
 
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -70,5 +69,6 @@ def load(
     common = {"classes": description["classes"], "mean": tuple(description["mean"]), "std": tuple(description["std"])}
     if description["task"] == "segmentation":
         return seg.Predictor(model, colors=description["colors"], device=device, **common)
+    assert isinstance(model, det.Detector)  # what det.create makes
     common |= {"kind": description["score"], "nms_iou": description.get("nms_iou", det.NMS_IOU)}
     return det.Predictor(model, score_threshold=score_threshold, device=device, **common)

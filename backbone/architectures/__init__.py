@@ -1,1 +1,1 @@
-"""The tables of all networks as their papers print them, and what becomes of a table at a width and output stride."""
+"""The tables of all networks as their papers print them, and the plan of a network at a width and output stride."""

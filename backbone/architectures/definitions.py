@@ -1,17 +1,17 @@
-"""Architectures as strings: `ir_r3_k5_s2_e3_c40_se0.25_nre` is three inverted residuals; reads and writes them.
+"""Reads and writes architectures as strings: `ir_r3_k5_s2_e3_c40_se0.25_nre` is three inverted residuals.
 
-One string is a run of equal blocks: its kind, then options in any order, joined by underscores.
+One string is a run of equal blocks: the kind, then options in any order, joined by underscores.
 
-    kind   ds, dsa, ir, er, era, uir (rows.KINDS says what they are); cn for the stem and the last 1x1 convolution
+    kind   ds, dsa, ir, er, era, uir (see rows.KINDS); cn for the stem and the last 1x1 convolution
     r      how many blocks, 1 by default; the stride is the first one's
-    k      kernel: 3, 5, 7, …; 0 in uir for no depthwise convolution behind the expansion
+    k      kernel: 3, 5, 7, …; in uir, 0 for no depthwise convolution after the expansion
     a      uir only: kernel of the depthwise convolution before the expansion, 0 by default
     s      stride: 1 (the default) or 2
     e      expanded channels as a multiple of the block's input
     c      output channels, a multiple of 8
-    se     squeezed channels as a part of the expanded ones (or of the input, if `squeeze` says so)
+    se     squeezed channels relative to the expanded ones (or to the input, if `squeeze` says so)
     n      re ReLU, r6 ReLU6, hs hard swish; the architecture's by default
-    noskip the input is not added
+    noskip do not add the input
 """
 
 import re
@@ -23,11 +23,11 @@ from backbone.architectures.rows import Architecture, Row, Squeeze
 from backbone.errors import InputError
 
 MAX_REPEATS = 100
-"""More blocks in a row than any published network has; a slip of a digit would build for hours."""
+"""More equal blocks than any published network has; without a limit, one extra digit would build for hours."""
 
 NONLINEARITIES = {"re": "RE", "r6": "R6", "hs": "HS"}
 OPTIONS = {
-    # kind: options it takes beside r, k, s, c, n; all of them must be there but se, a and noskip
+    # kind: options it takes besides r, k, s, c, n; all are required but se, a and noskip
     "cn": (),
     "ds": ("e", "se", "noskip"),
     "dsa": ("e", "se"),
@@ -46,15 +46,16 @@ def parse(
     hidden: int = 0,
     squeeze: Squeeze = Squeeze(),  # noqa: B008 - a tuple of constants
 ) -> Architecture:
-    """An architecture for `create` and `classifier` from strings as this module's first lines describe.
+    """An architecture for `create` and `classifier` from strings in the syntax at the top of this module.
 
     Arguments:
-        definition: strings, or one text with blanks between them. The first may be the stem (`cn_k3_s2_c16_nhs`), the
-            last the last 1x1 convolution (`cn_k1_s1_c960_nhs`).
-        stem: channels of the stem where no string says so.
-        nonlinearity: of the stem, the last convolution, the hidden layer and of strings without n.
+        definition: strings, or one text of strings separated by blanks. The first may be the stem
+            (`cn_k3_s2_c16_nhs`), the last the last 1x1 convolution (`cn_k1_s1_c960_nhs`).
+        stem: channels of the stem where no string defines it.
+        nonlinearity: of the stem, the last convolution, the hidden layer and all strings without n.
         hidden: channels of the classifier's hidden layer; 0: none.
         squeeze: how squeeze-and-excite is built; by default as in MobileNetV3.
+
     Raises:
         InputError: names the string, the character and the rule that is broken.
     """
@@ -104,9 +105,9 @@ def parse(
 
 
 def definition(architecture: Architecture, plan: Plan) -> list[str]:
-    """The strings of a network's body, stem and last convolution included, with the channels that it has at its width.
+    """The strings of a network's body, with stem and last convolution, and with the channels of its width.
 
-    What they do not say is the output stride, the classifier's hidden layer, and what `Squeeze` says.
+    They leave out the output stride, the classifier's hidden layer and the settings in `Squeeze`.
     """
     activation = f"n{architecture.nonlinearity.lower()}"
     runs: list[tuple[str, int, int, str]] = []  # before r, count, stride, from k on
@@ -122,7 +123,7 @@ def definition(architecture: Architecture, plan: Plan) -> list[str]:
 
 
 def _written(row: Row, block: BlockPlan) -> str:
-    """A block's options but r, with a place for the stride."""
+    """All options of a block but r, with the placeholder {stride}."""
     start = f"a{row.start}_" if row.kind == "uir" else ""
     expansion = "" if row.kind in ("ds", "dsa") else f"_e{round(block.expanded / block.in_channels, 4):g}"
     squeeze = f"_se{row.squeeze_excite:g}" if row.squeeze_excite else ""
@@ -131,7 +132,7 @@ def _written(row: Row, block: BlockPlan) -> str:
 
 
 def _options(string: str) -> dict[str, Any]:
-    """A string's options by letter, with the defaults of those that it lacks."""
+    """A string's options by letter, defaults included."""
     kind, *written = string.split("_")
     if kind not in OPTIONS:
         raise InputError(f"{string!r}, character 1: unknown kind {kind!r}; valid: {', '.join(OPTIONS)}")
@@ -153,7 +154,7 @@ def _options(string: str) -> dict[str, Any]:
         if name not in seen:
             raise InputError(f"{string!r}, character {len(string) + 1}: {name} is missing; {kind} needs it")
     spatial = options["k"] or options["a"]
-    _require(bool(options["k"]) or kind == "uir", string, "k", "only uir can do without a depthwise convolution")
+    _require(bool(options["k"]) or kind == "uir", string, "k", "only uir may leave out the depthwise convolution")
     _require(options["s"] == 1 or bool(spatial), string, "s", "a stride needs a depthwise convolution")
     _require(options["r"] <= MAX_REPEATS, string, "r", f"at most {MAX_REPEATS} blocks of a row")
     _require(options["e"] == 1 or kind not in ("ds", "dsa"), string, "e", f"{kind} does not expand")
@@ -171,7 +172,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 CHECKS: dict[str, tuple[str, Callable[[float], bool], str]] = {
-    # option: pattern of its value, what it must fulfil, in words
+    # option: pattern of its value, condition, the condition in words
     "r": (r"\d+", lambda value: value >= 1, "a number of blocks of at least 1"),
     "k": (r"\d+", lambda value: value == 0 or value % 2 == 1, "an odd kernel, or 0 in uir"),
     "a": (r"\d+", lambda value: value == 0 or value % 2 == 1, "an odd kernel, or 0 for none"),
@@ -196,7 +197,7 @@ def _value(name: str, value: str, where: str) -> str | int | float | bool:
 
 
 def _require(fulfilled: bool, string: str, option: str, rule: str) -> None:
-    """Points at the option whose rule is broken; at the end of the string where it stands nowhere."""
+    """Raises an error that points at the option whose rule is broken, or at the string's end if it is not there."""
     if not fulfilled:
         found = re.search(f"_{option}", string) if option else None
         position = 1 if not option else found.start() + 2 if found else len(string) + 1

@@ -130,7 +130,8 @@ def minimalistic(architecture: Architecture) -> Architecture:
 
 V3_LARGE_MINIMALISTIC = minimalistic(V3_LARGE)
 V3_SMALL_MINIMALISTIC = minimalistic(V3_SMALL)
-# timm's early mobilenetv3_rw: squeezed channels not rounded and activated as their block, no skip in block 1, no bias.
+# timm's early mobilenetv3_rw: squeezed channels not rounded and with the block's activation, no skip in block 1, no
+# bias in the hidden layer.
 V3_LARGE_RW = V3_LARGE._replace(
     rows=(V3_LARGE.rows[0]._replace(skip=False), *V3_LARGE.rows[1:]),
     hidden_bias=False,
@@ -141,10 +142,10 @@ V3_LARGE_RANDL = V3_LARGE._replace(
     rows=(V3_LARGE.rows[0]._replace(kind="ir"), *V3_LARGE.rows[1:]),
     squeeze=Squeeze(divisor=1),
 )
-# d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, behind it.
-V3_LARGE_SQUEEZE_FIRST = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
-V3_SMALL_SQUEEZE_FIRST = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
-# Not in the paper: timm's deeper mobilenetv3_large_150d. Its last 1x1 convolution stands there twice, as a block here.
+# d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, after it.
+V3_LARGE_SE_BEFORE_ACTIVATION = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
+V3_SMALL_SE_BEFORE_ACTIVATION = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())
+# Not in the paper: timm's deeper mobilenetv3_large_150d, which has the last 1x1 convolution twice: here, as a block.
 V3_LARGE_DEPTH_12 = V3_LARGE._replace(
     rows=(
         *(
@@ -160,14 +161,14 @@ V3_LARGE_DEPTH_12 = V3_LARGE._replace(
 
 
 def _uib(start: int, middle: int, expanded: int, out: int, stride: int) -> Row:
-    """A row of V4's tables: block name omitted, for the two depthwise kernels (0: none) say it.
+    """A row of V4's tables. The two depthwise kernels (0: none) imply its block name, which is left out here.
 
     Both: ExtraDW; the first: ConvNeXt; the second: inverted bottleneck (IB); none: feed-forward network (FFN).
     """
     return Row(middle, expanded, out, __, "RE", stride, "uir", start)
 
 
-# V4's classifier: 1x1 convolution to 1280 with norm behind the pooling.
+# V4's classifier: after the pooling, a 1x1 convolution to 1280 channels with norm.
 V4_CONV_SMALL = Architecture(
     stem=32,
     rows=(

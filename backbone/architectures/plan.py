@@ -1,4 +1,4 @@
-"""Every architecture by name, and what becomes of its table at a width, a tail and an output stride."""
+"""Every architecture by name, and its plan: all channels, strides and taps at a width, tail and output stride."""
 
 from typing import NamedTuple
 
@@ -33,10 +33,10 @@ ARCHITECTURES = {
     "mobilenet_v3_large_minimalistic": mobilenets.V3_LARGE_MINIMALISTIC,
     "mobilenet_v3_large_randl": mobilenets.V3_LARGE_RANDL,
     "mobilenet_v3_large_rw": mobilenets.V3_LARGE_RW,
-    "mobilenet_v3_large_se_before_activation": mobilenets.V3_LARGE_SQUEEZE_FIRST,
+    "mobilenet_v3_large_se_before_activation": mobilenets.V3_LARGE_SE_BEFORE_ACTIVATION,
     "mobilenet_v3_small": mobilenets.V3_SMALL,
     "mobilenet_v3_small_minimalistic": mobilenets.V3_SMALL_MINIMALISTIC,
-    "mobilenet_v3_small_se_before_activation": mobilenets.V3_SMALL_SQUEEZE_FIRST,
+    "mobilenet_v3_small_se_before_activation": mobilenets.V3_SMALL_SE_BEFORE_ACTIVATION,
     "mobilenet_v4_conv_large": mobilenets.V4_CONV_LARGE,
     "mobilenet_v4_conv_medium": mobilenets.V4_CONV_MEDIUM,
     "mobilenet_v4_conv_small": mobilenets.V4_CONV_SMALL,
@@ -52,7 +52,7 @@ class Feature(NamedTuple):
 
 
 class BlockPlan(NamedTuple):
-    """A block as it is built: a row of the table at its network's width and output stride."""
+    """A block as it is built: a row of the table at the network's width and output stride."""
 
     in_channels: int
     expanded: int
@@ -76,7 +76,7 @@ class BlockPlan(NamedTuple):
         return (*start, "expand", *depthwise, "out")
 
     @property
-    def squeezed_first(self) -> bool:
+    def se_before_activation(self) -> bool:
         """Whether squeeze-and-excite comes before the depthwise convolution's activation."""
         return bool(self.squeezed and self.expand_kernel) and self.squeeze.before_activation
 
@@ -89,7 +89,7 @@ class BlockPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A network's channels; `features` has every tap."""
+    """A network's blocks and channels; `features` declares every tap."""
 
     blocks: tuple[BlockPlan, ...]
     features: dict[str, Feature]
@@ -98,12 +98,12 @@ class Plan(NamedTuple):
 
 
 def tails(architecture: Architecture) -> list[str]:
-    """The last stages that the architecture is known with."""
+    """The names of an architecture's last stages, "full" first."""
     return ["full", *(name for name, _ in architecture.tails)]
 
 
 def with_tail(architecture: Architecture, tail: str) -> Architecture:
-    """The architecture with the last bottlenecks and the last convolution as the named tail has them."""
+    """The architecture with its last bottlenecks and last convolution replaced by those of the named tail."""
     if tail == "full":
         return architecture
     chosen = dict(architecture.tails)[tail]
@@ -125,11 +125,14 @@ def plan(
 ) -> Plan:
     """The table at a width: channels rounded to multiples of 8, strides beyond `output_stride` turned into dilations.
 
-    As in the official code an expansion multiplies its block's rounded input, so at other widths than 1 it is not the
-    table's number scaled.
+    As in the official code, an expansion is a multiple of its block's rounded input; at widths other than 1 it may
+    differ from the table's number times the width.
+
+    Arguments:
+        dilate_strided_block, fixed_stem: as for `network.create`.
     """
     channels = architecture.stem if fixed_stem else round_channels(architecture.stem * width)
-    unscaled = architecture.stem  # the block's input at width 1
+    unscaled = architecture.stem  # channels of the block's input at width 1
     features = {"stem": Feature(channels, 2)}
     blocks = []
     stride, dilation = 2, 1
@@ -138,7 +141,8 @@ def plan(
         if stride * step > output_stride:
             dilation *= step
             step = 1
-            # The equivalent of the strided network dilates only what follows; torchvision dilates this block too.
+            # To compute what the strided network does, only the following blocks are dilated; torchvision dilates this
+            # one too.
             block_dilation = dilation if dilate_strided_block else block_dilation
         block = _block(row, architecture.squeeze, channels, unscaled, width)
         block = block._replace(stride=step, dilation=block_dilation)

@@ -14,7 +14,7 @@ class Row(NamedTuple):
     stride: int
     kind: str = "ir"  # a key of KINDS
     start: int = 0  # kernel of a depthwise convolution before the expansion (universal inverted bottleneck)
-    skip: bool = True  # the input is added where the shapes allow it
+    skip: bool = True  # add the input where the shapes allow it
 
 
 KINDS = {
@@ -23,18 +23,18 @@ KINDS = {
     "ir": "inverted residual: 1x1 expansion, depthwise, linear 1x1 projection",
     "er": "fused inverted residual: full k x k expansion, linear 1x1 projection",
     "era": "fused, both convolutions activated, no skip",
-    "uir": "universal inverted bottleneck: depthwise, 1x1 expansion, depthwise, linear 1x1; either depthwise may lack",
+    "uir": "universal inverted bottleneck: [depthwise], 1x1 expansion, [depthwise], linear 1x1 projection",
 }
 
 
 class Squeeze(NamedTuple):
     """How a family builds squeeze-and-excite."""
 
-    of: str = "expanded"  # the squeezed channels are a part of the "expanded" channels, or of the block's "input"
-    divisor: int = 8  # and are rounded to a multiple of this
+    of: str = "expanded"  # what squeezed channels are relative to: "expanded", or the block's "input"
+    divisor: int = 8  # squeezed channels are rounded to a multiple of this
     gate: str = "hard_sigmoid"  # or "sigmoid"
     nonlinearity: str = "RE"  # of the squeezed layer; "" for the block's own
-    before_activation: bool = False  # of the depthwise convolution, in blocks that expand; else behind it
+    before_activation: bool = False  # in blocks that expand, before the depthwise convolution's activation; else after
 
 
 class Tail(NamedTuple):
@@ -59,13 +59,13 @@ class Architecture(NamedTuple):
     hidden_norm: bool = False
     squeeze: Squeeze = Squeeze()
     padding: str = "symmetric"  # what a training chooses where neither the user nor weights do; or "same"
-    tails: tuple[tuple[str, Tail], ...] = ()  # other last stages by name, beside "full"
+    tails: tuple[tuple[str, Tail], ...] = ()  # other last stages by name, besides "full"
 
 
 def repeated(in_channels: int, stages: list[tuple[int, int, int, int, int, float]], nonlinearity: str) -> list[Row]:
     """Inverted residuals from stages (kernel, expansion, out, repeats, stride, squeeze_excite).
 
-    The expansion is a multiple of the block's input, the stride that of a stage's first block.
+    The expansion is a multiple of the block's input; only a stage's first block is strided.
     """
     rows = []
     for kernel, expansion, out, repeats, stride, squeeze_excite in stages:

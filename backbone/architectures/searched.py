@@ -1,9 +1,10 @@
-"""The tables of searched networks: MNASNet (arXiv 1807.11626), FBNet-C (1812.03443), Single-Path NAS (1904.02877)
-and ChamNet (1812.08934).
+"""The tables of searched networks: MNASNet, FBNet-C, Single-Path NAS and ChamNet.
 
-ChamNet's paper prints no layers. A to F are as in its authors' model zoo, and have the multiply-adds that they print;
-that the activation is ReLU throughout is a guess. V1 and V2 are geffnet's of 2019: their blocks are those of the
-authors' detection backbones of these names, and the last convolution of 1280 channels is geffnet's guess.
+Papers: MNASNet arXiv 1807.11626, FBNet-C 1812.03443, Single-Path NAS 1904.02877, ChamNet 1812.08934.
+
+ChamNet's paper prints no layers. A to F follow its authors' model zoo and have the multiply-adds stated there; ReLU
+throughout is a guess. V1 and V2 follow geffnet of 2019: the blocks are those of the authors' detection backbones of
+these names, and the last convolution of 1280 channels is geffnet's guess.
 """
 
 from backbone.architectures.rows import Architecture, Row, Squeeze, repeated
@@ -131,7 +132,7 @@ SINGLE_PATH_NAS = MNASNET_B1._replace(
 
 
 def chamnet(stem: int, stages: list[tuple[int, int, int, int, int]], last: int) -> Architecture:
-    """A ChamNet from stages (kernel, expansion, out, repeats, stride); an expansion of 1 is a 1x1 convolution, too."""
+    """A ChamNet from stages (kernel, expansion, out, repeats, stride); an expansion of 1 is also a 1x1 convolution."""
     rows = repeated(stem, [(*stage, __) for stage in stages], "RE")
     return Architecture(stem=stem, rows=tuple(rows), nonlinearity="RE", last=last, last_width="fixed")
 

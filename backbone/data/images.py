@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from backbone.errors import InputError
 
 try:
-    import pyspng  # an extra, `fast-png`: decodes in two thirds of OpenCV's time, and no further than it is asked to
+    import pyspng  # the extra `fast-png`: takes two thirds of OpenCV's time and can stop after the rows that are needed
 except ImportError:
     pyspng = None
 
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """How the names of images end, in lower case, where a folder is searched for them."""
 
 MAX_PIXELS = 100_000_000
-"""Headers that claim more are refused before anything is decoded: a 100 KB PNG can expand to 5 GB."""
+"""A file whose header claims more is refused before anything is decoded: a 100 KB PNG can expand to 5 GB."""
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns at first; `_open` checks every file
 
 STARTS = {
@@ -31,34 +31,43 @@ STARTS = {
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"\x1f\x8b": "is a gzip archive; unpack it",
 }
-"""What a file that is no image may be, by how it begins."""
+"""What a file that is not an image may be, by its first bytes."""
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 RGB_OF_8_BITS, GREY_OF_8_BITS = b"\x08\x02", b"\x08\x00"
 """Bytes 24 and 25 of a PNG."""
 
 ROTATED = (5, 6, 7, 8)
-"""EXIF orientations that exchange height and width; OpenCV applies them."""
-EXIF_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # of a TIFF, Pillow tells the turned size itself
+"""EXIF orientations that swap height and width; OpenCV applies them."""
+EXIF_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # for TIFF, Pillow already gives the rotated size
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) as `read_image` would return it, from the header alone."""
+    """(height, width) of what `read_image` would return, from the header alone.
+
+    Raises:
+        InputError: missing, not an image, or larger than MAX_PIXELS.
+    """
     with _open(path, path) as header:
         return _size(header)
 
 
 def image_mode(path: str | Path) -> str:
-    """Pillow's name of the channels and depth in the file (RGB, L, P, I;16, …), from the header alone."""
+    """Pillow's name for a file's channels and depth (RGB, L, P, I;16, …), from the header alone.
+
+    Raises:
+        InputError: as `image_size`.
+    """
     with _open(path, path) as header:
         return header.mode
 
 
 def read_image(path: str | Path, rows: int | None = None) -> np.ndarray:
-    """An image of any usual format as uint8 BGR [H, W, 3], turned as its EXIF orientation says.
+    """An image as uint8 BGR [H, W, 3], rotated by its EXIF orientation.
 
     Arguments:
-        rows: so many from the top are needed; there may be more.
+        rows: how many rows are needed, from the top; more may be returned. By default all.
+
     Raises:
         InputError: missing, empty, not an image, cut short, damaged, or larger than MAX_PIXELS.
     """
@@ -68,7 +77,7 @@ def read_image(path: str | Path, rows: int | None = None) -> np.ndarray:
     if cut:
         raise InputError(f"{path}: the image is cut short (no end mark); copy the file again")
     fast = pyspng is not None and data.startswith(PNG_START) and data[24:26] == RGB_OF_8_BITS
-    if fast and b"eXIf" not in data:  # which may stand behind the pixels, where Pillow's header does not show it
+    if fast and b"eXIf" not in data:  # it may follow the pixels, where Pillow does not see it without decoding
         return cv2.cvtColor(_read_png(path, data, "RGB", rows), cv2.COLOR_RGB2BGR)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
@@ -77,16 +86,16 @@ def read_image(path: str | Path, rows: int | None = None) -> np.ndarray:
 
 
 def _is_cut(data: bytes, kind: str | None) -> bool:
-    """Whether the end of a JPEG or PNG is missing; OpenCV would fill the rest of a JPEG with grey and say nothing."""
+    """Whether the end of a JPEG or PNG is missing; OpenCV would silently fill the rest of a JPEG with grey."""
     if kind in ("JPEG", "MPO"):
-        # The preview in its header has an end of its own, so no scan may start after the last end.
+        # A preview in the header has an end mark of its own, so the last end mark must follow the last start of a scan.
         end = data.rfind(b"\xff\xd9")
         return end < 0 or b"\xff\xda" in data[end:]
     return kind == "PNG" and b"IEND" not in data[-4096:]
 
 
 def _read_png(path: str | Path, data: bytes, mode: str, rows: int | None) -> np.ndarray:
-    """The first rows of a PNG of 8 bits, decoded no further unless it is interlaced; all its sums are checked."""
+    """The first rows of a PNG of 8 bits, or all of an interlaced one; the checksums of the whole file are checked."""
     position, kind = len(PNG_START), b""
     while kind != b"IEND":
         kind = data[position + 4 : position + 8]
@@ -106,10 +115,11 @@ def _read_png(path: str | Path, data: bytes, mode: str, rows: int | None) -> np.
 
 
 def read_label(path: str | Path, rows: int | None = None) -> np.ndarray:
-    """A mask of class ids as uint8 [H, W]: grey or palette (the index is the id), never colors.
+    """A mask of class ids as uint8 [H, W], from a grey or palette image (the index is the id), never from colors.
 
     Arguments:
-        rows: as `read_image` takes it.
+        rows: as for `read_image`.
+
     Raises:
         InputError: as `read_image`, and for masks with color channels or with ids above 255.
     """
@@ -126,13 +136,21 @@ def read_label(path: str | Path, rows: int | None = None) -> np.ndarray:
 
 
 def is_color(path: str | Path) -> bool:
-    """Whether a mask has color channels, from the header alone."""
+    """Whether a mask has color channels, from the header alone.
+
+    Raises:
+        InputError: as `image_size`.
+    """
     with _open(path, path) as header:
         return header.mode in ("RGB", "RGBA")
 
 
 def read_colors(path: str | Path) -> np.ndarray:
-    """A mask of colors as uint8 RGB [H, W, 3], an alpha channel left out; otherwise as `read_image`."""
+    """A mask of colors as uint8 RGB [H, W, 3], without its alpha channel.
+
+    Raises:
+        InputError: as `read_image`.
+    """
     with _open(path, io.BytesIO(read_bytes(path))) as mask:
         try:
             return np.asarray(mask)[:, :, :3]
@@ -141,7 +159,11 @@ def read_colors(path: str | Path) -> np.ndarray:
 
 
 def read_ids(path: str | Path) -> np.ndarray:
-    """A mask of ids of any size as integers [H, W]; otherwise as `read_label`."""
+    """A mask of ids of any size as integers [H, W], from a grey or palette image.
+
+    Raises:
+        InputError: as `read_image`, and for masks with color channels.
+    """
     with _open(path, io.BytesIO(read_bytes(path))) as mask:
         if mask.mode not in ("1", "L", "P", "I", "I;16"):
             raise InputError(f"{path}: a mask holds one id per pixel, this is {mask.mode}; use the …_labelIds.png file")
@@ -152,7 +174,11 @@ def read_ids(path: str | Path) -> np.ndarray:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A whole file; InputError if it cannot be read."""
+    """The content of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -179,7 +205,7 @@ def _open(path: str | Path, file: str | Path | io.BytesIO) -> Image.Image:
 
 def _size(header: Image.Image) -> tuple[int, int]:
     width, height = header.size
-    # Without "exif" in the info, `getexif` would decode a whole PNG to look behind its pixels.
+    # Without "exif" in its info, `getexif` would decode a whole PNG to look for EXIF data after the pixels.
     applied = header.format in EXIF_FORMATS and "exif" in header.info
     rotated = applied and header.getexif().get(0x0112) in ROTATED
     return (width, height) if rotated else (height, width)

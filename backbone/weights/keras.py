@@ -1,7 +1,7 @@
 """Reads Keras' weight files of its MobileNetV1, V2 and V3 (.h5, .weights.h5).
 
-Keras itself fills a model by the order of its layers; their names differ between its versions. So does this module: it
-numbers the layers of each kind, and takes them in the order in which the networks have them.
+As Keras does, this module goes by the order of layers, since their names differ between Keras' versions: it numbers the
+layers of each kind and assigns them to the network's layers in that order.
 """
 
 import re
@@ -20,13 +20,13 @@ NORM_VALUES = ("weight", "bias", "running_mean", "running_var")  # Keras' gamma,
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, or of a whole model in one, shaped as torch has them.
+    """The tensors of a weights file, or of a whole model's file, in torch's order of axes.
 
-    They are named `keras.<kind>.<number>.<value>`: the kinds are conv, depthwise, norm and dense, numbered from 0 in
-    the model's order.
+    They are named `keras.<kind>.<number>.<value>`: the kinds are conv, depthwise, norm and dense, each numbered from 0
+    in the model's order.
 
     Raises:
-        InputError: h5py is not installed, or the file holds something else than such layers.
+        InputError: h5py is not installed, or the file holds other layers.
         OSError: the file cannot be read as HDF5.
     """
     try:
@@ -52,9 +52,9 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def translate(state: dict[str, Tensor], source: str) -> Layout:
-    """The layout of what `read` gave.
+    """What `read` gave, in our names.
 
-    MobileNetV1 pads odd maps unlike the other two, so its numbers are Keras' for sides that are multiples of 32.
+    Keras' MobileNetV1 pads odd maps unlike the other two: outputs are equal only for sides that are multiples of 32.
 
     Raises:
         InputError: the layers are not those of a MobileNet.
@@ -128,7 +128,7 @@ def _text(name: str | bytes) -> str:
 
 
 def _as_torch(path: Path, values: list[np.ndarray]) -> tuple[str, dict[str, Tensor]]:
-    """A layer's kind, by the shapes of its values, and its tensors."""
+    """A layer's kind, told by the shapes of its values, and its tensors in torch's order of axes."""
     tensors = [torch.from_numpy(value.astype(np.float32)) for value in values]
     first = tensors[0]
     names = ("weight", "bias")

@@ -1,4 +1,4 @@
-"""Recognises whose checkpoint a state dict is, and translates timm's and torchvision's names of tensors to ours."""
+"""Recognises a checkpoint's layout by its tensors' names; translates timm's and torchvision's names to ours."""
 
 import re
 
@@ -8,9 +8,10 @@ from backbone.errors import InputError
 from backbone.network import Network
 from backbone.weights import efficientnet_lite, ports, slim
 from backbone.weights import keras as keras_weights
+from backbone.weights.refusals import unknown_layout
 from backbone.weights.translation import IMAGENET, Layout, conv_norm, highest, linear, named, plain_conv_norm, renamed
 
-# The layers of timm's kinds of blocks -> ours.
+# timm's layers -> ours, for each of its kinds of blocks
 TIMM_PARTS = {
     "separable": {
         "conv_dw": "depthwise.conv",
@@ -38,25 +39,32 @@ TIMM_PARTS = {
         for layer, mine in (("conv", "conv"), ("bn", "norm"))
     },
 }
-TIMM_UNLIKE = {
+TIMM_UNSUPPORTED = {
     "attn": "attention (a hybrid MobileNetV4)",
     "layer_scale": "scaled branches (a hybrid MobileNetV4)",
-    "dw_end": "a depthwise convolution behind the projection",
+    "dw_end": "a depthwise convolution after the projection",
     "conv_s2d": "a stem that folds pixels into channels",
 }
-"""Parts of timm's networks by the sign in their names, and in words."""
+"""Parts of timm's networks that no architecture here has: how their tensors are named, and what they are."""
+KNOWN = (
+    "ours and those of torchvision, timm, mmpretrain, Keras, TF-slim, efficientnet_lite_pytorch, 1e100, d-li14 "
+    "and Randl"
+)
 TIMM_SQUEEZE = {"se.conv_reduce": "squeeze_excite.reduce", "se.conv_expand": "squeeze_excite.expand"}
 
 
 def recognise(state: dict[str, Tensor], source: str) -> Layout:
-    """The layout of a classifier's state dict, by its names.
+    """A classifier's state dict in our names; the layout is recognised by the tensors' names.
+
+    Arguments:
+        source: the file's name, for errors.
 
     Raises:
-        InputError: it is unknown, or known and cannot be reproduced; the message says why.
+        InputError: the layout is unknown, or its network cannot be built here; the message says why.
     """
     if "stem.conv.weight" in state or "backbone.stem.conv.weight" in state:
         ours = {key.removeprefix("backbone."): value for key, value in state.items()}
-        return Layout("taproot", ours, None, None, *IMAGENET, squeezed_first=None)
+        return Layout("taproot", ours, None, None, *IMAGENET, se_before_activation=None)
     if "conv_stem.weight" in state:
         return _timm(state, source)
     if any(key.startswith("keras.") for key in state):
@@ -66,7 +74,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
             return found
     if any(".bottleneck_0_0." in key for key in state):
         raise InputError(
-            f"{source}: jungin500's network is not a MobileNetV3 (no activation behind its depthwise convolutions, a "
+            f"{source}: jungin500's network is not a MobileNetV3 (no activation after its depthwise convolutions, a "
             "convolution on every skip); use torchvision's or timm's weights"
         )
     if "features.1.conv.0.0.weight" in state:
@@ -75,15 +83,11 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
         return Layout("torchvision", renamed(state, _torchvision_v3(state)), 1e-3, "symmetric", *IMAGENET)
     if "layers.0.weight" in state and any(re.match(r"layers\.8\.\d\.layers\.", key) for key in state):
         return Layout("torchvision", renamed(state, _torchvision_mnasnet(state)), 1e-5, "symmetric", *IMAGENET)
-    first = next(iter(state), None)
-    raise InputError(
-        f"{source}: unknown layout (first name {first!r}); known: ours and those of torchvision, timm, mmpretrain, "
-        "Keras, TF-slim, efficientnet_lite_pytorch, 1e100, d-li14 and Randl"
-    )
+    raise unknown_layout(state, source=source, known=KNOWN)
 
 
 def torchvision_names(network: Network) -> dict[str, str]:
-    """torchvision's names of MobileNetV3's body (`features.…`) -> ours, for the whole architecture, built or not."""
+    """torchvision's names of MobileNetV3's body (`features.…`) -> ours, for all layers, built or not."""
     names = conv_norm("features.0", "stem")
     blocks = network.plan.blocks
     for number, block in enumerate(blocks, start=1):
@@ -137,12 +141,12 @@ def _torchvision_mnasnet(state: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _timm(state: dict[str, Tensor], source: str) -> Layout:
-    """timm's stages of blocks become one row of blocks; pairs of plain convolutions become one fused block."""
-    unlike = [key for key in state if re.search(rf"\.({'|'.join(TIMM_UNLIKE)})\.", key)]
-    if unlike:
-        part = next(words for sign, words in TIMM_UNLIKE.items() if f".{sign}." in unlike[0])
+    """timm's stages become one sequence of blocks; pairs of plain convolutions become one fused block."""
+    unsupported = [key for key in state if re.search(rf"\.({'|'.join(TIMM_UNSUPPORTED)})\.", key)]
+    if unsupported:
+        part = next(words for sign, words in TIMM_UNSUPPORTED.items() if f".{sign}." in unsupported[0])
         raise InputError(
-            f"{source}: timm's network has {part} ({unlike[0]}), which no architecture here has; "
+            f"{source}: timm's network has {part} ({unsupported[0]}), which no architecture here has; "
             "convolutional MobileNetV4 is mobilenetv4_conv_small, _medium and _large"
         )
     grouped: dict[tuple[int, int], set[str]] = {}
@@ -152,7 +156,7 @@ def _timm(state: dict[str, Tensor], source: str) -> Layout:
 
     names = named("conv_stem", "stem.conv") | named("bn1", "stem.norm") | linear("classifier", "output")
     order = sorted(grouped)
-    number, activated = 0, False  # whether the last plain convolution opened a fused block
+    number, activated = 0, False  # activated: the last plain convolution was the first of a fused block
     for place in order:
         keys, theirs = grouped[place], f"blocks.{place[0]}.{place[1]}"
         if "conv.weight" in keys:

@@ -16,49 +16,40 @@ from backbone.network import Classifier, Network, classifier
 from backbone.weights import keras as keras_weights
 from backbone.weights import tensorflow_checkpoint
 from backbone.weights.description import read_header
-from backbone.weights.layouts import recognise, torchvision_names
+from backbone.weights.layouts import recognise
 from backbone.weights.names import resolve
-from backbone.weights.preprocessing import Preprocessing, Source, published_name, published_preprocessing
+from backbone.weights.preprocessing import Preprocessing, published_name, published_preprocessing
+from backbone.weights.refusals import Source, require_settings, source_name
 from backbone.weights.translation import NORM, Layout, Triple
-
-__all__ = [
-    "NORM",
-    "Pretrained",
-    "expected_preprocessing",
-    "from_weights",
-    "load_strictly",
-    "load_weights",
-    "read_weights",
-    "torchvision_names",
-]
 
 BODY = ("stem.", "blocks.", "last.")
 HEAD = ("hidden.", "hidden_norm.", "output.", "head.")
-"""How names begin that a bare body leaves: a classifier's, and the heads of our other models."""
+"""Prefixes of the tensors that a bare body ignores: a classifier's last layers, and the heads of our other models."""
 
 GIT_LFS = b"version https://git-lfs"
 WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 1.1, 1.2, 1.25, 1.3, 1.4, 1.5, 2.0)
-"""The widths of published networks; `from_weights` looks no further."""
+"""The widths of published networks, which are all that `from_weights` tries."""
 
 TIMM_EPS_OF_TENSORFLOW = ("mobilenet_v3_large_rw", "fbnet_c")
 """timm's published files with a norm epsilon of 1e-3 and symmetric padding; the tf_ ones have SAME padding with it."""
 
 
 def read_weights(source: Source) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, of a .pt or .pth file (also below "model" or "state_dict"), or of a mapping.
+    """The tensors of a weights file, by name; of a state dict, the same tensors.
 
-    Wherever a file may stand, a name of published weights may (`names.resolve`), which is fetched if it is not here.
-    Those of Keras' .h5 files are numbered by layer (`keras_weights.read`). Of a TensorFlow checkpoint any of its files
-    may be given, or what their names begin with (`tensorflow_checkpoint.read`).
+    Files may be .safetensors, .pt or .pth (also with the state dict below "model" or "state_dict"), Keras' .h5, whose
+    layers are numbered (`keras.read`), or a TensorFlow checkpoint, given by any of its files or by their common prefix
+    (`tensorflow_checkpoint.read`). The prefix "module." of distributed training is taken off. Wherever a file may
+    stand, so may a name of published weights (`names.resolve`), which are fetched if they are not on this machine.
 
     Raises:
-        InputError: the file is missing, unreadable, holds something else than tensors, or would run code when loaded.
+        InputError: the file is missing, unreadable, holds anything but tensors, or would run code when loaded.
     """
     return read_described(source)[0]
 
 
 def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, and what the file says of its model: our description, or at most "classes"."""
+    """`read_weights`, and what the file says of its model: our description; of mmpretrain's files, "classes"."""
     source = resolve(source)
     description: dict[str, Any] = {}
     if isinstance(source, Mapping):
@@ -100,12 +91,12 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = dict(state[key])
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{_name(source)}: holds no table of tensors; give a state dict of the whole model")
+        raise InputError(f"{source_name(source)}: holds no table of tensors; give a state dict of the whole model")
     return {key.removeprefix("module."): value for key, value in state.items()}, description
 
 
 def _refuse_tensorflow(path: Path, checkpoint: Path | None) -> None:
-    """Raises an InputError for what comes with a TensorFlow checkpoint but is not one, saying what to give."""
+    """Refuses the files that lie beside a TensorFlow checkpoint and are none, saying which one to give."""
     if path.name.endswith((".tar.gz", ".tgz", ".tar", ".zip")):
         raise InputError(f"{path}: an archive; unpack it and give what is in it, of TensorFlow's the .index file")
     if path.suffix in (".pb", ".pbtxt", ".tflite"):
@@ -118,7 +109,7 @@ def _refuse_tensorflow(path: Path, checkpoint: Path | None) -> None:
 
 
 def _class_names(meta: object) -> list[str]:
-    """The class names in mmpretrain's "meta", of either generation; empty where there are none."""
+    """The class names in the "meta" of mmpretrain 1.x or of mmcls; empty where there are none."""
     if not isinstance(meta, Mapping):
         return []
     inner = meta.get("dataset_meta")
@@ -128,10 +119,14 @@ def _class_names(meta: object) -> list[str]:
 def load_strictly(
     model: nn.Module, state: Mapping[str, Tensor], *, source: str, unbuilt: frozenset[str] = frozenset()
 ) -> None:
-    """Copies `state` into `model`; every name and shape must agree, but for names in `unbuilt`, which may be left over.
+    """Copies a state dict into a model; all names and shapes must agree.
+
+    Arguments:
+        source: the file's name, for errors.
+        unbuilt: names that may be left over: layers of the architecture that this model does not build.
 
     Raises:
-        InputError: names the missing, unexpected and misshapen tensors; the model is then unchanged.
+        InputError: names the missing, unexpected and misshapen tensors; the model is unchanged.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state]
@@ -147,7 +142,7 @@ def load_strictly(
         if keys
     ]
     if faults:
-        raise InputError(f"{source}: does not fit this model: {'; '.join(faults)}; build the model the weights are of")
+        raise InputError(f"{source}: does not fit this model: {'; '.join(faults)}; build the model that they belong to")
     model.load_state_dict({key: state[key] for key in own})
 
 
@@ -157,46 +152,51 @@ class Pretrained(NamedTuple):
     classifier: Classifier
     name: str  # of the architecture
     width: float
-    layout: str  # whose names the weights had; "taproot": ours
-    mean: Triple  # this and the next four are the images that the weights expect, as `published.Inputs` says
+    layout: str  # whose names the tensors had; "taproot": ours
+    mean: Triple  # this and the next four: the images that the weights expect, as in `Preprocessing`
     std: Triple
     size: int
     crop_pct: float
     interpolation: str
-    classes: list[str]  # names, where the weights tell them, else numbers
-    arguments: dict[str, Any]  # the keywords of `network.classifier` that build it
+    classes: list[str]  # names where the file has them, else numbers
+    arguments: dict[str, Any]  # the keywords of `network.classifier` that build the classifier
 
 
 def from_weights(source: Source, *, padding: str | None = None, norm_eps: float | None = None) -> Pretrained:
-    """The classifier that a checkpoint is of, with its weights: architecture, width, classes and head are found in it.
+    """Builds the classifier that a checkpoint belongs to, and loads it.
 
-    What tools.convert_weights wrote says all that itself.
+    Architecture, width, number of classes and head are recognised from the tensors' names and shapes; files of our own
+    say them in their header.
 
     Arguments:
-        padding: of timm's weights, which do not tell. By default "same" for minimalistic networks and for files whose
-            name, or that in the config.json beside them, begins with "tf_", "symmetric" for all others.
-        norm_eps: of timm's weights. By default 1e-3 with SAME padding, for FBNet-C and for mobilenetv3_rw, else 1e-5.
+        source: a weights file or a state dict.
+        padding: what timm's weights were trained with, which their tensors do not tell. By default "same" for
+            minimalistic networks and where the name, of the file or in the config.json beside it, begins with "tf_";
+            "symmetric" for all others.
+        norm_eps: likewise. By default 1e-3 with SAME padding, for FBNet-C and for mobilenetv3_rw, else 1e-5.
+
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
     """
     source = resolve(source)
     layout, description = _recognise(source)
+    file = source_name(source)
     if description.get("task", "classification") != "classification":
-        raise InputError(f"{_name(source)}: is a model for {description['task']}; tools.predict.load takes it")
+        raise InputError(f"{file}: is a model for {description['task']}; tools.predict.load takes it")
     if layout.padding is not None and padding not in (None, layout.padding):
-        raise InputError(f"{_name(source)}: {layout.name}'s weights have {layout.padding} padding, not {padding!r}")
+        raise InputError(f"{file}: {layout.name}'s weights have {layout.padding} padding, not {padding!r}")
     if "model" in description:
         arguments = description["model"]
         model = classifier(**arguments)
-        _load(model, layout, source=_name(source), norm_eps=norm_eps)
+        _load(model, layout, source=file, norm_eps=norm_eps)
         found = arguments["name"], arguments["width"]
         return Pretrained(model, *found, layout.name, *_described(description), description["classes"], arguments)
-    name, width, tail, fixed_stem = _find_architecture(layout, _name(source))
+    name, width, tail, fixed_stem = _find_architecture(layout, file)
     padding = padding or _padding(layout, name, source) or "symmetric"
     hidden = layout.state.get("hidden.weight")
     output = layout.state.get("output.weight")
     if output is None:
-        raise InputError(f"{_name(source)}: has no output layer; build the body with create and use load_weights")
+        raise InputError(f"{file}: has no output layer; build the body with create and use load_weights")
     arguments = {
         "name": name,
         "num_classes": len(output),
@@ -209,7 +209,7 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
         "norm_eps": norm_eps or _norm_eps(layout, name, padding) or 1e-3,
     }
     model = classifier(**arguments)
-    _load(model, layout, source=_name(source), norm_eps=norm_eps)
+    _load(model, layout, source=file, norm_eps=norm_eps)
     inputs = published_preprocessing(layout, name, padding, source)
     classes = description.get("classes", [])
     if len(classes) != len(output):
@@ -218,7 +218,7 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
 
 
 def expected_preprocessing(source: Source) -> Preprocessing:
-    """The images that weights expect, of one of our models or a published classifier or body.
+    """The images that weights expect, be they of one of our models or of a published classifier or body.
 
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
@@ -227,7 +227,7 @@ def expected_preprocessing(source: Source) -> Preprocessing:
     layout, description = _recognise(source)
     if "mean" in description:
         return _described(description)
-    name = _find_architecture(layout, _name(source)).name
+    name = _find_architecture(layout, source_name(source)).name
     return published_preprocessing(layout, name, _padding(layout, name, source), source)
 
 
@@ -243,12 +243,12 @@ def expected_padding(source: Source) -> str | None:
     source = resolve(source)
     layout, _ = _recognise(source)
     if layout.name == "timm":
-        return _padding(layout, _find_architecture(layout, _name(source)).name, source) or "symmetric"
+        return _padding(layout, _find_architecture(layout, source_name(source)).name, source) or "symmetric"
     return layout.padding
 
 
 def _described(description: dict[str, Any]) -> Preprocessing:
-    """What one of our files says; those of segmenters and detectors say no size."""
+    """The images that one of our files says it expects; files of segmenters and detectors leave out the size."""
     said = {key: description[key] for key in Preprocessing._fields if key in description}
     return Preprocessing(**said)._replace(mean=tuple(description["mean"]), std=tuple(description["std"]))
 
@@ -256,47 +256,51 @@ def _described(description: dict[str, Any]) -> Preprocessing:
 def load_weights(
     model: Network | Classifier, source: Source, *, norm_eps: float | None = None, keep_output: bool = False
 ) -> str:
-    """Loads a published or own checkpoint, recognised by its names, and returns the name of its layout.
+    """Loads a checkpoint, recognised by its tensors' names.
 
-    A bare network takes the body out of a classifier's checkpoint, and out of any of our models; a network cut at its
-    deepest tap leaves what lies beyond it. Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain,
-    Keras, TF-slim, efficientnet_lite_pytorch, 1e100, d-li14 and Randl. Where the weights were trained with another norm
-    epsilon than the model's, the norms' scales are adapted, so that the evaluated numbers are theirs.
+    Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, efficientnet_lite_pytorch,
+    1e100, d-li14 and Randl. A bare network takes the body from a classifier's checkpoint or from any of our models; a
+    network that ends at its deepest tap ignores the layers beyond it. Where the weights were trained with another norm
+    epsilon than the model has, the norms' scales are adapted, so that outputs in evaluation mode are the original's.
 
     Arguments:
+        model: is left as it was where the weights do not fit.
+        source: a weights file or a state dict.
         norm_eps: the epsilon that timm's weights were trained with; by default as in `from_weights`.
-        keep_output: leave a classifier's output layer as it is, for other classes than the checkpoint's.
+        keep_output: keep the classifier's own output layer, for other classes than the checkpoint's.
+
+    Returns:
+        The name of the layout, "taproot" for ours.
+
     Raises:
-        InputError: the layout is unknown, the model's padding or place of squeeze-and-excite is not the weights', or a
-            tensor is missing, left over or of another shape.
+        InputError: the layout is unknown, the model has another padding or place of squeeze-and-excite than the
+            weights, or a tensor is missing, left over or of another shape.
     """
     source = resolve(source)
     layout, _ = _recognise(source)
+    file = source_name(source)
     network = model.backbone if isinstance(model, Classifier) else model
     padding = _padding(layout, network.name, source)
-    if padding not in (None, network.padding):
-        raise InputError(
-            f"{_name(source)}: {layout.name}'s weights need padding={padding!r}, the model has {network.padding!r}; "
-            "build it so, or use from_weights"
-        )
-    if layout.squeezed_first not in (None, network.architecture.squeeze.before_activation):
+    built = {"padding": network.padding}
+    require_settings({"padding": padding}, built, layout=layout.name, source=file)
+    if layout.se_before_activation not in (None, network.architecture.squeeze.before_activation):
         wanted = (
             "mobilenet_v3_…_se_before_activation"
-            if layout.squeezed_first
+            if layout.se_before_activation
             else "one that is not called _se_before_activation"
         )
         raise InputError(
-            f"{_name(source)}: {layout.name}'s weights and {network.name} differ in the place of squeeze-and-excite; "
+            f"{file}: {layout.name}'s weights and {network.name} differ in the place of squeeze-and-excite; "
             f"build {wanted}"
         )
     if keep_output:
         own = {f"output.{key}": value for key, value in model.output.state_dict().items()}
         layout = layout._replace(state=layout.state | own)
     try:
-        _load(model, layout, source=_name(source), norm_eps=norm_eps)
+        _load(model, layout, source=file, norm_eps=norm_eps)
     except InputError as error:
         try:
-            found = _find_architecture(layout, _name(source))
+            found = _find_architecture(layout, file)
         except InputError:
             raise error from None
         raise InputError(f"{error}: {_settings(found, layout)}") from None
@@ -304,7 +308,7 @@ def load_weights(
 
 
 def _settings(found: "_Found", layout: Layout) -> str:
-    """The keywords of `classifier` that a checkpoint needs, for an error."""
+    """The keywords of `classifier` that build a checkpoint's model, for an error."""
     hidden = layout.state.get("hidden.weight")
     in_channels = layout.state["stem.conv.weight"].shape[1]
     return (
@@ -330,38 +334,39 @@ def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps:
 
 
 def _recognise(source: Source) -> tuple[Layout, dict[str, Any]]:
-    """The layout of a file or state dict, with what the file says of its model."""
+    """The layout of a file or state dict, and the description of its model where the file has one."""
     state, description = read_described(source)
-    layout = recognise(state, _name(source))
+    file = source_name(source)
+    layout = recognise(state, file)
     if layout.name == "timm" and re.search(r"conv_(aa|blur)_", published_name(source)):
-        raise InputError(f"{_name(source)}: timm's network blurs before its strides, which no architecture here does")
+        raise InputError(f"{file}: timm's network blurs before its strides, which no architecture here does")
     model = description.get("model", {})
     if layout.name == "taproot" and model:
         name = model.get("name", model.get("backbone"))  # of a classifier, or of a segmenter or detector
         layout = layout._replace(
             padding=model.get("padding"),
             norm_eps=model.get("norm_eps"),
-            squeezed_first=ARCHITECTURES[name].squeeze.before_activation if name in ARCHITECTURES else None,
+            se_before_activation=ARCHITECTURES[name].squeeze.before_activation if name in ARCHITECTURES else None,
         )
     return layout, description
 
 
 def _padding(layout: Layout, name: str, source: Source) -> str | None:
-    """The padding that the weights were trained with; None where nothing tells."""
+    """The padding that weights were trained with; None if unknown."""
     if layout.name == "timm" and (published_name(source).startswith("tf_") or name.endswith("_minimalistic")):
         return "same"
     return layout.padding
 
 
 def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:
-    """The epsilon that the weights were trained with; None where it is the model's own matter."""
+    """The norm epsilon that weights were trained with; None to take them as they are."""
     if layout.name == "timm" and (padding == "same" or name in TIMM_EPS_OF_TENSORFLOW):
         return 1e-3
     return layout.norm_eps
 
 
 def _with_norm_eps(state: dict[str, Tensor], theirs: float, ours: float) -> dict[str, Tensor]:
-    """Scales norms so that with epsilon `ours` they give what they gave with `theirs`."""
+    """Rescales norms so that with epsilon `ours` they compute in evaluation mode what they did with `theirs`."""
     state = dict(state)
     for key, variance in state.items():
         scale = key.removesuffix("running_var") + "weight"
@@ -387,7 +392,7 @@ def _body_names(plan: Plan) -> set[str]:
 
 
 class _Found(NamedTuple):
-    """The architecture that weights are of."""
+    """The architecture of some weights, as keywords of `create`."""
 
     name: str
     width: float
@@ -396,7 +401,7 @@ class _Found(NamedTuple):
 
 
 def _find_architecture(layout: Layout, source: str) -> _Found:
-    """Compares channels and kernels of a checkpoint with those of every architecture."""
+    """The first architecture, width, tail and stem whose channels and kernels are those of a checkpoint."""
     state = layout.state
 
     def size(key: str, axis: int) -> int:
@@ -411,7 +416,7 @@ def _find_architecture(layout: Layout, source: str) -> _Found:
     wanted = (size("stem.conv.weight", 0), blocks, size("last.conv.weight", 0))
     # Width by width, since EfficientNet-Lite2 has the channels that Lite1 would have at 1.1.
     for width, (name, table) in product(WIDTHS, ARCHITECTURES.items()):
-        if len(table.rows) != len(blocks) or table.squeeze.before_activation != bool(layout.squeezed_first):
+        if len(table.rows) != len(blocks) or table.squeeze.before_activation != bool(layout.se_before_activation):
             continue
         for found in (_Found(name, width, *choice) for choice in product(tails(table), (False, True))):
             candidate = plan(with_tail(table, found.tail), width=found.width, fixed_stem=found.fixed_stem)
@@ -425,7 +430,3 @@ def _find_architecture(layout: Layout, source: str) -> _Found:
         f"{source}: {len(blocks)} blocks with channels that no known architecture has at widths "
         f"{', '.join(map(str, sorted(WIDTHS)))}; build the network yourself and use load_weights"
     )
-
-
-def _name(source: Source) -> str:
-    return "state dict" if isinstance(source, Mapping) else str(source)

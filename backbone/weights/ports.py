@@ -8,16 +8,16 @@ from backbone.errors import InputError
 from backbone.weights.translation import IMAGENET, Layout, conv_norm, highest, linear, named, plain_conv_norm, renamed
 
 OTHER_HEADS = ("decode_head.", "auxiliary_head.", "neck.", "bbox_head.")
-"""What mmseg's and mmdet's models have behind the same backbones; it is left out."""
+"""Prefixes of what mmseg's and mmdet's models have on top of the same backbones; these tensors are left out."""
 
 MMPRETRAIN_PARTS = {"expand_conv": "expand", "depthwise_conv": "depthwise", "linear_conv": "project"}
 
 
 def recognise(state: dict[str, Tensor], source: str) -> Layout | None:
-    """The layout of a state dict if it is of one of these, else None.
+    """A state dict of one of these in our names; None for any other.
 
     Raises:
-        InputError: it is, and cannot be reproduced; the message says why.
+        InputError: it is one of these, but its network cannot be built here; the message says why.
     """
     if {"layer0.conv.weight", "backbone.layer0.conv.weight"} & state.keys():
         return _mmpretrain_v3(state)
@@ -42,7 +42,7 @@ def _mmpretrain_v3(state: dict[str, Tensor]) -> Layout:
         names |= linear(f"layer{number}.se.conv1.conv", f"blocks.{number}.squeeze_excite.reduce")
         names |= linear(f"layer{number}.se.conv2.conv", f"blocks.{number}.squeeze_excite.expand")
     names |= linear("head.layers.0.fc", "hidden") | linear("head.layers.1.fc", "output")
-    # The narrow ones were converted from timm's, with its norm epsilon.
+    # The narrow networks' weights were converted from timm's and have its norm epsilon.
     full_width = len(body[f"layer{count}.conv.weight"]) in (576, 960)
     # mmseg's backbone pads as TensorFlow does, and dilates from stride 8 on.
     segmenter = any(key.startswith("decode_head.") for key in state)
@@ -67,10 +67,10 @@ def _without_other_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _1e100(state: dict[str, Tensor]) -> Layout:
-    """Its _segmentation networks have the tensors of its _detection ones: both are the tail "detection".
+    """1e100's _segmentation networks have the tensors of its _detection networks: both have the tail "detection".
 
-    The Large one is that tail at `output_stride=16` with `dilate_strided_block`; the Small one also adds the input in
-    block 9, which no architecture here does.
+    The Large segmentation network is that tail at `output_stride=16` with `dilate_strided_block`; the Small one also
+    has a residual connection in block 9, which no architecture here has.
     """
     names = _conv_bn("input_layer", "stem") | _conv_bn("body.last_conv", "last")
     for number in range(1, 2 + highest(r"body\.bottleneck(\d+)\.", state)):
@@ -102,7 +102,7 @@ def _dli14(state: dict[str, Tensor]) -> Layout:
         1e-5,
         "symmetric",
         *IMAGENET,
-        squeezed_first=True,
+        se_before_activation=True,
     )
 
 
@@ -110,7 +110,7 @@ def _randl(state: dict[str, Tensor], source: str) -> Layout:
     if "last_block.se.linear1.weight" in state:
         raise InputError(
             f"{source}: Randl's MobileNetV3-Small, which no architecture here is: it follows the misprints of the "
-            "paper's first version, with squeeze-and-excite behind the last convolution; use torchvision's or timm's"
+            "paper's first version, with squeeze-and-excite after the last convolution; use torchvision's or timm's"
         )
     state = {key: value for key, value in state.items() if not re.search(r"\.db\d\.", key)}  # DropBlock's counters
     names = named("conv1", "stem.conv") | named("bn1", "stem.norm")
@@ -130,7 +130,7 @@ def _randl(state: dict[str, Tensor], source: str) -> Layout:
 
 
 def _with_squeeze_as_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Squeeze-and-excite of linear layers has the weights of 1x1 convolutions, without the two axes of size 1."""
+    """Turns linear layers in squeeze-and-excite into the 1x1 convolutions that they are equal to."""
     return {
         key: value[:, :, None, None] if ".squeeze_excite." in key and value.ndim == 2 else value
         for key, value in state.items()

@@ -1,23 +1,19 @@
-"""What lies beside published weights: their publisher's name of the network, and the images that they expect."""
+"""The images that published weights expect, and the publisher's name of their network, from the files beside them."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from backbone.errors import InputError
 from backbone.weights import efficientnet_lite
+from backbone.weights.refusals import Source
 from backbone.weights.translation import IMAGENET, INCEPTION, Layout, Triple
 
-Source = str | Path | Mapping[str, Tensor]
-"""A weights file or a state dict."""
-
 TORCHVISION_232 = ("5c1a4163", "7ebf99e0", "7090bc5f", "a4c69d6f")
-"""In the names of torchvision's files whose images are resized to 232, not 256, before the crop."""
+"""Parts of the names of torchvision's files whose images are resized to 232, not 256, before the crop."""
 TIMM_BILINEAR = ("fbnet_c", "single_path_nas")
-"""timm's networks that were evaluated on bilinear images; so were most with TensorFlow's padding."""
+"""timm's networks that were evaluated with bilinear resizing, as were most with TensorFlow's padding."""
 TIMM_LITE = {
     # size and crop_pct of timm's EfficientNet-Lites, which are not always the authors'
     "efficientnet_lite0": (224, 0.875),
@@ -27,11 +23,11 @@ TIMM_LITE = {
     "efficientnet_lite4": (380, 0.92),
 }
 TIMM_BICUBIC = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-"""Those with TensorFlow's padding that timm evaluates on bicubic images."""
+"""Those with TensorFlow's padding that timm evaluates with bicubic resizing."""
 
 
 class Preprocessing(NamedTuple):
-    """The images that weights expect."""
+    """How images are resized, cropped and normalised for weights."""
 
     mean: Triple = IMAGENET[0]  # RGB in 0..1
     std: Triple = IMAGENET[1]
@@ -41,10 +37,13 @@ class Preprocessing(NamedTuple):
 
 
 def published_preprocessing(layout: Layout, name: str, padding: str | None, source: Source) -> Preprocessing:
-    """The images that a published classifier was evaluated on, as far as files, their names and layouts tell.
+    """How images were prepared when a published classifier was evaluated, by layout, file name and config.json.
 
     Arguments:
-        name, padding: of the architecture that the weights are of.
+        name, padding: of the weights' architecture.
+
+    Raises:
+        InputError: config.json beside the file cannot be read or has values of the wrong kind.
     """
     file_name = published_name(source)
     if layout.name == "torchvision":
@@ -68,10 +67,10 @@ def published_preprocessing(layout: Layout, name: str, padding: str | None, sour
 
 
 def _configured(config: dict[str, Any], guessed: Preprocessing) -> Preprocessing:
-    """timm's own configuration, that of testing before that of training; what it leaves open stays as guessed.
+    """timm's configuration, its test values first; what it lacks is taken from `guessed`.
 
     Raises:
-        TypeError, ValueError: a value is of another kind than timm writes.
+        TypeError, ValueError: a value is of the wrong kind.
     """
     size = config.get("test_input_size") or config.get("input_size") or (3, guessed.size, guessed.size)
     interpolation = config.get("interpolation", guessed.interpolation)
@@ -87,17 +86,17 @@ def _configured(config: dict[str, Any], guessed: Preprocessing) -> Preprocessing
 
 
 def published_name(source: Source) -> str:
-    """The publisher's name of a network, from the configuration beside its file or from the file's name; else empty."""
+    """The publisher's name of a network, from config.json beside its file or from the file's name; "" if unknown."""
     if isinstance(source, Mapping):
         return ""
     return hub_config(source).get("architecture", Path(source).name)
 
 
 def hub_config(source: Source) -> dict[str, Any]:
-    """The config.json that Hugging Face's hub keeps beside timm's weights; empty where there is none.
+    """The config.json that Hugging Face's hub has beside timm's weights; empty if there is none.
 
     Raises:
-        InputError: there is one that cannot be read.
+        InputError: it cannot be read.
     """
     if isinstance(source, Mapping) or not (path := Path(source).parent / "config.json").is_file():
         return {}

@@ -1,6 +1,6 @@
-"""Translates TF-slim's names of layers, under which the authors published MobileNetV2 and V3, to ours.
+"""Translates the names of TF-slim's layers, in which the authors published MobileNetV2 and V3, to ours.
 
-The names are those of the official code's graphs; the published files themselves could not be opened.
+The names are taken from graphs that the official code builds; the published files could not be opened.
 """
 
 import re
@@ -13,10 +13,10 @@ from backbone.errors import InputError
 from backbone.weights.translation import INCEPTION, Layout
 
 SCOPE = re.compile(r"((?:FeatureExtractor/)?MobilenetV[23])/Conv/weights")
-"""How the name of a stem is written, in the detector or anywhere else."""
+"""The name of the stem's weights, in a detector or elsewhere."""
 
 NORM_VALUES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-HIGHEST_GATE = 6 * 0.16667  # squeeze-and-excite's gate is relu6(x + 3) * 0.16667
+HIGHEST_GATE = 6 * 0.16667  # slim's gate of squeeze-and-excite is relu6(x + 3) * 0.16667
 VALUES = {"weights": "weight", "depthwise_weights": "weight", "biases": "bias"}
 OUTSIDE_BLOCKS = {"Conv": "stem", "Conv_1": "last", "Conv_2": "hidden", "Logits/Conv2d_1c_1x1": "output"}
 INSIDE_BLOCKS = {
@@ -29,11 +29,11 @@ INSIDE_BLOCKS = {
 
 
 def recognise(state: Mapping[str, Tensor], source: str) -> Layout | None:
-    """The layout of a checkpoint of slim's MobileNetV2 or V3, alone or inside DeepLab or a detector; else None.
+    """A checkpoint of slim's MobileNetV2 or V3, alone or inside DeepLab or a detector, in our names; else None.
 
-    Its ImageNet classifiers have 1001 outputs. The first stands for background, which no image is labelled as, and
-    is left out. They pool 7x7 windows where a map is neither square nor of that size, then the mean over the logits;
-    ours pool the whole map, so only for square images the numbers are theirs.
+    Its ImageNet classifiers have 1001 outputs; the first stands for background, which no image is labelled as, and is
+    left out. On maps that are not square they pool windows of 7x7 and average the logits, where ours pool the whole
+    map: outputs are equal for square images only.
 
     Raises:
         InputError: the network was trained with simulated quantisation.
@@ -58,10 +58,10 @@ def recognise(state: Mapping[str, Tensor], source: str) -> Layout | None:
 
 
 def body_layers(state: Mapping[str, Tensor], scope: str) -> dict[str, str]:
-    """slim's layers of a MobileNetV2 or V3 -> ours, with those of its classifier.
+    """slim's layers of a MobileNetV2 or V3 and its classifier -> ours.
 
     Arguments:
-        scope: what the network's names begin with: "MobilenetV3", "FeatureExtractor/MobilenetV3", …
+        scope: the prefix of the network's names: "MobilenetV3", "FeatureExtractor/MobilenetV3", …
     """
     layers = {f"{scope}/{theirs}": ours for theirs, ours in OUTSIDE_BLOCKS.items()}
     block = re.compile(rf"{re.escape(scope)}/expanded_conv(?:_(\d+))?/")
@@ -72,10 +72,10 @@ def body_layers(state: Mapping[str, Tensor], scope: str) -> dict[str, str]:
 
 
 def renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
-    """A checkpoint's tensors with the names that `layers` gives; others keep theirs, and a strict load reports them.
+    """A checkpoint's tensors by our names; a name that `layers` lacks stays, and a strict load reports it.
 
-    A layer with a norm becomes `ours.conv` and `ours.norm`, one without it `ours`. slim's gates are a little above 1 at
-    most, ours 1; the projection that follows them makes up for it.
+    A layer with a norm becomes `ours.conv` and `ours.norm`, one without a norm `ours`. slim's gates reach HIGHEST_GATE,
+    ours 1; the weights of the projection that follows are multiplied by that factor.
     """
     ours = {}
     for name, tensor in state.items():

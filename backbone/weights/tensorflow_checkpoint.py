@@ -1,8 +1,8 @@
 """Reads TensorFlow's checkpoints (model.ckpt.index with model.ckpt.data-00000-of-00001), without TensorFlow.
 
-TensorFlow is a package of 1.5 GB that pins other packages; of its format the readable part is small. The index is a
-sorted table as LevelDB writes it: names, each given by how it differs from the one before, and for each a protocol
-buffer that says of which type and shape the tensor is and where in the data it lies.
+TensorFlow is a package of 1.5 GB that pins other packages, while its format needs little code. The index is a sorted
+table in LevelDB's format. Its keys are names, each stored as its difference from the one before; its values are
+protocol buffers with a tensor's type, its shape and its place in the data.
 """
 
 import re
@@ -15,18 +15,18 @@ from torch import Tensor
 from backbone.errors import InputError
 
 FILE = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
-"""How the names of a checkpoint's files end."""
+"""The ends of the names of a checkpoint's files."""
 
 MAGIC = 0xDB4775248B80FB57
 FLOATS = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}
-"""TensorFlow's numbers of the types that weights have. Others, as a step counter's, are left out."""
+"""TensorFlow's codes of the types that weights have. Tensors of other types, such as step counters, are left out."""
 AVERAGE = "/ExponentialMovingAverage"
 SLOTS = re.compile(r"(^|/)(Momentum|RMSProp|Adam|Adagrad|Ftrl|biased|local_step|global_step|beta\d_power)(_\d+)?$")
 """What an optimiser keeps beside the weights."""
 
 
 def prefix(path: Path) -> Path | None:
-    """What a checkpoint's file names begin with, by itself or the path of one of the files; None: it is of none."""
+    """The common prefix of a checkpoint's files, given itself or the path of any of them; None if there is no index."""
     found = path.parent / FILE.sub("", path.name)
     return found if Path(f"{found}.index").is_file() else None
 
@@ -34,12 +34,12 @@ def prefix(path: Path) -> Path | None:
 def read(prefix: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint by TensorFlow's names, in torch's order of axes.
 
-    Where there is a moving average of a value, it is the one that is returned, under the value's name. Convolutions
-    [k, k, C, C'] become [C', C, k, k], depthwise ones [k, k, C, M] become [C M, 1, k, k].
+    A variable that has a moving average is replaced by it. Convolutions [k, k, C, C'] become [C', C, k, k], depthwise
+    convolutions [k, k, C, M] become [C M, 1, k, k].
 
     Raises:
-        InputError: a file of the checkpoint is missing or cut short, or a variable is spread over several entries.
-        ValueError, IndexError: it is no such table.
+        InputError: a file of the checkpoint is missing or cut short, or a variable is stored in slices.
+        ValueError, IndexError: the index is damaged or none.
     """
     entries = _table(Path(f"{prefix}.index").read_bytes())
     count = _message(entries.pop("")).get(1, [1])[0]
@@ -77,12 +77,12 @@ def _as_torch(name: str, value: np.ndarray) -> Tensor:
 
 
 def _table(table: bytes) -> dict[str, bytes]:
-    """The entries of a LevelDB table; its last 48 bytes say where the list of its blocks is."""
+    """The entries of a LevelDB table, whose last 48 bytes say where the block that lists all blocks is."""
     footer = table[-48:]
     if int.from_bytes(footer[40:], "little") != MAGIC:
         raise ValueError("not the index of a TensorFlow checkpoint")
     at = 0
-    for _ in range(2):  # past the place of the block about blocks, which is empty
+    for _ in range(2):  # skips the place of the meta-index, which is empty
         _, at = _varint(footer, at)
     entries = {}
     for _, place in _block(table, footer[at:40]):
@@ -92,12 +92,12 @@ def _table(table: bytes) -> dict[str, bytes]:
 
 
 def _block(table: bytes, place: bytes) -> list[tuple[bytes, bytes]]:
-    """The names and values of the block at a place: its offset and its length in bytes."""
+    """The names and values of one block; `place` encodes its offset and length in bytes."""
     start, at = _varint(place, 0)
     length, _ = _varint(place, at)
     block = table[start : start + length]
     if table[start + length] != 0:
-        raise ValueError("its index is compressed, which TensorFlow does not do")
+        raise ValueError("its index is compressed, which TensorFlow never does")
     restarts = int.from_bytes(block[-4:], "little")
     entries, name, at = [], b"", 0
     while at < length - 4 * (restarts + 1):
@@ -112,7 +112,7 @@ def _block(table: bytes, place: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _message(buffer: bytes) -> dict[int, list]:
-    """The values of a protocol buffer by their field's number: integers, or bytes."""
+    """The values of a protocol buffer, integers or bytes, by field number."""
     fields: dict[int, list] = {}
     at = 0
     while at < len(buffer):
@@ -131,7 +131,7 @@ def _message(buffer: bytes) -> dict[int, list]:
 
 
 def _varint(buffer: bytes, at: int) -> tuple[int, int]:
-    """An integer of seven bits per byte, low ones first, and where the next thing begins."""
+    """The variable-length integer at `at`, seven bits per byte, low bits first, and the position after it."""
     value = shift = 0
     while True:
         byte = buffer[at]

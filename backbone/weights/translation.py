@@ -1,4 +1,4 @@
-"""What a published checkpoint is in our names, and the parts that the tables of names are made of."""
+"""A published checkpoint with its tensors renamed to ours, and the functions that tables of names are made of."""
 
 import re
 from typing import NamedTuple
@@ -12,39 +12,42 @@ INCEPTION: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Layout(NamedTuple):
-    """A published checkpoint in our names, without the prefix "backbone.", and what it presumes."""
+    """A published checkpoint in our names, without the prefix "backbone.", and how its network was built and fed."""
 
     name: str
     state: dict[str, Tensor]
-    norm_eps: float | None  # None: as the model's
-    padding: str | None  # None: the weights do not tell
-    mean: Triple  # of the usual published file, RGB in 0..1; retrainings differ
+    norm_eps: float | None  # None: the model's
+    padding: str | None  # None: unknown
+    mean: Triple  # input normalisation of the publisher's files, RGB in 0..1; others' trainings may differ
     std: Triple
-    squeezed_first: bool | None = False  # as BlockPlan's; None: the weights do not tell
+    se_before_activation: bool | None = False  # as BlockPlan's; None: unknown
 
 
 def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Names that have no translation stay; a strict load then reports them."""
+    """The tensors by their new names; a name without a translation stays, and a strict load reports it."""
     return {names.get(key, key): value for key, value in state.items()}
 
 
 def highest(pattern: str, state: dict[str, Tensor]) -> int:
-    """The highest number that a name has at the pattern's group; 0 if none."""
+    """The highest number that the pattern's group matches in any name; 0 if none."""
     return max((int(found[1]) for key in state if (found := re.match(pattern, key))), default=0)
 
 
 def conv_norm(theirs: str, ours: str) -> dict[str, str]:
+    """The names of a convolution `theirs.0` and its norm `theirs.1` -> those of our `ConvNormAct`."""
     return plain_conv_norm(theirs, 0, ours)
 
 
 def plain_conv_norm(theirs: str, first: int, ours: str) -> dict[str, str]:
-    """A convolution at `theirs.first` and its norm behind it."""
+    """The names of a convolution `theirs.first` and the norm that follows it -> those of our `ConvNormAct`."""
     return named(f"{theirs}.{first}", f"{ours}.conv") | named(f"{theirs}.{first + 1}", f"{ours}.norm")
 
 
 def linear(theirs: str, ours: str) -> dict[str, str]:
+    """The names of a layer's weight and bias -> ours."""
     return {f"{theirs}.{value}": f"{ours}.{value}" for value in ("weight", "bias")}
 
 
 def named(theirs: str, ours: str) -> dict[str, str]:
+    """The names of all values that a convolution or a norm may have -> ours."""
     return {f"{theirs}.{value}": f"{ours}.{value}" for value in NORM}

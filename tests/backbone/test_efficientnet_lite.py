@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 
 import backbone
 from backbone import InputError
-from tests.backbone.test_families import largest_difference
+from tests.builders.comparing import largest_difference
 
 SIZES = (224, 240, 260, 280, 300)
 

@@ -14,70 +14,9 @@ import backbone
 from backbone import InputError
 from backbone.architectures.plan import plan
 from backbone.blocks import SameConv2d
+from tests.builders.comparing import largest_difference
+from tests.builders.published_networks import TIMM, TORCHVISION
 
-SIZES_HW = ((96, 96), (65, 97))
-
-# timm's name, our name, width, fixed stem
-TIMM = [
-    ("efficientnet_lite0", "efficientnet_lite0", 1.0, False),
-    ("efficientnet_lite1", "efficientnet_lite1", 1.0, False),
-    ("efficientnet_lite2", "efficientnet_lite2", 1.0, False),
-    ("efficientnet_lite3", "efficientnet_lite3", 1.0, False),
-    ("efficientnet_lite4", "efficientnet_lite4", 1.0, False),
-    ("tf_efficientnet_lite0", "efficientnet_lite0", 1.0, False),
-    ("tf_efficientnet_lite1", "efficientnet_lite1", 1.0, False),
-    ("tf_efficientnet_lite2", "efficientnet_lite2", 1.0, False),
-    ("tf_efficientnet_lite3", "efficientnet_lite3", 1.0, False),
-    ("tf_efficientnet_lite4", "efficientnet_lite4", 1.0, False),
-    ("mobilenetv1_100", "mobilenet_v1", 1.0, False),
-    ("mobilenetv1_100h", "mobilenet_v1_last", 1.0, False),
-    ("mobilenetv1_125", "mobilenet_v1", 1.25, False),
-    ("mobilenetv2_035", "mobilenet_v2", 0.35, False),
-    ("mobilenetv2_050", "mobilenet_v2", 0.5, False),
-    ("mobilenetv2_075", "mobilenet_v2", 0.75, False),
-    ("mobilenetv2_100", "mobilenet_v2", 1.0, False),
-    ("mobilenetv2_110d", "mobilenet_v2_depth12", 1.1, True),
-    ("mobilenetv2_120d", "mobilenet_v2_depth14", 1.2, True),
-    ("mobilenetv2_140", "mobilenet_v2", 1.4, False),
-    ("mobilenetv3_large_075", "mobilenet_v3_large", 0.75, False),
-    ("mobilenetv3_large_100", "mobilenet_v3_large", 1.0, False),
-    ("mobilenetv3_large_150d", "mobilenet_v3_large_depth12", 1.5, False),
-    ("mobilenetv3_small_050", "mobilenet_v3_small", 0.5, True),
-    ("mobilenetv3_small_075", "mobilenet_v3_small", 0.75, False),
-    ("mobilenetv3_small_100", "mobilenet_v3_small", 1.0, False),
-    ("mobilenetv3_rw", "mobilenet_v3_large_rw", 1.0, False),
-    ("tf_mobilenetv3_large_075", "mobilenet_v3_large", 0.75, False),
-    ("tf_mobilenetv3_large_100", "mobilenet_v3_large", 1.0, False),
-    ("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large_minimalistic", 1.0, False),
-    ("tf_mobilenetv3_small_075", "mobilenet_v3_small", 0.75, False),
-    ("tf_mobilenetv3_small_100", "mobilenet_v3_small", 1.0, False),
-    ("tf_mobilenetv3_small_minimal_100", "mobilenet_v3_small_minimalistic", 1.0, False),
-    ("mobilenetv4_conv_small", "mobilenet_v4_conv_small", 1.0, False),
-    ("mobilenetv4_conv_small_035", "mobilenet_v4_conv_small", 0.35, True),
-    ("mobilenetv4_conv_small_050", "mobilenet_v4_conv_small", 0.5, True),
-    ("mobilenetv4_conv_large", "mobilenet_v4_conv_large", 1.0, False),
-    ("mobilenetv4_conv_medium", "mobilenet_v4_conv_medium", 1.0, False),
-    ("mnasnet_050", "mnasnet_b1", 0.5, False),
-    ("mnasnet_075", "mnasnet_b1", 0.75, False),
-    ("mnasnet_100", "mnasnet_b1", 1.0, False),
-    ("mnasnet_140", "mnasnet_b1", 1.4, False),
-    ("semnasnet_050", "mnasnet_a1", 0.5, False),
-    ("semnasnet_075", "mnasnet_a1", 0.75, False),
-    ("semnasnet_100", "mnasnet_a1", 1.0, False),
-    ("semnasnet_140", "mnasnet_a1", 1.4, False),
-    ("mnasnet_small", "mnasnet_small", 1.0, False),
-    ("fbnetc_100", "fbnet_c", 1.0, False),
-    ("spnasnet_100", "single_path_nas", 1.0, False),
-]
-TORCHVISION = [
-    ("mobilenet_v2", "mobilenet_v2", 1.0),
-    ("mobilenet_v3_large", "mobilenet_v3_large", 1.0),
-    ("mobilenet_v3_small", "mobilenet_v3_small", 1.0),
-    ("mnasnet0_5", "mnasnet_b1", 0.5),
-    ("mnasnet0_75", "mnasnet_b1", 0.75),
-    ("mnasnet1_0", "mnasnet_b1", 1.0),
-    ("mnasnet1_3", "mnasnet_b1", 1.3),
-]
 FAMILIES = [
     "chamnet_f",
     "efficientnet_lite1",
@@ -91,18 +30,6 @@ FAMILIES = [
     "mobilenet_v4_conv_small",
     "single_path_nas",
 ]
-
-
-def largest_difference(ours: nn.Module, theirs: nn.Module, sizes_hw=SIZES_HW) -> float:
-    """Of the logits, relative to the largest of them."""
-    worst = 0.0
-    for size_hw in sizes_hw:
-        images = torch.randn(1, 3, *size_hw, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            want = theirs(images)
-            assert want.isfinite().all()
-            worst = max(worst, ((ours.eval()(images) - want).abs().max() / want.abs().max()).item())
-    return worst
 
 
 def published(theirs: str, padding: str) -> nn.Module:

@@ -12,8 +12,8 @@ import backbone
 import seg
 import tests.builders.port_networks as ports
 from backbone import InputError
+from tests.builders.comparing import largest_difference
 
-SIZES_HW = ((96, 96), (97, 129))
 DETECTION_LARGE = ports.with_tail(ports.LARGE, (672, 480, 480), 80)
 DETECTION_SMALL = ports.with_tail(ports.SMALL, (288, 288, 288), 48)
 
@@ -60,18 +60,6 @@ NETWORKS = {
         ("mmpretrain", "mobilenet_v2", 0.5, "full"),
     ),
 }
-
-
-def largest_difference(ours: nn.Module, theirs: nn.Module) -> float:
-    """Of the logits, relative to the largest of them."""
-    worst = 0.0
-    for size_hw in SIZES_HW:
-        images = torch.randn(1, 3, *size_hw, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            want = theirs(images)
-            assert want.isfinite().all()
-            worst = max(worst, ((ours.eval()(images) - want).abs().max() / want.abs().max()).item())
-    return worst
 
 
 def with_small_variances(model: nn.Module) -> nn.Module:
@@ -152,7 +140,7 @@ def test_the_place_of_squeeze_and_excite_must_be_the_weights():
 
 def test_randls_small_network_is_refused_with_the_reason():
     state = ports.NetRandl(ports.LARGE).state_dict() | {"last_block.se.linear1.weight": torch.zeros(144, 576)}
-    with pytest.raises(InputError, match="squeeze-and-excite behind the last convolution"):
+    with pytest.raises(InputError, match="squeeze-and-excite after the last convolution"):
         backbone.from_weights(state)
 
 

@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg, list_models
 from backbone.data.transforms import shorter_side
 from backbone.weights.preprocessing import Preprocessing, published_preprocessing
 from backbone.weights.translation import IMAGENET, Layout
-from tests.backbone.test_families import TIMM, TORCHVISION
+from tests.builders.published_networks import TIMM, TORCHVISION
 
 OURS = {theirs: name for theirs, name, *_ in TIMM}
 FILES = [tagged for tagged in list_models(pretrained=True) if tagged.split(".")[0] in OURS]

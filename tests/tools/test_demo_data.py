@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 
 from backbone.errors import InputError
 from tools.demo_world.view import LABELS
-from tools.make_demo_data import MARKER, MIN_BOX_PIXELS, coco_annotations, main, make_demo_data, make_scene, run_lengths
+from tools.demo_world.writer import MARKER, MIN_BOX_PIXELS, coco_annotations, make_scene, run_lengths
+from tools.make_demo_data import main, make_demo_data
 
 SMALL = {"num_train": 7, "num_val": 3, "num_clip_frames": 5, "size_hw": (96, 192), "seed": 3}
 LABEL_IDS = {label.label_id for label in LABELS.values()}
@@ -204,6 +205,21 @@ def test_numbers_out_of_range_are_refused(arguments: list[str], message: str, tm
     with pytest.raises(InputError, match=message):
         main(["--out", str(tmp_path / "world"), *arguments])
     assert not (tmp_path / "world").exists()
+
+
+def test_a_folder_named_like_markup_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo [red][/blue]"
+    assert (
+        main(
+            [
+                "--out",
+                str(out),
+                *["--train", "1", "--val", "1", "--clip-frames", "1", "--height", "64", "--width", "64"],
+            ]
+        )
+        == 0
+    )
+    assert f"painted: {out} " in capsys.readouterr().out
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

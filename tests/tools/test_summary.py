@@ -1,7 +1,6 @@
 """The summary tool: counted sizes are the papers', or the table says why not; bad input is one line."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,9 +8,12 @@ import torch
 import backbone
 from tools import summary
 from tools.io import console
+from tools.network_summary.counts import compare
+from tools.network_summary.published import PUBLISHED, Published
+from tools.network_summary.taps import receptive_fields
 
 
-def folded(row: summary.Published, millions: float) -> float:
+def folded(row: Published, millions: float) -> float:
     """The count with norms as one vector of channels instead of two."""
     with torch.device("meta"):
         model = backbone.classifier(row.name, width=row.width)
@@ -19,7 +21,7 @@ def folded(row: summary.Published, millions: float) -> float:
 
 
 def test_parameters_and_macs_are_the_papers_or_the_table_says_why_not():
-    rows = summary.compare()
+    rows = compare()
     assert {row.name for row, _, _ in rows} == set(backbone.names())
     differ = []
     for row, parameters, macs in rows:
@@ -49,30 +51,29 @@ def test_every_row_of_the_papers_tables_of_widths_and_resolutions_is_there():
     small |= {(0.35, 224): (12, 1.4), (1.0, 256): (74, None), (1.0, 160): (30, None), (1.0, 128): (20, None)}
     small |= {(1.0, 96): (12, None)}
     for name, table in (("mobilenet_v3_large", large), ("mobilenet_v3_small", small)):
-        rows = [row for row in summary.PUBLISHED if row.name == name and "9" in row.source.split("table")[1]]
+        rows = [row for row in PUBLISHED if row.name == name and "9" in row.source.split("table")[1]]
         assert {(row.width, row.size): (row.macs, row.parameters) for row in rows} == table
 
 
 def test_one_width_shows_every_architecture():
-    rows = summary.compare(0.75)
+    rows = compare(0.75)
     assert sorted(row.name for row, _, _ in rows) == backbone.names()
     assert next(row.macs for row, _, _ in rows if row.name == "mobilenet_v3_large") == 155
 
 
-def run(arguments: list[str], monkeypatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["summary", *arguments])
+def run(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as ended:
-        console.run(summary.main)
+        console.run(lambda: summary.main(arguments))
     return ended.value.code
 
 
-def test_one_network_is_shown_with_its_taps_and_strings(monkeypatch, capsys):
-    assert run(["mobilenet_v3_large", "--tail", "segmentation", "--output-stride", "16"], monkeypatch) == 0
+def test_one_network_is_shown_with_its_taps_and_strings(capsys):
+    assert run(["mobilenet_v3_large", "--tail", "segmentation", "--output-stride", "16"]) == 0
     shown = capsys.readouterr().out
     assert "ir_r3_k5_s2_e3_c40_se0.25_nre" in shown
     row = next(line.split()[1::2] for line in shown.splitlines() if "13.expand" in line)
     assert row[:3] == ["13.expand", "336", "16"]
-    assert run(["cn_k3_s2_c16_nhs ds_k3_s2_c16"], monkeypatch) == 0
+    assert run(["cn_k3_s2_c16_nhs ds_k3_s2_c16"]) == 0
     assert "own architecture" in capsys.readouterr().out
 
 
@@ -85,7 +86,7 @@ def test_receptive_fields_are_where_gradients_arrive(name, output_stride, paddin
     for parameter in net.parameters():
         torch.nn.init.uniform_(parameter, 0.01, 0.02)  # positive: no activation cuts a path
     images = torch.ones(1, 3, size, size, requires_grad=True)
-    fields = summary.receptive_fields(net.plan, padding=padding, size=size)
+    fields = receptive_fields(net.plan, padding=padding, size=size)
     for tap, values in net(images).items():
         field, first = fields[tap]
         place = values.shape[-1] // 2
@@ -107,7 +108,7 @@ def test_receptive_fields_are_where_gradients_arrive(name, output_stride, paddin
         (["mobilenet_v1", "--tail", "segmentation"], "valid: full"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message, monkeypatch, capsys):
-    assert run(arguments, monkeypatch) == 2
+def test_bad_input_is_one_line(arguments, message, capsys):
+    assert run(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -17,7 +17,8 @@ import pytest
 
 from backbone.errors import InputError
 from tools import video
-from tools.streams import video_io
+from tools.streams import pipeline, run_video, sinks, sources, window
+from tools.streams.overlay import Drawing, draw
 
 HEIGHT, WIDTH = 48, 64
 
@@ -98,9 +99,9 @@ def brightness(frames):
     return np.array([frame.mean() for frame in frames])
 
 
-def run_process(source, predictors, sink=None, **options):
-    options = {"counts": video.Counts(), "drawing": video.Drawing(legend=False), "stop": threading.Event()} | options
-    outcome = video.process(source, predictors, sink, **options)
+def run_pipeline(source, predictors, sink=None, **options):
+    options = {"counts": pipeline.Counts(), "drawing": Drawing(legend=False), "stop": threading.Event()} | options
+    outcome = pipeline.Pipeline(source, predictors, sink, **options).run()
     return outcome, options["counts"]
 
 
@@ -117,7 +118,7 @@ def tool(monkeypatch):
     """Runs the command in this process with fake models; returns the exit code."""
 
     def run(*arguments, predictor=Tint):
-        monkeypatch.setattr(video, "_load_predictors", lambda args: [predictor()])
+        monkeypatch.setattr(run_video, "load_predictors", lambda weights, **options: [predictor()])
         return video.main(["--weights", "fake.safetensors", *map(str, arguments)])
 
     return run
@@ -175,7 +176,7 @@ def test_an_odd_size_is_padded_and_said(tool, tmp_path, capsys):
 
 @pytest.mark.parametrize("fps", [0.0, float("nan"), 90000.0, -1.0])
 def test_a_rate_that_is_none_becomes_30(fps):
-    assert video_io.VideoFile("clip", FakeCapture(fps=fps)).fps == 30
+    assert sources.VideoFile("clip", FakeCapture(fps=fps)).fps == 30
 
 
 def test_images_come_in_natural_order_from_folder_and_glob(tmp_path):
@@ -183,7 +184,7 @@ def test_images_come_in_natural_order_from_folder_and_glob(tmp_path):
         cv2.imwrite(str(tmp_path / f"frame{number}.png"), numbered(number))
     (tmp_path / "notes.txt").write_text("not an image")
     for text in (str(tmp_path), str(tmp_path / "*.png")):
-        source = video_io.open_source(text)
+        source = sources.open_source(text)
         assert source.frames_expected == 3
         assert [source.read()[0, 0, 0] for _ in range(3)] == [level(1), level(9), level(10)]
         assert source.read() is None
@@ -236,17 +237,17 @@ def test_a_source_that_cannot_be_used_is_named(tool, tmp_path, monkeypatch, sour
 
 
 def test_a_silent_server_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(video_io, "OPEN_TIMEOUT_MS", 500)
+    monkeypatch.setattr(sources, "OPEN_TIMEOUT_MS", 500)
     with socket.create_server(("127.0.0.1", 0)) as server:
         start = time.monotonic()
         with pytest.raises(InputError, match="cannot be opened"):
-            video_io.open_source(f"http://127.0.0.1:{server.getsockname()[1]}/live")
+            sources.open_source(f"http://127.0.0.1:{server.getsockname()[1]}/live")
         assert time.monotonic() - start < 4
 
 
 def test_a_source_without_one_readable_frame_is_an_error():
     with pytest.raises(InputError, match="not one frame"):
-        run_process(video_io.VideoFile("clip", FakeCapture(count=10.0)), [Tint()])
+        run_pipeline(sources.VideoFile("clip", FakeCapture(count=10.0)), [Tint()])
 
 
 def test_outputs_that_exist_or_cannot_be_written_are_refused(tool, tmp_path):
@@ -287,7 +288,7 @@ def test_a_folder_of_images_is_never_its_own_output(tool, tmp_path):
 
 
 def test_frames_of_two_sizes_do_not_fit_one_video(tmp_path):
-    sink = video_io.VideoSink(tmp_path / "out.mp4", 24.0)
+    sink = sinks.VideoSink(tmp_path / "out.mp4", 24.0)
     sink.write(numbered(0))
     with pytest.raises(InputError, match="one size"):
         sink.write(numbered(1, HEIGHT + 2))
@@ -295,7 +296,7 @@ def test_frames_of_two_sizes_do_not_fit_one_video(tmp_path):
 
 
 def test_a_video_that_lost_frames_on_the_way_to_the_disk_is_not_passed_off_as_whole(tmp_path):
-    sink = video_io.VideoSink(tmp_path / "out.avi", 24.0)
+    sink = sinks.VideoSink(tmp_path / "out.avi", 24.0)
     for number in range(10):
         sink.write(numbered(number))
     sink.frames_written += 1
@@ -322,7 +323,7 @@ def test_a_display_that_does_not_answer_is_no_display(monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.delenv("QT_QPA_PLATFORM", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert not video_io.has_display()
+    assert not window.has_display()
 
 
 def test_q_in_the_window_stops(tmp_path, monkeypatch):
@@ -331,8 +332,8 @@ def test_q_in_the_window_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, "waitKey", lambda delay: ord("q") if len(shown) == 3 else -1)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda name, key: 1.0)
     monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
-    source = video_io.VideoFile("clip", FakeCapture([numbered(n) for n in range(200)], count=200.0, pause_s=0.005))
-    outcome, counts = run_process(source, [Tint()], show=True)
+    source = sources.VideoFile("clip", FakeCapture([numbered(n) for n in range(200)], count=200.0, pause_s=0.005))
+    outcome, counts = run_pipeline(source, [Tint()], window=window.Window())
     assert outcome.status == "interrupted" and len(shown) == 3 <= counts.frames_written < 200
 
 
@@ -352,10 +353,10 @@ def test_a_failing_sink_ends_the_run_at_once():
         def write(self, frame):
             raise InputError("the disk is full")
 
-    source = video_io.VideoFile("clip", FakeCapture([numbered(n) for n in range(500)], count=500.0))
-    counts = video.Counts()
+    source = sources.VideoFile("clip", FakeCapture([numbered(n) for n in range(500)], count=500.0))
+    counts = pipeline.Counts()
     with pytest.raises(InputError, match="disk is full"):
-        run_process(source, [Tint()], FullDisk(), counts=counts)
+        run_pipeline(source, [Tint()], FullDisk(), counts=counts)
     assert counts.frames_read < 50
 
 
@@ -368,11 +369,11 @@ def test_a_slow_consumer_bounds_what_is_read_ahead():
             seen.append(counts.frames_read)
             return super().__call__(frame)
 
-    counts = video.Counts()
-    source = video_io.VideoFile("clip", FakeCapture([numbered(n) for n in range(30)], count=30.0))
-    outcome, _ = run_process(source, [Slow()], counts=counts)
+    counts = pipeline.Counts()
+    source = sources.VideoFile("clip", FakeCapture([numbered(n) for n in range(30)], count=30.0))
+    outcome, _ = run_pipeline(source, [Slow()], counts=counts)
     assert outcome.status == "complete" and counts.frames_written == 30
-    assert max(read - position for position, read in enumerate(seen)) <= video.QUEUE_FRAMES + 2
+    assert max(read - position for position, read in enumerate(seen)) <= pipeline.QUEUE_FRAMES + 2
 
 
 class Collect:
@@ -386,16 +387,16 @@ class Collect:
 
 
 def test_a_live_source_drops_old_frames_and_keeps_their_order(monkeypatch):
-    monkeypatch.setattr(video, "RETRY_DELAYS_S", ())
+    monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", ())
 
     class Slow(Tint):
         def __call__(self, frame):
             time.sleep(0.02)
             return super().__call__(frame)
 
-    source = video_io.LiveStream("camera 0", 0, FakeCapture([numbered(n) for n in range(60)], pause_s=0.004))
+    source = sources.LiveStream("camera 0", 0, FakeCapture([numbered(n) for n in range(60)], pause_s=0.004))
     sink = Collect()
-    outcome, counts = run_process(source, [Slow()], sink)
+    outcome, counts = run_pipeline(source, [Slow()], sink)
     assert outcome.status == "source_lost"
     assert counts.frames_dropped > 0 and counts.frames_read == 60
     assert counts.frames_written == len(sink.frames) == 60 - counts.frames_dropped
@@ -405,7 +406,7 @@ def test_a_live_source_drops_old_frames_and_keeps_their_order(monkeypatch):
 
 
 def test_a_live_source_that_comes_back_goes_on_and_one_that_does_not_is_lost(monkeypatch):
-    monkeypatch.setattr(video, "RETRY_DELAYS_S", (0.01, 0.01))
+    monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", (0.01, 0.01))
     captures = [FakeCapture(opened=False), FakeCapture([numbered(2), numbered(3)], pause_s=0.01)]
     opened = []
 
@@ -413,19 +414,19 @@ def test_a_live_source_that_comes_back_goes_on_and_one_that_does_not_is_lost(mon
         opened.append(target)
         return captures.pop(0) if captures else FakeCapture(opened=False)
 
-    monkeypatch.setattr(video_io, "_capture", reopen)
-    source = video_io.LiveStream("camera 0", 0, FakeCapture([numbered(1)]))
+    monkeypatch.setattr(sources, "_capture", reopen)
+    source = sources.LiveStream("camera 0", 0, FakeCapture([numbered(1)]))
     sink = Collect()
-    outcome, counts = run_process(source, [Tint()], sink)
+    outcome, counts = run_pipeline(source, [Tint()], sink)
     assert outcome.status == "source_lost" and "camera 0" in outcome.message
     assert len(opened) == 4 and counts.frames_read == 3
     assert sink.frames[-1][0, 0, 0] == level(3) and len(sink.frames) + counts.frames_dropped == 3
 
 
 def test_a_lost_camera_exits_4_and_keeps_the_results(tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "RETRY_DELAYS_S", ())
+    monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", ())
     camera = FakeCapture([numbered(n) for n in range(10)], pause_s=0.02)
-    monkeypatch.setattr(video_io, "_capture", lambda target: camera)
+    monkeypatch.setattr(sources, "_capture", lambda target: camera)
     assert tool("--source", "0", "--output", tmp_path / "out.mp4") == 4
     status = json.loads((tmp_path / "out.mp4.status.json").read_text())
     assert status["status"] == "source_lost" and status["frames_expected"] is None
@@ -433,15 +434,15 @@ def test_a_lost_camera_exits_4_and_keeps_the_results(tool, tmp_path, monkeypatch
 
 
 def test_a_recording_behind_a_url_is_read_whole(monkeypatch):
-    monkeypatch.setattr(video_io, "_capture", lambda target: FakeCapture(count=60.0))
-    assert not video_io.open_source("http://192.0.2.1/clip.mp4").live
-    monkeypatch.setattr(video_io, "_capture", lambda target: FakeCapture(count=-1.0))
-    assert video_io.open_source("rtsp://192.0.2.1/live").live
+    monkeypatch.setattr(sources, "_capture", lambda target: FakeCapture(count=60.0))
+    assert not sources.open_source("http://192.0.2.1/clip.mp4").live
+    monkeypatch.setattr(sources, "_capture", lambda target: FakeCapture(count=-1.0))
+    assert sources.open_source("rtsp://192.0.2.1/live").live
 
 
 def test_passwords_in_urls_are_hidden():
-    assert video_io.without_password("rtsp://me:secret@192.0.2.1/live") == "rtsp://***@192.0.2.1/live"
-    assert video_io.without_password("folder@home/clip.mp4") == "folder@home/clip.mp4"
+    assert sources.without_password("rtsp://me:secret@192.0.2.1/live") == "rtsp://***@192.0.2.1/live"
+    assert sources.without_password("folder@home/clip.mp4") == "folder@home/clip.mp4"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -449,13 +450,13 @@ def test_a_signal_finishes_the_file_and_exits_130(tmp_path, number):
     clip = write_clip(tmp_path / "in.avi", 240)
     program = (
         "import time\n"
-        "from tests.tools.test_video import Tint, video\n"
+        "from tests.tools.test_video import Tint, run_video, video\n"
         "from tools.io.console import run\n"
         "class Slow(Tint):\n"
         "    def __call__(self, frame):\n"
         "        time.sleep(0.05)\n"
         "        return super().__call__(frame)\n"
-        "video._load_predictors = lambda args: [Slow()]\n"
+        "run_video.load_predictors = lambda weights, **options: [Slow()]\n"
         "run(video.main)\n"
     )
     command = [sys.executable, "-c", program, "--weights", "x", "--source", clip, "--output", tmp_path / "out.mp4"]
@@ -485,10 +486,8 @@ def test_segmentations_are_drawn_below_detections():
         result = SimpleNamespace(draw=draw)
         return type("Fake", (), {"task": task, "__call__": lambda self, frame: result})()
 
-    source = video_io.VideoFile("clip", FakeCapture([numbered(0)], count=1.0))
-    run_process(
-        source, [predictor("detection"), predictor("segmentation")], drawing=video.Drawing(0.3, 0.7, legend=False)
-    )
+    source = sources.VideoFile("clip", FakeCapture([numbered(0)], count=1.0))
+    run_pipeline(source, [predictor("detection"), predictor("segmentation")], drawing=Drawing(0.3, 0.7, legend=False))
     assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7})]
 
 
@@ -500,7 +499,7 @@ def test_the_legend_shows_the_colors_of_the_classes_present_and_spares_the_frame
     result = SimpleNamespace(
         labels=labels, classes=["road", "car", "sky"], colors=colors, draw=lambda frame_bgr, opacity: frame_bgr.copy()
     )
-    image = video.draw(frame, [("segmentation", result)], video.Drawing(), 12.5)
+    image = draw(frame, [("segmentation", result)], Drawing(), 12.5)
 
     def shows(rgb):
         return bool((image == np.array(rgb[::-1])).all(axis=2).any())
@@ -530,7 +529,7 @@ def test_a_killed_run_leaves_a_readable_part_of_an_mkv(tmp_path):
         "import os, sys\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
-        "from tools.streams.video_io import VideoSink\n"
+        "from tools.streams.sinks import VideoSink\n"
         "sink = VideoSink(Path(sys.argv[1]), 24.0)\n"
         "noise = np.random.default_rng(0)\n"
         "for _ in range(200):\n"

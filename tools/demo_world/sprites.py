@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Color = tuple[int, int, int]  # blue, green, red
+FloatImage = NDArray[np.floating]  # float32 or float64
 Sprite = NDArray[np.uint8]  # [H, W, 4], premultiplied
 Point = tuple[float, float]  # metres: to the right of the canvas' left edge, above its bottom
 
@@ -21,7 +22,7 @@ _SUBPIXEL_BITS = 4
 
 
 @functools.cache
-def noise(cell: int) -> NDArray[np.float32]:
+def noise(cell: int) -> FloatImage:
     """Smooth noise `[512, 512]` in -1..1 that tiles; `cell` is the size of its spots in pixels, a divisor of 512."""
     num_cells = NOISE_SIZE // cell
     grid = np.random.default_rng(cell).uniform(-1.0, 1.0, (num_cells, num_cells)).astype(np.float32)
@@ -29,17 +30,17 @@ def noise(cell: int) -> NDArray[np.float32]:
         return grid
     margin = 2
     padded = np.pad(grid, margin, mode="wrap")
-    grown = cv2.resize(padded, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
+    grown = np.asarray(cv2.resize(padded, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC), np.float32)
     return np.clip(grown[margin * cell : -margin * cell, margin * cell : -margin * cell], -1.0, 1.0)
 
 
 @functools.cache
-def fractal_noise() -> NDArray[np.float32]:
+def fractal_noise() -> FloatImage:
     """Noise `[512, 512]` in -1..1 with large soft shapes and fine detail, for clouds, leaves and worn surfaces."""
     return 0.5 * noise(64) + 0.25 * noise(32) + 0.15 * noise(8) + 0.1 * noise(2)
 
 
-def crop_noise(field: NDArray[np.float32], rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
+def crop_noise(field: FloatImage, rng: np.random.Generator, height: int, width: int) -> FloatImage:
     """A random window `[height, width]` of a noise field; both at most 512."""
     top, left = rng.integers(0, NOISE_SIZE - height + 1), rng.integers(0, NOISE_SIZE - width + 1)
     return field[top : top + height, left : left + width]
@@ -49,12 +50,14 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
     """A color from hue in turns (0..1), saturation and value (0..1)."""
     sector = hue * 6.0
     channels = [value * (1.0 - saturation * max(0.0, min(1.0, 2.0 - abs((sector - k) % 6.0 - 3.0)))) for k in (4, 2, 0)]
-    return tuple(round(255 * channel) for channel in channels)
+    blue, green, red = (round(255 * channel) for channel in channels)
+    return blue, green, red
 
 
 def scaled(color: Color, factor: float) -> Color:
     """The color made darker or lighter by a factor."""
-    return tuple(min(255, round(channel * factor)) for channel in color)
+    blue, green, red = (min(255, round(channel * factor)) for channel in color)
+    return blue, green, red
 
 
 class Canvas:
@@ -176,7 +179,7 @@ def roof(rng: np.random.Generator, width_m: float, height_m: float) -> Sprite:
     return canvas.pixels
 
 
-def _leaves(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
+def _leaves(rng: np.random.Generator, height: int, width: int) -> FloatImage:
     """Foliage colors `[height, width, 3]`, lighter towards the top."""
     color = np.array(hsv(rng.uniform(0.17, 0.38), rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.52)), np.float32)
     depth = 1.0 + 0.45 * crop_noise(noise(8), rng, height, width) + 0.3 * crop_noise(noise(2), rng, height, width)

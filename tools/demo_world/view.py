@@ -4,14 +4,16 @@ Ground first, then the actors from far to near, each into three layers at once: 
 each pixel, and the outline of the object before others hide a part of it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data.cityscapes import CLASSES
 from tools.demo_world import sprites
-from tools.demo_world.world import Camera, FloatImage, Panel, World, vector
+from tools.demo_world.sprites import FloatImage
+from tools.demo_world.world import Camera, Panel, World, vector
 
 Outline = tuple[str, list[list[int]]]  # label, [[x, y], ...] in whole pixels
 
@@ -20,29 +22,30 @@ FAR_M = 90.0  # where the ground ends
 
 
 class Label(NamedTuple):
-    """A row of Cityscapes' table of labels."""
+    """A class of Cityscapes that the demo world paints."""
 
     label_id: int
     color_rgb: tuple[int, int, int]
 
 
-LABELS = {
-    "unlabeled": Label(0, (0, 0, 0)),
-    "ego vehicle": Label(1, (0, 0, 0)),
-    "out of roi": Label(3, (0, 0, 0)),
-    "static": Label(4, (0, 0, 0)),
-    "road": Label(7, (128, 64, 128)),
-    "sidewalk": Label(8, (244, 35, 232)),
-    "building": Label(11, (70, 70, 70)),
-    "pole": Label(17, (153, 153, 153)),
-    "traffic light": Label(19, (250, 170, 30)),
-    "traffic sign": Label(20, (220, 220, 0)),
-    "vegetation": Label(21, (107, 142, 35)),
-    "terrain": Label(22, (152, 251, 152)),
-    "sky": Label(23, (70, 130, 180)),
-    "person": Label(24, (220, 20, 60)),
-    "car": Label(26, (0, 0, 142)),
-}
+PAINTED = (
+    "unlabeled",
+    "ego vehicle",
+    "out of roi",
+    "static",
+    "road",
+    "sidewalk",
+    "building",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "car",
+)
+LABELS = {row.name: Label(row.label_id, row.color) for row in CLASSES if row.name in PAINTED}
 
 
 class VisibleObject(NamedTuple):
@@ -196,7 +199,8 @@ class _Painter:
         beyond[top:] = np.broadcast_to(~reach, within.shape)
         self.image[beyond] = world.light.sky_bottom * 0.7  # stays "unlabeled"
 
-    def _haze(self, distance: NDArray | float) -> NDArray | float:
+    def _haze(self, distance: NDArray | float) -> Any:
+        """How much haze hides at a distance in metres, 0 to 1; an array for an array."""
         return 1.0 - np.exp(-np.maximum(distance, 0.0) / self.world.light.haze_m)
 
     def _shadows(self) -> FloatImage:
@@ -293,7 +297,7 @@ class _Painter:
         self.object_ids[window][alpha[..., 0] > 0.45] = index
 
     def hood_and_border(self) -> None:
-        """The bonnet of the camera's own car, and the frame of pixels that Cityscapes does not judge."""
+        """The bonnet of the camera's own car, and the frame of pixels that Cityscapes does not evaluate."""
         hood = np.zeros(self.object_ids.shape, np.uint8)
         axes = (round(self.width * 0.62), max(2, round(self.height * 0.05)))
         cv2.ellipse(hood, (self.width // 2, self.height), axes, 0, 0, 360, 1, -1)
@@ -330,7 +334,7 @@ class _Painter:
 def contours(mask: NDArray[np.bool_]) -> list[list[list[int]]]:
     """Outer outlines of a mask `[H, W]` as lists of [x, y] pixels; filled, they give the mask without its holes."""
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [contour.reshape(-1, 2).tolist() for contour in found]
+    return [contour.reshape(-1, 2).astype(int).tolist() for contour in found]
 
 
 def render(world: World, camera: Camera, size_hw: tuple[int, int], rng: np.random.Generator, time: float = 0.0) -> View:

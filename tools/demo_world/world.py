@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.demo_world import sprites
-
-FloatImage = NDArray[np.float32]
+from tools.demo_world.sprites import FloatImage
 
 MAX_ROW_M = 22.0  # longest house, within what a sprite can hold
 
@@ -83,7 +82,7 @@ class World:
     sidewalk: float  # its width, metres
     bend_m: float  # how far the street swings to the side
     bend_phase: float
-    ground: dict[str, NDArray[np.float32]]  # [3] color of road, sidewalk and terrain
+    ground: dict[str, FloatImage]  # [3] color of road, sidewalk and terrain
     zebras: list[float]  # z where crossings begin
     skyline: FloatImage  # [2, 1024] heights of distant trees and houses as shares of the image's height
     texture_offset: int
@@ -343,7 +342,7 @@ def make_world(
 ) -> World:
     """Draws a street.
 
-    Args:
+    Arguments:
         rng: the only source of chance.
         length: how far it reaches along z, metres.
         camera_speed: metres per second; above 0 people stride, traffic ahead keeps its distance and nobody crosses.

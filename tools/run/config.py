@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backbone.errors import InputError
+from tools.io.shipped import find_config
 
 for resolver in ("oc.env", "oc.create", "oc.decode", "oc.deprecated", "oc.select", "oc.dict.keys", "oc.dict.values"):
     OmegaConf.clear_resolver(resolver)  # a config is plain data: it reads no environment and computes nothing
@@ -338,7 +339,7 @@ def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examp
     )
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
     arguments = parser.parse_intermixed_args(argv)
-    config = load(kind, arguments.config, [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
+    config = load(kind, find_config(arguments.config), [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
     if arguments.find_lr:
         config = replace(config, run=replace(config.run, out=str(Path(config.run.out) / "find_lr")))
     if arguments.print_config:

@@ -1,0 +1,1 @@
+"""What `tools.summary` prints: sizes of networks beside their papers', and the taps of one."""

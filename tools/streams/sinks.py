@@ -1,0 +1,197 @@
+"""Where drawn frames go: a video file, or a folder of numbered images.
+
+Every sink has `path`, `write(frame)` for uint8 BGR `[H, W, 3]`, `close()` for when all frames are written, `abandon()`
+for after a failure, and `note`, a remark about the result, empty if there is none.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from backbone.errors import InputError
+from tools.streams.opencv_log import silence_opencv
+
+# Only codecs that OpenCV's own wheels can write, in order of preference; they have no H.264 encoder.
+CODECS = {".mp4": ("mp4v",), ".mkv": ("mp4v", "VP90", "MJPG"), ".avi": ("MJPG", "XVID")}
+
+
+class VideoSink:
+    """A video file, written beside its final name as `<stem>.part<suffix>` and renamed once it has been read back.
+
+    A process that is killed leaves the part file: an .mkv or .avi can be read up to there, an .mp4 cannot.
+
+    Arguments:
+        path: the video; its suffix is a key of `CODECS`. Missing folders are made.
+        fps: frames per second, above 0 and below 1000.
+        overwrite: replace a file of that name.
+
+    Raises:
+        InputError: unknown suffix, existing file, or a place that cannot be written.
+    """
+
+    def __init__(self, path: Path, fps: float, overwrite: bool = False) -> None:
+        if path.suffix.lower() not in CODECS:
+            raise InputError(f"--output {path}: a video ends in {', '.join(CODECS)}; a folder has no suffix")
+        if path.exists() and not overwrite:
+            raise InputError(f"--output {path} exists: give --overwrite to replace it")
+        silence_opencv()
+        self.path = path
+        self.part = path.with_name(f"{path.stem}.part{path.suffix}")
+        self.frames_written = 0
+        self.note = ""  # what the reader of the result should know about its images
+        self._fps = fps
+        self._frame_hw = (0, 0)  # of the first frame
+        self._writer: cv2.VideoWriter | None = None
+        if self.part.exists() and not overwrite:
+            raise InputError(
+                f"--output {path}: another run is writing {self.part} or was killed: give --overwrite to replace it"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Tells now, not after the model is loaded, whether the place can be written.
+            with self.part.open("ab"):
+                pass
+            if self.part.stat().st_size == 0:
+                self.part.unlink()
+        except OSError as error:
+            raise InputError(f"--output {path} cannot be written: {error.strerror}") from None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame `[H, W, 3]`; the first one sets the size of the video.
+
+        Raises:
+            InputError: no codec could be opened, or a frame of another size.
+        """
+        height, width = frame.shape[:2]
+        if self._writer is None:
+            self._frame_hw = (height, width)
+            self._writer = self._open_writer(height + height % 2, width + width % 2)
+        if self._frame_hw != (height, width):
+            # OpenCV would skip such a frame and say nothing.
+            raise InputError(
+                f"--output {self.path}: frame {self.frames_written} is {width}x{height}, the first was "
+                f"{self._frame_hw[1]}x{self._frame_hw[0]}; a video has one size, write to a folder instead"
+            )
+        if height % 2 or width % 2:
+            frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        self._writer.write(frame)
+        self.frames_written += 1
+
+    def close(self) -> None:
+        """Finish the file, read it back and give it its name.
+
+        Raises:
+            InputError: fewer frames came back than were written; the part file stays.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        readable = _count_frames(self.part, self.frames_written)
+        if readable != self.frames_written:
+            raise InputError(
+                f"--output {self.path}: {readable} of {self.frames_written} frames can be read back from {self.part}; "
+                "is the disk full?"
+            )
+        try:
+            os.replace(self.part, self.path)
+        except OSError as error:
+            raise InputError(f"--output {self.path} cannot take the name of {self.part}: {error.strerror}") from None
+
+    def abandon(self) -> None:
+        """Close after a failure; the frames so far stay in the part file."""
+        if self._writer is not None:
+            self._writer.release()
+
+    def _open_writer(self, height: int, width: int) -> cv2.VideoWriter:
+        if (height, width) != self._frame_hw:
+            # Video codecs store color at half size; OpenCV would cut the last row or column off.
+            self.note = f"padded to the even size {width}x{height} by repeating the last row or column"
+        for codec in CODECS[self.path.suffix.lower()]:
+            fourcc = cv2.VideoWriter.fourcc(*codec)
+            writer = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
+            if writer.isOpened():
+                return writer
+        raise InputError(
+            f"--output {self.path}: OpenCV opened no codec for {width}x{height} at {self._fps:g} frames/s; "
+            "check the disk, or write .avi or a folder"
+        )
+
+
+class ImageSink:
+    """A folder of losslessly stored frames: 000000.png, 000001.png, ...
+
+    Arguments:
+        folder: made if missing.
+        overwrite: remove numbered images that are there already, so that no old frame outlives a shorter run.
+
+    Raises:
+        InputError: a folder with numbered images in it, or a place that cannot be written.
+    """
+
+    note = ""
+
+    def __init__(self, folder: Path, overwrite: bool = False) -> None:
+        self.path = folder
+        self.frames_written = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._old = [path for path in folder.iterdir() if re.fullmatch(r"\d{6,}\.png", path.name)]
+        except OSError as error:
+            raise InputError(f"--output {folder} is no folder that can be written: {error.strerror}") from None
+        if self._old and not overwrite:
+            raise InputError(f"--output {folder} holds {len(self._old)} frames: give --overwrite to replace them")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Store one frame `[H, W, 3]`; sizes may differ.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        path = self.path / f"{self.frames_written:06}.png"
+        # The lowest compression is several times faster than the default and about a fifth larger.
+        _, encoded = cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        try:
+            while self._old:  # only now that there is a new frame
+                self._old.pop().unlink()
+            path.write_bytes(encoded.tobytes())
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        self.frames_written += 1
+
+    def close(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+Sink = VideoSink | ImageSink
+
+
+def open_sink(output: Path, fps: float, overwrite: bool = False) -> Sink:
+    """The sink that a path asks for: a folder if it is one or has no suffix, a video otherwise.
+
+    Raises:
+        InputError: as `VideoSink` and `ImageSink`.
+    """
+    if output.is_dir() or not output.suffix:
+        return ImageSink(output, overwrite)
+    return VideoSink(output, fps, overwrite)
+
+
+def _count_frames(path: Path, expected: int) -> int:
+    """How many frames of a finished video can be read, trusting a header that says what is expected."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        return 0
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if count != expected:
+        # Matroska stores a duration, which rounds: count what is really there.
+        count = 0
+        while capture.grab():
+            count += 1
+    capture.release()
+    return count

@@ -1,8 +1,8 @@
-"""The tables of EfficientNet-Lite 0 to 4 (TensorFlow's TPU models, 2020): EfficientNet's (arXiv 1905.11946, table 1)
-with ReLU6 and without squeeze-and-excite.
+"""The tables of EfficientNet-Lite 0 to 4 (TensorFlow's TPU models, 2020).
 
-The five are one table at five widths and depths. Their channels at width 1 are those of the published network, so that
-a name alone says which one it is; the stem and the last convolution are the same in all five.
+They are EfficientNet's (arXiv 1905.11946, table 1) with ReLU6 and without squeeze-and-excite: one table at five widths
+and depths. Their channels at width 1 are those of the published network, so that a name alone says which one it is; the
+stem and the last convolution are the same in all five.
 """
 
 import math

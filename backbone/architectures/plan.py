@@ -36,6 +36,7 @@ ARCHITECTURES = {
     "mobilenet_v3_large_se_before_activation": mobilenets.V3_LARGE_SE_BEFORE_ACTIVATION,
     "mobilenet_v3_small": mobilenets.V3_SMALL,
     "mobilenet_v3_small_minimalistic": mobilenets.V3_SMALL_MINIMALISTIC,
+    "mobilenet_v3_small_paddle": mobilenets.V3_SMALL_PADDLE,
     "mobilenet_v3_small_se_before_activation": mobilenets.V3_SMALL_SE_BEFORE_ACTIVATION,
     "mobilenet_v4_conv_large": mobilenets.V4_CONV_LARGE,
     "mobilenet_v4_conv_medium": mobilenets.V4_CONV_MEDIUM,

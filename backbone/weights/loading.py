@@ -14,7 +14,7 @@ from backbone.architectures.plan import ARCHITECTURES, Plan, plan, tails, with_t
 from backbone.errors import InputError
 from backbone.network import Classifier, Network, classifier
 from backbone.weights import keras as keras_weights
-from backbone.weights import tensorflow_checkpoint
+from backbone.weights import paddle, tensorflow_checkpoint
 from backbone.weights.description import read_header
 from backbone.weights.layouts import recognise
 from backbone.weights.names import resolve
@@ -38,9 +38,10 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a weights file, by name; of a state dict, the same tensors.
 
     Files may be .safetensors, .pt or .pth (also with the state dict below "model" or "state_dict"), Keras' .h5, whose
-    layers are numbered (`keras.read`), or a TensorFlow checkpoint, given by any of its files or by their common prefix
-    (`tensorflow_checkpoint.read`). The prefix "module." of distributed training is taken off. Wherever a file may
-    stand, so may a name of published weights (`names.resolve`), which are fetched if they are not on this machine.
+    layers are numbered (`keras.read`), Paddle's .pdparams, or a TensorFlow checkpoint, given by any of its files or by
+    their common prefix (`tensorflow_checkpoint.read`). The prefix "module." of distributed training is taken off.
+    Wherever a file may stand, so may a name of published weights (`names.resolve`), which are fetched if they are not
+    on this machine.
 
     Raises:
         InputError: the file is missing, unreadable, holds anything but tensors, or would run code when loaded.
@@ -75,6 +76,8 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     description = read_header(file.metadata(), str(path))
             elif path.suffix in keras_weights.ENDINGS:
                 state = keras_weights.read(path)
+            elif path.suffix == paddle.ENDING:
+                state = paddle.read(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
@@ -259,9 +262,10 @@ def load_weights(
     """Loads a checkpoint, recognised by its tensors' names.
 
     Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, efficientnet_lite_pytorch,
-    1e100, d-li14 and Randl. A bare network takes the body from a classifier's checkpoint or from any of our models; a
-    network that ends at its deepest tap ignores the layers beyond it. Where the weights were trained with another norm
-    epsilon than the model has, the norms' scales are adapted, so that outputs in evaluation mode are the original's.
+    PaddleClas, 1e100, d-li14 and Randl. A bare network takes the body from a classifier's checkpoint or from any of our
+    models; a network that ends at its deepest tap ignores the layers beyond it. Where the weights were trained with
+    another norm epsilon than the model has, the norms' scales are adapted, so that outputs in evaluation mode are the
+    original's.
 
     Arguments:
         model: is left as it was where the weights do not fit.

@@ -6,6 +6,7 @@
     hub/OWNER/REPOSITORY[@REV]                   the same: a model that was trained with this suite
     deeplab/lraspp_large_cityscapes              the authors' archives, our cache (TAPROOT_CACHE)
     tensorflow/ssdlite_large_coco
+    paddle/mobilenet_v3_large_ssld               PaddlePaddle's files, our cache
 
 Nothing is fetched that was not named, and nothing a second time: what is on this machine is used as it is.
 """
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from backbone.errors import InputError
-from backbone.weights.publishers import archives, hub, packages, torchvision_files
+from backbone.weights.publishers import archives, hub, packages, paddle_files, torchvision_files
 
 PUBLISHERS = {
     "deeplab": archives,
     "hub": hub,
+    "paddle": paddle_files,
     "tensorflow": archives,
     "timm": hub,
     "torchvision": torchvision_files,
@@ -127,6 +129,8 @@ PUBLISHED = (
         None,
         APACHE,
     ),
+    Published("paddle/mobilenet_v3_large_ssld", "mobilenet_v3_large_randl", "ImageNet", "top-1 79.0", 21.0, APACHE),
+    Published("paddle/mobilenet_v3_small_ssld", "mobilenet_v3_small_paddle", "ImageNet", "top-1 71.3", 12.0, APACHE),
     Published("tensorflow/ssdlite_large_coco", "SSDLite, mobilenet_v3_large", "COCO", "AP 22.6", None, APACHE),
     Published("tensorflow/ssdlite_small_coco", "SSDLite, mobilenet_v3_small", "COCO", "AP 15.4", None, APACHE),
     Published("tensorflow/ssdlite_v2_coco", "SSDLite, mobilenet_v2", "COCO", "AP 22", None, APACHE),

@@ -22,7 +22,7 @@ import seg
 from backbone import InputError
 from backbone.weights import names
 from backbone.weights.loading import expected_preprocessing
-from backbone.weights.publishers import archives, download, packages, torchvision_files
+from backbone.weights.publishers import archives, download, packages, paddle_files, torchvision_files
 from tests.builders import loopback
 
 ROOT = Path(__file__).parent.parent.parent
@@ -259,6 +259,7 @@ def test_the_listed_names_are_those_that_the_publishers_have():
     assert len(set(listed)) == len(listed)
     assert {name for name in listed if "/" not in name} == set(packages.PACKAGES)
     assert {name for name in listed if name.startswith(("deeplab/", "tensorflow/"))} == set(archives.ARCHIVES)
+    assert {name for name in listed if name.startswith("paddle/")} == set(paddle_files.ADDRESSES)
     timms = {f"timm/{tagged}" for tagged in timm.list_models(pretrained=True)}
     assert {name for name in listed if name.startswith("timm/")} <= timms
     torchvisions = {name.removeprefix("torchvision/") for name in listed if name.startswith("torchvision/")}

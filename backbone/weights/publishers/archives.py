@@ -2,12 +2,10 @@
 
 import gzip
 import hashlib
-import os
 import re
 import shutil
 import tarfile
 import tempfile
-import uuid
 import zlib
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -78,13 +76,13 @@ def fetch(name: str) -> Path:
     try:
         if by_hand.is_file():
             with open(by_hand, "rb") as file:
-                _check_digest(name, by_hand, hashlib.file_digest(file, "sha256").hexdigest())
+                cache.check_first_digest(name, by_hand, hashlib.file_digest(file, "sha256").hexdigest())
             unpack(by_hand, folder, archive.members)
         else:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
                 path = Path(own) / archive.file_name
-                _check_digest(name, by_hand, download(name, archive.address, path, place=by_hand))
+                cache.check_first_digest(name, by_hand, download(name, archive.address, path, place=by_hand))
                 unpack(path, folder, archive.members)
     except OSError as error:
         raise InputError(
@@ -96,20 +94,6 @@ def fetch(name: str) -> Path:
 
 def _folder(name: str) -> Path:
     return cache.ours() / name
-
-
-def _check_digest(name: str, archive: Path, digest: str) -> None:
-    """Compares an archive with its first download on this machine, whose checksum stays beside it in the cache."""
-    known = archive.with_name(f"{archive.name}.sha256")
-    if not known.is_file():
-        temporary = known.with_name(f".{known.name}.{uuid.uuid4().hex[:8]}.part")
-        temporary.write_text(digest + "\n")
-        os.replace(temporary, known)
-    elif (first := known.read_text().strip()) != digest:
-        raise InputError(
-            f"{name}: the archive's SHA-256 is {digest}, and was {first} when it was first fetched; "
-            f"if the new one is to be trusted, remove {known}"
-        )
 
 
 class _Bounded:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from huggingface_hub import constants
 
 import det
 import seg
@@ -20,7 +21,7 @@ from tests.builders import loopback
 from tests.builders.tensorflow_files import write_checkpoint
 from tools import predict, weights
 from tools.io import console
-from tools.io.model_file import results_folder
+from tools.io.model_file import results_folder, save_model
 
 ROOT = Path(__file__).parent.parent.parent
 SSDLITE = "torchvision/ssdlite320_mobilenet_v3_large"
@@ -101,6 +102,20 @@ def test_a_detector_and_a_segmenter_predict_by_name(server):
     assert boxes.boxes.shape[1] == 4 and predict.load(SSDLITE).classes[0] == "person"
     labels = predict.load(LRASPP)(frame)
     assert labels.labels.shape == (72, 96) and predict.load(LRASPP).classes[0] == "road"
+
+
+def test_a_model_of_ours_loads_from_the_hub(server, monkeypatch, tmp_path):
+    model = seg.create("lraspp", backbone="mobilenet_v3_small", num_classes=2)
+    description = {"task": "segmentation", "model": {"backbone": "mobilenet_v3_small", "num_classes": 2}}
+    description |= {"classes": ["road", "sky"], "colors": [(0, 0, 0), (9, 9, 9)], "mean": [0.5] * 3, "std": [0.5] * 3}
+    save_model(tmp_path / "best.safetensors", model, description)
+    server.hub_file("someone/streets", "v1", "model.safetensors", (tmp_path / "best.safetensors").read_bytes())
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    assert predict.load("hub/someone/streets@v1").classes == ["road", "sky"]
 
 
 def test_results_of_named_weights_do_not_go_into_a_cache():

@@ -144,7 +144,7 @@ def _extract(archive: Path, folder: Path, members: re.Pattern[str]) -> None:
         for count, member in enumerate(tar):
             if count >= MAX_FILES:
                 raise tarfile.TarError(f"it has more than the {MAX_FILES} files allowed")
-            # Refuses what lies outside: absolute names, .., links to elsewhere; and devices.
+            # Refuses what would lie outside the folder, links to outside, and devices; a leading slash is dropped.
             member = tarfile.data_filter(member, str(folder))
             if member is None or not member.isfile() or not members.search(member.name):
                 continue

@@ -78,6 +78,8 @@ def download(
         os.replace(temporary, path)
     except (_Refused, _Cut, OSError) as error:
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+        if isinstance(reason, OSError) and reason.strerror:
+            reason = reason.strerror  # without its number
         raise _refusal(name, place, address, " ".join(str(reason).split())) from error
     finally:
         temporary.unlink(missing_ok=True)

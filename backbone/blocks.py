@@ -24,15 +24,15 @@ class Convolution(NamedTuple):
 class SameConv2d(nn.Conv2d):
     """Strided convolution with TensorFlow's SAME padding at every input size: an odd pixel goes right and below."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
         pads = []  # left, right, top, bottom
         for axis in (1, 0):
-            size, step = x.shape[axis + 2], self.stride[axis]
+            size, step = input.shape[axis + 2], self.stride[axis]
             reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
             total = (-(-size // step) - 1) * step + reach - size  # not negative: no kernel is narrower than its stride
             pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, pads))
+        return super().forward(F.pad(input, pads))
 
 
 class ConvNormAct(nn.Module):
@@ -183,7 +183,7 @@ class Bottleneck(nn.Module):
                 activation=activation,
                 **common,
             )
-        self.depthwise = self.squeeze_excite = self.project = None
+        self.depthwise = None
         if "depthwise" in built:
             self.depthwise = ConvNormAct(
                 plan.expanded,
@@ -194,8 +194,9 @@ class Bottleneck(nn.Module):
                 activation=None if plan.se_before_activation else activation,
                 **common,
             )
+        self.squeeze_excite = nn.Identity()
+        self.project = None
         if "out" in built:
-            self.squeeze_excite = nn.Identity()
             if plan.squeezed:
                 inner = ACTIVATIONS[plan.squeeze.nonlinearity or plan.nonlinearity]
                 last = activation if plan.se_before_activation else nn.Identity

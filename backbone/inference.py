@@ -19,14 +19,15 @@ def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
     for module in model.modules():
         if isinstance(module, ConvNormAct):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()
-    return model.to(device, memory_format=torch.channels_last).requires_grad_(False)
+            module.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue] - no longer a norm
+    model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in torch's stub
+    return model.requires_grad_(False)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = True) -> Tensor:
     """Images uint8 RGB [N, 3, H, W] -> float32 [N, 3, H, W], (value / 255 - mean) / std, on the same device."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (mean, std))
-    images = (images.float() - mean) / std
+    shift, scale = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (mean, std))
+    images = (images.float() - shift) / scale
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
@@ -45,6 +46,6 @@ def network_input(
     if frame_bgr.ndim != 3 or frame_bgr.shape[2] != 3 or frame_bgr.dtype != np.uint8:
         raise InputError(f"an image must be uint8 [H, W, 3], got {frame_bgr.dtype} {list(frame_bgr.shape)}")
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
-    table = ((levels - np.float32(mean)) / np.float32(std)).reshape(256, 1, 3)
+    table = ((levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).reshape(256, 1, 3)
     values = cv2.LUT(cv2.cvtColor(frame_bgr, cv2.COLOR_BGR2RGB), table)  # float32 [H, W, 3]
     return torch.from_numpy(values).to(device).permute(2, 0, 1)[None]

@@ -90,10 +90,9 @@ class Network(nn.Module):
         tapped = {"stem": x} if "stem" in self.features else {}  # only taps are kept, so that memory is reused
         for number, block in self.blocks.items():
             values = block(x)
-            x = values[block.points[-1]]
-            for point, value in values.items():
+            for point, x in values.items():  # the last value is the deepest, which enters the next block
                 if (tap := f"{number}.{point}") in self.features:
-                    tapped[tap] = value
+                    tapped[tap] = x
         if self.last is not None:
             tapped["last"] = self.last(x)
         return {tap: tapped[tap] for tap in self.features}
@@ -114,7 +113,8 @@ class Classifier(nn.Module):
         self.backbone = network
         architecture = network.architecture
         channels = network.features["last"].channels
-        self.hidden = self.hidden_norm = self.activation = None
+        self.hidden = self.hidden_norm = None
+        self.activation = nn.Identity()
         if hidden:
             self.hidden = nn.Linear(channels, hidden, bias=architecture.hidden_bias)
             if architecture.hidden_norm:

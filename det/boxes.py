@@ -1,4 +1,4 @@
-"""Boxes as offsets from anchors, and back; where an image lies in the network input."""
+"""Box coding: boxes as offsets from anchors, and back; and where an image lies in the network input."""
 
 import math
 from collections.abc import Sequence
@@ -7,24 +7,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-RESIZES = ("stretch", "letterbox")
-
-# Faster R-CNN's coder, as the official SSDLite and torchvision use it: offsets of the centre count 10, of the size 5.
+# Faster R-CNN's box coder, as in the official SSDLite and torchvision: offsets of the center are weighted by 10, of the
+# size by 5.
 CENTER_WEIGHT = 10.0
 SIZE_WEIGHT = 5.0
-# A size offset beyond this would make a box over 62 times its anchor; exp() of more only overflows.
+# Sizes are limited to 62.5 times the anchor's, as in Faster R-CNN: exp() of more overflows.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 class RawDetections(NamedTuple):
-    """What the network says about every anchor."""
+    """The network's output for every anchor."""
 
     class_logits: Tensor  # [N, A, K]
     box_offsets: Tensor  # [N, A, 4], as `encode` defines them
 
 
 class Placement(NamedTuple):
-    """The part of the network input that shows the image, in whole pixels."""
+    """The part of the network input that the image fills, in whole pixels."""
 
     left: int
     top: int
@@ -33,9 +32,12 @@ class Placement(NamedTuple):
 
 
 def place(image_hw: Sequence[int], image_size_hw: tuple[int, int], resize: str) -> Placement:
-    """Where an image of (height, width) lies in an input of `image_size_hw`.
+    """Where an image lies in the network input.
 
-    "stretch" is everywhere; "letterbox" keeps the image's proportions, to the pixel, and centres it.
+    Arguments:
+        image_hw: (height, width) of the image in pixels.
+        image_size_hw: (height, width) of the network input in pixels.
+        resize: "stretch" fills the input; "letterbox" keeps the image's aspect ratio, to the pixel, and centers it.
     """
     height, width = image_size_hw
     if resize == "stretch":
@@ -51,9 +53,11 @@ def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode(boxes_xyxy: Tensor, anchors_xyxy: Tensor) -> Tensor:
-    """Offsets `[..., 4]` (x, y, log width, log height, weighted) that take the anchors to the boxes.
+    """The weighted offsets [..., 4] (x, y, log width, log height) that lead from anchors to boxes.
 
-    Both are xyxy in the same unit and broadcast against each other; boxes need positive width and height.
+    Arguments:
+        boxes_xyxy: [..., 4], of positive width and height.
+        anchors_xyxy: [..., 4], in the same unit; broadcast against the boxes.
     """
     centers, sizes = _centers_and_sizes(boxes_xyxy)
     anchor_centers, anchor_sizes = _centers_and_sizes(anchors_xyxy)
@@ -62,7 +66,7 @@ def encode(boxes_xyxy: Tensor, anchors_xyxy: Tensor) -> Tensor:
 
 
 def decode(offsets: Tensor, anchors_xyxy: Tensor) -> Tensor:
-    """Boxes `[..., 4]`, xyxy in the anchors' unit, for the offsets `[..., 4]` that `encode` defines."""
+    """Boxes [..., 4], xyxy in the anchors' unit, from the offsets [..., 4] that `encode` defines."""
     anchor_centers, anchor_sizes = _centers_and_sizes(anchors_xyxy)
     centers = offsets[..., :2] / CENTER_WEIGHT * anchor_sizes + anchor_centers
     sizes = torch.exp((offsets[..., 2:] / SIZE_WEIGHT).clamp(max=MAX_LOG_SCALE)) * anchor_sizes

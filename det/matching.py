@@ -1,4 +1,4 @@
-"""Matching: which ground-truth box each anchor answers for, and which anchors are in a crowd, a whole batch at once."""
+"""Matching: which ground-truth box each anchor is trained on, and which anchors lie in a crowd, batch by batch."""
 
 from typing import NamedTuple
 
@@ -13,16 +13,22 @@ class Targets(NamedTuple):
     boxes: Tensor  # [N, G, 4] float32, xyxy in pixels of the network input; anything finite where not valid
     labels: Tensor  # [N, G] int64, contiguous object classes from 0
     valid: Tensor  # [N, G] bool, False for padding and crowds
-    crowd: Tensor  # [N, G] bool, boxes around many objects that nobody told apart
+    crowd: Tensor  # [N, G] bool, boxes around groups of objects that are not annotated one by one
 
 
 def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tensor:
-    """Give every anchor the index of its ground-truth box in 0..G-1, or -1 for background: int64 `[N, A]`.
+    """The index of every anchor's ground-truth box in 0..G-1, or -1 for background: int64 [N, A].
 
-    An anchor takes the box it overlaps most if the IoU reaches the threshold. Besides, every box gets the anchor that
-    overlaps it most, whatever their IoU; of boxes that want the same anchor the last wins, as in torchvision on a CPU.
+    An anchor is matched to the box it overlaps most if their IoU reaches the threshold. In addition every box is
+    matched to the anchor that overlaps it most, whatever their IoU; if several boxes claim one anchor the last wins, as
+    in torchvision on a CPU.
 
-    Everything has a fixed shape and stays on the device: no loop over images, no synchronisation, one graph.
+    All shapes are fixed and everything stays on the device: no loop over images, no synchronisation, one graph.
+
+    Arguments:
+        anchors: [A, 4], xyxy in pixels of the network input.
+        targets: boxes [N, G, 4] in the same pixels.
+        iou_threshold: 0 to 1.
     """
     batch, num_boxes = targets.valid.shape
     iou = box_iou(targets.boxes.reshape(-1, 4), anchors).reshape(batch, num_boxes, -1)
@@ -32,7 +38,7 @@ def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tens
 
     best_anchor = iou.argmax(dim=2)
     box_index = torch.arange(num_boxes, device=iou.device).expand(batch, -1)
-    # The maximum over indices makes "the last wins" hold on every device; a plain scatter leaves the order open.
+    # The maximum over indices makes the last box win on every device; a plain scatter's order is undefined.
     forced = torch.full_like(matched, -1).scatter_reduce(
         1, best_anchor, torch.where(targets.valid, box_index, -1), reduce="amax"
     )
@@ -40,14 +46,17 @@ def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tens
 
 
 def in_crowd(anchors: Tensor, targets: Targets) -> Tensor:
-    """Anchors whose centre, or more than half of whose area, lies in a crowd's box: bool `[N, A]`.
+    """Anchors whose center, or more than half of whose area, lies in a crowd's box: bool [N, A].
 
-    What such an anchor shows may well be an object, so it must not learn to be background. Shapes are fixed as in
-    `match`.
+    Such an anchor may well show an object, so it must not be trained as background. Shapes are fixed as in `match`.
+
+    Arguments:
+        anchors: [A, 4], xyxy in pixels of the network input.
+        targets: boxes [N, G, 4] in the same pixels.
     """
     crowds = targets.boxes[:, :, None]  # [N, G, 1, 4] against anchors [A, 4]
     overlaps = torch.minimum(crowds[..., 2:], anchors[:, 2:]) - torch.maximum(crowds[..., :2], anchors[:, :2])
     covered = overlaps.clamp(min=0).prod(dim=-1) > 0.5 * (anchors[:, 2:] - anchors[:, :2]).prod(dim=-1)
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-    centred = ((centers > crowds[..., :2]) & (centers < crowds[..., 2:])).all(dim=-1)
-    return ((covered | centred) & targets.crowd[..., None]).any(dim=1)
+    centered = ((centers > crowds[..., :2]) & (centers < crowds[..., 2:])).all(dim=-1)
+    return ((covered | centered) & targets.crowd[..., None]).any(dim=1)

@@ -1,6 +1,6 @@
-"""Post-processing: raw network output to boxes, scores and labels."""
+"""Post-processing: from the network's raw output to boxes, scores and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,16 +10,18 @@ from torchvision.ops import batched_nms, nms
 
 from backbone.errors import InputError
 from det import boxes
-from det.model import RawDetections
+from det.boxes import RawDetections
 
 KINDS = ("softmax", "sigmoid")
 NMS_IOU = 0.55
-"""torchvision's threshold of suppression."""
-# Suppression decides a box's fate by higher-scored boxes only, and few hundred are kept: nearly always the survivors
-# are among this many best. 5 to 15 times faster than suppressing all, and the same result.
+"""torchvision's IoU threshold of non-maximum suppression (NMS)."""
+# Only higher-scored boxes can suppress a box, and a few hundred are kept: the survivors are nearly always among this
+# many candidates. 5 to 15 times faster than suppressing among all, with the same result.
 FIRST_CANDIDATES = 1024
-# Up to this many coordinates torchvision's batched_nms suppresses all classes at once, shifted apart.
+# Up to this many coordinates torchvision's batched_nms suppresses all classes in one call, offset from each other.
 MAX_SHIFTED_NUMBERS = {"cpu": 4000, "cuda": 20000}
+Decode = Callable[[Tensor, Tensor], Tensor]
+"""Box offsets [..., 4] and anchors [..., 4] -> boxes [..., 4], xyxy in pixels; a head's `decode`."""
 
 
 class Detections(NamedTuple):
@@ -31,20 +33,23 @@ class Detections(NamedTuple):
 
 
 class PostProcess:
-    """Turn raw output into detections: scores, decoding, per-class suppression, the images' own pixels.
+    """Turns raw output into detections: scores, box decoding, NMS per class, the original images' pixels.
+
+    With kind "softmax" and a background column the result is that of torchvision's `SSD.postprocess_detections`.
 
     Arguments:
-        kind: "softmax" or "sigmoid", what makes scores of logits; "sigmoid" belongs to the focal loss.
+        kind: how logits become scores: "softmax", or "sigmoid" for models trained with a focal loss.
         background: whether column 0 of the logits is the background (`model.background`); where it is not, "softmax"
             takes its logit as 0.
-        score_threshold: detections score above this.
-        nms_iou: of two boxes of a class that overlap more than this, the lower-scored goes.
-        max_per_class: candidates per class that enter suppression, the best first.
+        score_threshold: only detections with higher scores are kept, 0 to 1.
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
+        max_per_class: candidates per class that enter NMS, the best first.
         max_detections: detections kept per image.
-        resize: "stretch" or "letterbox", how images became inputs (`model.resize`).
+        resize: how images became inputs, "stretch" or "letterbox" (`model.resize`).
+        decode: the head's (`model.head.decode`).
 
-    Raises InputError for an unknown kind. With kind "softmax" and a background column the result is that of
-    torchvision's `SSD.postprocess_detections`.
+    Raises:
+        InputError: an unknown kind; the message lists the valid ones.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class PostProcess:
         max_per_class: int = 300,
         max_detections: int = 300,
         resize: str = "stretch",
+        decode: Decode = boxes.decode,
     ) -> None:
         if kind not in KINDS:
             raise InputError(f"score kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
@@ -66,6 +72,7 @@ class PostProcess:
         self.max_per_class = max_per_class
         self.max_detections = max_detections
         self.resize = resize
+        self.decode = decode
 
     @torch.inference_mode()
     def __call__(
@@ -78,10 +85,10 @@ class PostProcess:
         """Detections of each image of a batch.
 
         Arguments:
-            raw: class logits `[N, A, K]` and box offsets `[N, A, 4]`.
-            anchors: `[A, 4]`, xyxy in pixels of the network input.
-            image_size_hw: (height, width) of the network input.
-            original_sizes_hw: (height, width) of each of the N images before it was resized.
+            raw: class logits [N, A, K] and box offsets [N, A, 4], of any float type.
+            anchors: [A, 4], xyxy in pixels of the network input.
+            image_size_hw: (height, width) of the network input in pixels.
+            original_sizes_hw: (height, width) in pixels of each of the N images before it was resized.
         """
         scores = self._scores(raw.class_logits.float())
         offsets = raw.box_offsets.float()
@@ -94,29 +101,32 @@ class PostProcess:
             scale_x, scale_y = original_hw[1] / width, original_hw[0] / height
             scale = torch.tensor([scale_x, scale_y, scale_x, scale_y], device=anchors.device)
             found = found._replace(boxes=(found.boxes - corner) * scale)
-            if self.resize == "letterbox":  # what lay wholly beside the image has no area left
+            if self.resize == "letterbox":  # boxes wholly outside the image have been clipped to nothing
                 wide = (found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1)
                 found = Detections(*(part[wide] for part in found))
             detections.append(found)
         return detections
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """`[N, A, K]` logits to `[N, A, objects]` scores."""
+        """Logits [N, A, K] -> scores of the object classes [N, A, C], 0 to 1."""
         if self.kind == "sigmoid":
             return (logits[..., 1:] if self.background else logits).sigmoid()
         return (logits if self.background else F.pad(logits, (1, 0))).softmax(dim=-1)[..., 1:]
 
     def _image(self, scores: Tensor, offsets: Tensor, anchors: Tensor, placement: boxes.Placement) -> Detections:
-        """Detections of one image, boxes still in pixels of the network input."""
+        """Detections of one image, with boxes in pixels of the network input.
+
+        scores [A, C], offsets [A, 4], anchors [A, 4].
+        """
         passing = scores > self.score_threshold
         num_candidates = int(passing.sum(dim=0).clamp(max=self.max_per_class).sum())
         shift = num_candidates * 4 <= MAX_SHIFTED_NUMBERS["cpu" if scores.device.type == "cpu" else "cuda"]
 
         def suppressed(candidates: tuple[Tensor, Tensor, Tensor], most: int) -> Detections:
             kept_scores, anchor_index, labels = candidates
-            placed = boxes.decode(offsets[anchor_index], anchors[anchor_index])
+            placed = self.decode(offsets[anchor_index], anchors[anchor_index])
             placed = _clip(placed, placement)
-            # + 1, the number that torchvision knows a class by, decides how far a class is shifted.
+            # torchvision shifts each class by its number, which counts the background: labels + 1.
             kept = self._survivors(placed, kept_scores, labels + 1, shift)[:most]
             return Detections(placed[kept], kept_scores[kept], labels[kept])
 
@@ -125,7 +135,7 @@ class PostProcess:
             candidates = self._ranked(scores, passing)
             if candidates is not None:
                 found = suppressed(candidates, self.max_detections + 1)
-                # Where survivors have equal scores, torchvision's order depends on how many survive in all.
+                # torchvision's order of survivors with equal scores depends on the number of all survivors.
                 distinct = bool((found.scores[1:] < found.scores[:-1]).all())
                 if found.scores.numel() >= self.max_detections and distinct:
                     return Detections(*(part[: self.max_detections] for part in found))
@@ -133,9 +143,9 @@ class PostProcess:
         return suppressed(self._ranked(scores, passing) or self._candidates(scores), self.max_detections)
 
     def _ranked(self, scores: Tensor, passing: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Scores, anchors and classes of what enters suppression, class by class, best first.
+        """The candidates for NMS, class by class and best first: scores, anchor indices and labels, each [n].
 
-        None where a class has equal scores: only `_candidates` then knows torchvision's order.
+        None if a class has equal scores, whose order in torchvision only `_candidates` reproduces.
         """
         anchor_index, labels = passing.nonzero(as_tuple=True)
         values = scores[anchor_index, labels]
@@ -148,9 +158,9 @@ class PostProcess:
         return values[fits], anchor_index[fits], labels[fits]
 
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_ranked`, whatever the scores.
+        """As `_ranked`, for any scores; slower.
 
-        A class's best are sorted by the very call that torchvision makes, so that equal scores come in its order.
+        Each class is sorted by the same call as in torchvision, so that equal scores come in its order.
         """
         (classes,) = (scores.amax(dim=0) > self.score_threshold).nonzero(as_tuple=True)
         parts = [(scores.new_empty(0), classes.new_empty(0), classes.new_empty(0))]
@@ -159,13 +169,18 @@ class PostProcess:
             (passing,) = (of_class > self.score_threshold).nonzero(as_tuple=True)
             best, order = of_class[passing].topk(min(self.max_per_class, passing.numel()))
             parts.append((best, passing[order], torch.full_like(order, label)))
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        values, anchor_index, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return values, anchor_index, labels
 
     def _survivors(self, candidates: Tensor, scores: Tensor, classes: Tensor, shift: bool) -> Tensor:
-        """Indices of the boxes, given class by class and best first, that survive suppression within their class.
+        """Indices of the boxes that survive NMS within their class, best first.
 
-        Moving the classes apart and suppressing all at once rounds coordinates, which turns the scale where an IoU is
-        the threshold, as it often is between boxes near their anchors. So this does whichever torchvision does.
+        Shifting the classes apart to suppress all in one call rounds coordinates, which decides where an IoU equals the
+        threshold, as is common between boxes near their anchors. So classes are shifted exactly when torchvision does.
+
+        Arguments:
+            candidates: [n, 4], class by class and best first; with their scores [n] and classes [n].
+            shift: whether torchvision shifts the classes apart.
         """
         if shift:
             return batched_nms(candidates, scores, classes, self.nms_iou)
@@ -181,30 +196,33 @@ class PostProcess:
 
 
 class StaticDetections(NamedTuple):
-    """Objects of a batch in a fixed number of places, best first; `valid` ones come before the others."""
+    """Objects found in a batch, padded to a fixed number D, best first; padding comes last."""
 
     boxes: Tensor  # [N, D, 4] float32, xyxy in pixels of the network input
-    scores: Tensor  # [N, D] float32, 0 where not valid
+    scores: Tensor  # [N, D] float32, 0 for padding
     labels: Tensor  # [N, D] int64, contiguous object classes from 0
-    valid: Tensor  # [N, D] bool
+    valid: Tensor  # [N, D] bool, False for padding
 
 
 class StaticPostProcess(nn.Module):
     """Post-processing whose shapes never depend on values, for export into one graph with the network.
 
     It gives what `PostProcess` gives, in pixels of the network input, as long as at most `max_candidates` scores pass
-    and suppression settles in `rounds`: a box's fate must follow from a chain of at most so many overlapping boxes.
-    Where more pass, it takes the best `max_candidates` of all classes.
+    the threshold and no chain of boxes, each of which decides over the next, is longer than `rounds`. Where more pass,
+    the best `max_candidates` of all classes are taken.
 
     Arguments:
-        anchors: `[A, 4]`, xyxy in pixels of the network input.
-        image_size_hw: (height, width) of the network input.
-        kind, background, score_threshold, nms_iou, max_per_class, max_detections: as `PostProcess`.
-        max_candidates: boxes that are compared with each other, 1000 at most: beyond, torchvision computes otherwise.
-        rounds: of suppression.
+        anchors: [A, 4], xyxy in pixels of the network input.
+        image_size_hw: (height, width) of the network input in pixels.
+        kind, background, score_threshold, nms_iou, max_per_class, max_detections, decode: as `PostProcess`.
+        max_candidates: boxes that enter NMS, at most 1000: for more, torchvision computes in another way.
+        rounds: iterations of NMS.
 
-    Raises InputError for an unknown kind or more than 1000 candidates.
+    Raises:
+        InputError: an unknown kind, or `max_candidates` out of range.
     """
+
+    anchors: Tensor
 
     def __init__(
         self,
@@ -219,30 +237,33 @@ class StaticPostProcess(nn.Module):
         max_detections: int = 300,
         max_candidates: int = 1000,
         rounds: int = 16,
+        decode: Decode = boxes.decode,
     ) -> None:
         super().__init__()
         if not 1 <= max_candidates <= MAX_SHIFTED_NUMBERS["cpu"] // 4:
             raise InputError(f"max_candidates is {max_candidates}; it must lie between 1 and 1000")
-        self.process = PostProcess(kind, background, score_threshold, nms_iou, max_per_class, max_detections)
+        self.process = PostProcess(
+            kind, background, score_threshold, nms_iou, max_per_class, max_detections, decode=decode
+        )
         self.max_candidates = max_candidates
         self.rounds = rounds
         self.placement = boxes.place(image_size_hw, image_size_hw, "stretch")
         self.register_buffer("anchors", anchors, persistent=False)
 
     def forward(self, class_logits: Tensor, box_offsets: Tensor) -> StaticDetections:
-        """Detections of class logits `[N, A, K]` and box offsets `[N, A, 4]`, both of one fixed shape."""
+        """Detections from class logits [N, A, K] and box offsets [N, A, 4]."""
         process = self.process
         scores = process._scores(class_logits.float())
         num_candidates = min(self.max_candidates, scores.shape[1] * scores.shape[2])
         values, index = scores.flatten(1).topk(num_candidates)  # [N, C], best first
         anchor_index, labels = index // scores.shape[2], index % scores.shape[2]
         offsets = box_offsets.float().gather(1, anchor_index[..., None].expand(-1, -1, 4))
-        placed = _clip(boxes.decode(offsets, self.anchors[anchor_index]), self.placement)
+        placed = _clip(process.decode(offsets, self.anchors[anchor_index]), self.placement)
 
         same_class = labels[:, :, None] == labels[:, None, :]
-        better = torch.ones_like(same_class[0]).triu(1) & same_class  # [N, C, C]: row before column, of one class
+        better = torch.ones_like(same_class[0]).triu(1) & same_class  # [N, C, C]: the row's box outranks the column's
         valid = (values > process.score_threshold) & (better.sum(dim=1) < process.max_per_class)
-        # Classes are moved apart by more than the furthest coordinate, which rounds as torchvision's suppression does.
+        # Classes are shifted apart by more than the largest coordinate, with the rounding of torchvision's batched_nms.
         furthest = torch.where(valid[..., None], placed, 0.0).amax(dim=(1, 2))
         apart = placed + ((labels + 1) * (furthest[:, None] + 1))[..., None]
         sides = apart[..., 2:] - apart[..., :2]
@@ -266,7 +287,7 @@ class StaticPostProcess(nn.Module):
 
 
 def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:
-    """Boxes `[..., 4]` cut off at the image's edges."""
+    """Boxes [..., 4] clipped to the image's part of the network input."""
     left, top, width, height = placement
     x = boxes_xyxy[..., 0::2].clamp(left, left + width)
     y = boxes_xyxy[..., 1::2].clamp(top, top + height)
@@ -274,7 +295,7 @@ def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:
 
 
 def _rank_within(classes: Tensor) -> Tensor:
-    """Each entry's place, from 0, among those of its class; classes come in groups."""
+    """The rank of each entry within its class, from 0: int64 [n]; `classes` [n] is sorted into groups."""
     place = torch.arange(len(classes), device=classes.device)
     starts = torch.ones_like(classes, dtype=torch.bool)
     starts[1:] = classes[1:] != classes[:-1]
@@ -282,10 +303,10 @@ def _rank_within(classes: Tensor) -> Tensor:
 
 
 def _suppress(candidates: Tensor, classes: Tensor, nms_iou: float) -> Tensor:
-    """Which boxes `[n, 4]`, class by class and best first, survive greedy suppression: bool `[n]`.
+    """Which boxes [n, 4], given class by class and best first, survive greedy NMS: bool [n].
 
-    All pairs of a class at once, with the arithmetic of torchvision's kernel; 90 calls of that cost 2 ms where this
-    takes 0.5.
+    It compares all pairs of each class at once, with the arithmetic of torchvision's kernel. With 90 classes this takes
+    0.5 ms, calling the kernel for each class 2 ms.
     """
     rank = _rank_within(classes)
     place = torch.arange(len(classes), device=classes.device)
@@ -302,7 +323,7 @@ def _suppress(candidates: Tensor, classes: Tensor, nms_iou: float) -> Tensor:
     earlier, later = earlier[overlaps], later[overlaps]
     keep = torch.ones_like(classes, dtype=torch.bool)
     while True:
-        # A box goes if one that is kept overlaps it; from the best on this settles in few rounds.
+        # A box is suppressed by any kept box that overlaps it; starting from all kept, this converges in a few rounds.
         after = torch.ones_like(keep)
         after[later[keep[earlier]]] = False
         if torch.equal(after, keep):

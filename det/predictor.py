@@ -1,4 +1,4 @@
-"""From a frame to boxes in its own pixels, and drawing them."""
+"""A trained detector applied to single frames as OpenCV gives them: prepare, network, finish; and drawing."""
 
 import colorsys
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.inference import for_inference, network_input
+from det.boxes import RawDetections
 from det.data.transforms import resize
-from det.model import Detector, RawDetections
+from det.model import Detector
 from det.postprocess import NMS_IOU, PostProcess
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -27,9 +28,11 @@ class DetectionResult(NamedTuple):
     classes: list[str]
 
     def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0, show_scores: bool = True) -> np.ndarray:
-        """A copy of the uint8 BGR frame `[H, W, 3]` with every box of at least that score, its class and score.
+        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names and scores.
 
-        Annotations have no scores to show: `show_scores=False`.
+        Arguments:
+            score_threshold: boxes below this score are left out.
+            show_scores: write scores beside the names; annotations have none to show.
         """
         canvas = frame_bgr.copy()
         colors = class_colors(len(self.classes))
@@ -41,8 +44,14 @@ class DetectionResult(NamedTuple):
 
 
 def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
-    """Draws a box in pixels with a text on a plate into a uint8 BGR image `[H, W, 3]`."""
-    # Sizes that read the same on a thumbnail and on a 4K frame.
+    """Draws a box, and a text on a filled background, into an image.
+
+    Arguments:
+        canvas_bgr: uint8 BGR [H, W, 3]; is changed.
+        box_xyxy: in pixels.
+        color: BGR, 0 to 255.
+    """
+    # Relative to the frame, so that text is as readable on a thumbnail as on a 4K frame.
     thickness = max(1, round(min(canvas_bgr.shape[:2]) / 300))
     font_scale = max(0.4, min(canvas_bgr.shape[:2]) / 1000)
     left, top, right, bottom = (round(float(value)) for value in box_xyxy)
@@ -59,19 +68,22 @@ def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tup
 
 
 class Predictor:
-    """A detector ready for use: takes frames, gives `DetectionResult`s.
+    """A detector ready for use: `predictor(frame_bgr)` gives the frame's `DetectionResult`.
+
+    A call is `finish(network(prepare(frame_bgr)), frame_hw)`; `network` takes normalised images [1, 3, h, w] of the
+    model's `image_size_hw` and gives `RawDetections`.
 
     Arguments:
-        model: is copied, its norms folded into the convolutions, and evaluated at its own `image_size_hw`.
-        classes: name of every object class, by label.
+        model: is copied, its norms folded into the convolutions.
+        classes: names of the object classes by label.
         kind: "softmax" or "sigmoid", as `PostProcess`.
         mean, std: of the RGB values scaled to 0..1, as in training.
-        score_threshold: detections score above this.
-        nms_iou: of two boxes of a class that overlap more than this, the lower-scored goes.
+        score_threshold: only detections with higher scores are kept, 0 to 1.
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
         device: where the network runs.
 
-    Attributes: `task`, `classes`, and `network`, normalised images to `RawDetections`.
-    Raises InputError if the number of classes is not the model's.
+    Raises:
+        InputError: the number of classes is not the model's.
     """
 
     task = "detection"
@@ -95,23 +107,28 @@ class Predictor:
         self.device = torch.device(device)
         self.image_size_hw = model.image_size_hw
         self.network = for_inference(model, self.device)
-        self.anchors = self.network.anchors
+        self.anchors = model.anchors.to(self.device)
         self.postprocess = PostProcess(
-            kind, model.background, score_threshold=score_threshold, nms_iou=nms_iou, resize=model.resize
+            kind,
+            model.background,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            resize=model.resize,
+            decode=model.head.decode,
         )
 
     @torch.inference_mode()
     def __call__(self, frame_bgr: np.ndarray) -> DetectionResult:
-        """Find the objects of a uint8 BGR frame `[H, W, 3]` of any size."""
+        """Finds the objects in a frame of any size, uint8 BGR [H, W, 3]."""
         return self.finish(self.network(self.prepare(frame_bgr)), frame_bgr.shape[:2])
 
     def prepare(self, frame_bgr: np.ndarray) -> Tensor:
-        """The network input of a frame: normalised float32 `[1, 3, H, W]`, channels last, on the device."""
+        """The network's input for a frame: normalised float32 [1, 3, h, w], channels last, on the device."""
         image = resize(frame_bgr, self.image_size_hw, self.postprocess.resize)
         return network_input(image, mean=self.mean, std=self.std, device=self.device)
 
     def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> DetectionResult:
-        """The result for a frame of (height, width), from raw output for its one input."""
+        """The result for a frame of (height, width), from the raw output for its input."""
         (found,) = self.postprocess(raw, self.anchors, self.image_size_hw, [frame_hw])
         return DetectionResult(
             found.boxes.cpu().numpy(), found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.classes
@@ -119,7 +136,7 @@ class Predictor:
 
 
 def class_colors(count: int) -> list[tuple[int, int, int]]:
-    """A BGR color for each class: hues a golden angle apart, so that neighbours in the list differ most."""
+    """A BGR color for each class: hues a golden angle apart, so that neighbors in the list differ most."""
     colors = []
     for index in range(count):
         red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.75, 0.95)

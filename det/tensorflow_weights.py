@@ -1,6 +1,6 @@
-"""Translates checkpoints of TensorFlow's object-detection API, in which the authors released SSDLite on V3 and V2.
+"""Checkpoints of TensorFlow's object-detection API, in which the authors released SSDLite on V3 and V2, in our names.
 
-It follows that API's code and the configs of ssd_mobilenet_v3_{large,small}_coco_2020_01_14 and of
+Written after that API's code and the configs of ssd_mobilenet_v3_{large,small}_coco_2020_01_14 and of
 ssdlite_mobilenet_v2_coco_2018_05_09. The released files themselves could not be opened.
 """
 
@@ -23,22 +23,23 @@ BODIES = {
     576: ("mobilenet_v3_small", "full", 320),
     1280: ("mobilenet_v2", "full", 300),
 }
-"""Network, tail, and side of the inputs in the configs, by the channels of C5. The API's V3s have detection tails."""
+"""Network, tail and input size in pixels (the configs') by the channels of C5. The API's V3s have detection tails."""
 EXTRA = re.compile(r"(.*/layer_\d+_([12])_Conv2d_([2-5])_\dx\d_(?:s2_)?\d+(_depthwise)?)/")
-"""Step and number of an extra map's layer; numbers 0 and 1 are C4 and C5."""
+"""Step and number of an extra map's layer; the numbers 0 and 1 belong to C4 and C5."""
 EXTRA_PARTS = {("1", None): "reduce", ("2", "_depthwise"): "depthwise", ("2", None): "project"}
 CLASSES, BOXES = "ClassPredictor", "BoxEncodingPredictor"
 PREDICTORS = {CLASSES: "class_predictors", BOXES: "box_predictors"}
 BOX_ORDER = [1, 0, 3, 2]
-"""Where our x, y, width, height are among the API's y, x, height, width."""
+"""The positions of our x, y, width, height in the API's y, x, height, width."""
 NMS_IOU = 0.6
-"""The configs' threshold of suppression."""
+"""The configs' IoU threshold of NMS."""
 
 
 def arguments(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """The keywords of `det.create` for a checkpoint.
 
-    Raises InputError where it has no such backbone or no predictors.
+    Raises:
+        InputError: the backbone is none of `BODIES`, or there are no predictors.
     """
     sizes = [f"{_scope(state)}/Conv_1/weights", f"BoxPredictor_0/{CLASSES}/biases", f"BoxPredictor_0/{BOXES}/biases"]
     last, classes, boxes = (len(state.get(name, ())) for name in sizes)
@@ -60,9 +61,9 @@ def arguments(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors by our names, without the background's column; names without a translation stay.
+    """A checkpoint's tensors by our names, without the background's outputs; names without a translation stay.
 
-    The API drops that column behind the sigmoid, where it has no influence on the others.
+    The API discards the background's score after the sigmoid, where it does not influence the others.
     """
     layers = {theirs: f"backbone.{ours}" for theirs, ours in slim.body_layers(state, _scope(state)).items()}
     for found in filter(None, map(EXTRA.match, state)):

@@ -1,4 +1,4 @@
-"""Weights for a whole detector: our own files, and torchvision's and TensorFlow's translated at the door; strict."""
+"""Weights of whole detectors: our own files, torchvision's SSDLite and TensorFlow's; loaded strictly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,41 +6,51 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from backbone.errors import InputError
 from backbone.weights.layouts import torchvision_names
 from backbone.weights.loading import load_strictly, read_described, read_weights
 from backbone.weights.refusals import require_settings, source_name, unknown_layout
 from backbone.weights.translation import INCEPTION, Triple, conv_norm, linear
 from det import tensorflow_weights
 from det.heads.anchors import anchors_per_cell
+from det.heads.ssdlite import SSDLiteHead
 from det.model import Detector, create
 from det.postprocess import NMS_IOU
 
 EXTRA_PARTS = ("reduce", "depthwise", "project")
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Of 1..90, the category ids that no image of COCO has; the published weights have outputs for them."""
+"""The category ids in 1..90 that no annotation of COCO has; the published weights have outputs for them too."""
 NUM_COCO_IDS = 90
 PREDICTORS = {"classification_head": "class_predictors", "regression_head": "box_predictors"}
 
 
 def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> str:
-    """Load a weights file or a state dict and return the layout it had: "taproot", "torchvision" or "tensorflow".
+    """Loads a checkpoint, recognised by its tensors' names, and returns its layout.
 
     "torchvision" is `ssdlite320_mobilenet_v3_large`, with the reduced tail (its published weights) or without; the
     model must be of variant "torchvision", with the tail and the number of classes of the weights.
 
     "tensorflow" is a checkpoint of TensorFlow's object-detection API, its ssd_mobilenet_v3_large or _small or its
     ssdlite_mobilenet_v2: variant "paper" with padding "same", and sigmoid scores. Its 91 outputs for COCO are
-    num_classes=90: the background's, which the API drops as well, is left out.
+    num_classes=90: the background's output, which the API discards too, is dropped.
 
-    COCO's weights, with outputs for all ids 1..90, also go into a model of the 80 real categories (num_classes=80, or
-    81 with the background), whose labels are then these in the order of their ids: the rows of `UNUSED_IDS` are left
-    out. The other logits stay the same. So do sigmoid scores; those of torchvision's softmax grow by 1 / (1 - p), where
-    p is what the softmax over 91 gave to the unused, next to nothing for an id that training never saw. Scores of the
-    softmax over 91 need num_classes=91 and names for all 90 ids: what `CocoDetection` finds absent, `to_results`
-    leaves out.
+    COCO's weights, with outputs for all ids 1..90, also fit a model of the 80 real categories (num_classes=80, or 81
+    with the background), whose labels are these categories in the order of their ids: the outputs for `UNUSED_IDS` are
+    dropped. The other logits stay the same, and so do sigmoid scores. Scores of torchvision's softmax grow by the
+    factor 1 / (1 - p), where p is the probability that the softmax over 91 gave to the unused ids, next to nothing as
+    training never saw them. The exact softmax over 91 needs num_classes=91 and names for all 90 ids; `to_results` drops
+    detections of the ids that the annotation file does not have.
 
-    Raises InputError, leaving the model as it was: the file cannot be read, the layout is unknown, the model's padding
-    is not the weights', or a tensor is missing, left over or of another shape.
+    Arguments:
+        model: is left as it was where the weights do not fit.
+        source: a weights file, or a state dict.
+
+    Returns:
+        "taproot", "torchvision" or "tensorflow".
+
+    Raises:
+        InputError: the file cannot be read, the layout is unknown, the weights need another padding or head than the
+            model has, or a tensor is missing, left over or of another shape.
     """
     state, description = read_described(source)
     name = source_name(source)
@@ -54,13 +64,16 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
         known = "our detectors, torchvision's ssdlite320, and SSDLite of TensorFlow's object-detection API"
         raise unknown_layout(state, source=name, known=known)
     require_settings({"padding": padding}, {"padding": model.backbone.padding}, layout=layout, source=name)
-    if layout == "torchvision":
-        names = _torchvision_names(model)
-        state = {names.get(key, key): value for key, value in state.items()}
-    elif layout == "tensorflow":
-        state = tensorflow_weights.translate(state)
-    if layout != "taproot" and model.num_objects == NUM_COCO_IDS - len(UNUSED_IDS):
-        state = _without_unused(model, state)
+    if layout != "taproot":
+        if not isinstance(model.head, SSDLiteHead):
+            raise InputError(f"{name}: {layout}'s weights need head='ssdlite', the model has another; use from_weights")
+        if layout == "torchvision":
+            names = _torchvision_names(model, model.head)
+            state = {names.get(key, key): value for key, value in state.items()}
+        else:
+            state = tensorflow_weights.translate(state)
+        if model.num_objects == NUM_COCO_IDS - len(UNUSED_IDS):
+            state = _without_unused(state, model.head.variant, background=model.background)
     load_strictly(model, state, source=name)
     return layout
 
@@ -70,28 +83,28 @@ class Pretrained(NamedTuple):
 
     model: nn.Module
     layout: str
-    arguments: dict[str, Any]  # the keywords of `create` that build it
-    mean: Triple  # of the inputs' normalisation in the publisher's file, RGB in 0..1
+    arguments: dict[str, Any]  # the keywords of `create` that build the model
+    mean: Triple  # the input normalisation of the published file, for RGB in 0..1
     std: Triple
-    score: str  # "softmax" or "sigmoid", as `PostProcess` has it
-    nms_iou: float  # the publisher's
+    score: str  # "softmax" or "sigmoid": the `kind` of `PostProcess`
+    nms_iou: float  # the publisher's IoU threshold of NMS
 
 
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
-    """The detector that another library's checkpoint is of, with its weights and all its outputs.
+    """Builds the detector of another library's checkpoint, with all its outputs, and loads it.
 
-    These are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small and ssdlite_mobilenet_v2 of TensorFlow's
-    object-detection API. The latter's checkpoints do not tell the size of the input, which is taken as in the released
-    configs: 320, V2's 300. Nothing here makes up for two things of that API: its resizing keeps the top left pixel in
-    its place, so that its inputs lie (s - 1) / 2s of a pixel further right and below than ours where the image is s
-    times as large, a quarter of a pixel at 640x640; and it cuts boxes at the image's edges after suppression, not
-    before it.
+    Known are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small and ssdlite_mobilenet_v2 of TensorFlow's
+    object-detection API. That API's checkpoints do not contain the input size, which is taken from the released
+    configs: 320, for V2 300. Two differences from that API remain. Its resizing keeps the top left pixel in place:
+    where an image is s times as large as the input, its inputs are shifted right and down by (s - 1) / 2s of a pixel
+    relative to ours, a quarter of a pixel at 640x640. And it clips boxes to the image after NMS, not before.
 
-    Raises InputError as `load_weights` does.
+    Raises:
+        InputError: what `load_weights` raises.
     """
     state = read_weights(source)
     if tensorflow_weights.SIGNS.keys() & state.keys():
-        arguments = tensorflow_weights.arguments(state, source_name(source))
+        arguments: dict[str, Any] = tensorflow_weights.arguments(state, source_name(source))
         score, nms_iou = "sigmoid", tensorflow_weights.NMS_IOU
     else:
         arguments = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
@@ -108,8 +121,8 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     return Pretrained(model, layout, arguments, *INCEPTION, score, nms_iou)
 
 
-def _torchvision_names(model: Detector) -> dict[str, str]:
-    """torchvision's names of SSDLite -> ours. It cuts the backbone in two behind the expansion of C4's block."""
+def _torchvision_names(model: Detector, head: SSDLiteHead) -> dict[str, str]:
+    """torchvision's names of SSDLite -> ours. torchvision splits the backbone after the expansion of C4's block."""
     c4_block = int(model.taps[0].split(".")[0])
     names = {}
     for theirs, ours in torchvision_names(model.backbone).items():
@@ -124,23 +137,23 @@ def _torchvision_names(model: Detector) -> dict[str, str]:
         else:
             key = f"1.0.{rest.removeprefix('block.')}"
         names[f"backbone.features.{key}"] = f"backbone.{ours}"
-    for number in range(len(model.head.extras)):
+    for number in range(len(head.extras)):
         for index, part in enumerate(EXTRA_PARTS):
             names |= conv_norm(f"backbone.extra.{number}.{index}", f"head.extras.{number}.{part}")
     for theirs, ours in PREDICTORS.items():
-        for number in range(len(model.head.class_predictors)):
+        for number in range(len(head.class_predictors)):
             their_map, our_map = f"head.{theirs}.module_list.{number}", f"head.{ours}.{number}"
             names |= conv_norm(f"{their_map}.0", f"{our_map}.depthwise")
             names |= linear(f"{their_map}.1", f"{our_map}.project")
     return names
 
 
-def _without_unused(model: Detector, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leaves the rows of `UNUSED_IDS` out of class predictors that have outputs for all of COCO's ids."""
+def _without_unused(state: dict[str, Tensor], variant: str, *, background: bool) -> dict[str, Tensor]:
+    """Drops the outputs for `UNUSED_IDS` from class predictors that have outputs for all of COCO's ids."""
     state = dict(state)
-    ids = range(1 - model.background, NUM_COCO_IDS + 1)  # 0 for the background
+    ids = range(1 - background, NUM_COCO_IDS + 1)  # 0 for the background
     used = [output for output, category_id in enumerate(ids) if category_id not in UNUSED_IDS]
-    for number, anchors in enumerate(anchors_per_cell(model.variant)):
+    for number, anchors in enumerate(anchors_per_cell(variant)):
         for key in (f"head.class_predictors.{number}.project.{value}" for value in ("weight", "bias")):
             if key in state and len(state[key]) == anchors * len(ids):
                 state[key] = state[key].unflatten(0, (anchors, len(ids)))[:, used].flatten(0, 1)

@@ -18,13 +18,16 @@ PREFIX = "taproot-"
 
 
 class Encoder(nn.Module, EncoderMixin):
-    """A network whose values at strides 2, 4, 8, 16 and 32 (see `taps.pyramid`) a decoder is built on.
+    """A network as the library's encoder: its features at strides 2, 4, 8, 16 and 32 (`seg.heads.taps.pyramid`).
 
     Arguments:
         name: one of `backbone.names()`.
-        depth: how many of the five strides.
+        depth: how many of the five features, 1 to 5.
         output_stride: 8, 16 or 32; strides beyond it become dilations.
         tail, width: as `backbone.create`.
+
+    Raises:
+        InputError: the depth is out of range, or what `backbone.create` raises.
     """
 
     def __init__(
@@ -39,11 +42,11 @@ class Encoder(nn.Module, EncoderMixin):
         self._out_channels = [3, *(feature.channels for feature in self.network.features.values())]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [N, C, H, W] -> themselves and the values at strides 2, 4, … down to `depth`."""
+        """Normalised images [N, C, H, W] -> the images, then features [N, C', H/2, W/2], [N, C'', H/4, W/4], …."""
         return [images, *self.network(images).values()]
 
     def make_dilated(self, output_stride: int) -> None:
-        """Turns strides beyond `output_stride` into dilations; the weights stay."""
+        """Replaces strides beyond `output_stride` by dilations; the weights stay."""
         if output_stride == self._output_stride:
             return
         network = backbones.create(

@@ -1,4 +1,4 @@
-"""How an image's labels come from a model: at once, by sliding window, over several scales, with its mirror image."""
+"""Inference protocols of an evaluation: whole images or sliding windows, several scales, horizontal flip."""
 
 from dataclasses import dataclass
 
@@ -15,27 +15,28 @@ SCALES = (0.05, 8.0)
 
 @dataclass(frozen=True)
 class Inference:
-    """Settings of an evaluation; the default sees the whole image once, as training's evaluation does.
+    """How labels are predicted; by default from the whole image in one pass, as in training's evaluation.
 
     Raises:
         InputError: a setting is out of range.
     """
 
-    window_hw: tuple[int, int] | None = None  # pixels; a window beyond the image is cut to it
-    stride_hw: tuple[int, int] | None = None  # from window to window; two thirds of the window if not given
-    scales: tuple[float, ...] = (1.0,)  # of the image; windows keep their size
-    flip: bool = False  # the mean with the mirrored image's result
+    window_hw: tuple[int, int] | None = None  # pixels; a larger window than the image is cut to the image
+    stride_hw: tuple[int, int] | None = None  # pixels from window to window; by default two thirds of the window
+    scales: tuple[float, ...] = (1.0,)  # factors of the image's size; windows keep theirs
+    flip: bool = False  # average with the prediction for the mirrored image
 
     def __post_init__(self) -> None:
-        if self.stride_hw is not None and self.window_hw is None:
-            raise InputError("a stride needs a window; give both")
         for name, sides in (("window", self.window_hw), ("stride", self.stride_hw)):
             if sides is not None and min(sides) < 1:
                 raise InputError(f"{name} {sides[0]} {sides[1]}: both must be 1 or more")
-        if self.stride_hw is not None and any(s > w for s, w in zip(self.stride_hw, self.window_hw, strict=True)):
-            raise InputError(
-                f"stride {_text(self.stride_hw)}: is above the window's {_text(self.window_hw)}, leaving gaps"
-            )
+        if self.stride_hw is not None:
+            if self.window_hw is None:
+                raise InputError("a stride needs a window; give both")
+            if any(s > w for s, w in zip(self.stride_hw, self.window_hw, strict=True)):
+                raise InputError(
+                    f"stride {_text(self.stride_hw)}: exceeds the window's {_text(self.window_hw)}, leaving gaps"
+                )
         for scale in self.scales:
             if not SCALES[0] <= scale <= SCALES[1]:
                 raise InputError(f"scale {scale:g}: must lie between {SCALES[0]:g} and {SCALES[1]:g}")
@@ -43,18 +44,18 @@ class Inference:
             raise InputError("scales: give at least one")
 
     def labels(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> labels uint8 [N, H, W], at the size of the images."""
+        """Normalised images [N, 3, H, W] -> labels uint8 [N, H, W]."""
         size = images.shape[-2:]
         whole = self.window_hw is None or all(w >= s for w, s in zip(self.window_hw, size, strict=True))
         if whole and self.scales == (1.0,) and not self.flip:
-            return label_map(model(images).float(), tuple(images.shape[-2:]))
+            return label_map(model(images).float(), images.shape[-2:])
         return self.scores(model, images).argmax(1).to(torch.uint8)
 
     def scores(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> [N, C, H, W]: logits, or the mean probabilities over scales and mirror images."""
+        """Normalised images [N, 3, H, W] -> [N, C, H, W]: logits, or with scales or flip the mean probabilities."""
         if self.scales == (1.0,) and not self.flip:
             return self._logits(model, images)
-        size, total = images.shape[-2:], 0.0
+        size, total = images.shape[-2:], images.new_zeros(())
         for scale in self.scales:
             scaled = images
             if scale != 1.0:
@@ -68,7 +69,7 @@ class Inference:
         return total / (len(self.scales) * (1 + self.flip))
 
     def describe(self) -> str:
-        """`whole images`, `windows of 512x512, scales 0.75, 1, mean with the mirror image` and the like."""
+        """The protocol in words, such as `windows of 512x512 every 341x341 (height x width); scales 0.75, 1`."""
         parts = ["whole images"]
         if self.window_hw is not None:
             stride = self.stride_hw or default_stride(self.window_hw)
@@ -78,31 +79,33 @@ class Inference:
         return "; ".join([*parts, "mean with the mirror image"] if self.flip else parts)
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Logits at the size of the images, the mean where windows overlap."""
-        size = tuple(images.shape[-2:])
+        """Logits [N, C, H, W], averaged where windows overlap."""
+        height, width = images.shape[-2:]
         if self.window_hw is None:
-            return upsample(model(images).float(), size)
-        window = tuple(min(pair) for pair in zip(self.window_hw, size, strict=True))
+            return upsample(model(images).float(), (height, width))
+        window = min(self.window_hw[0], height), min(self.window_hw[1], width)
         stride = self.stride_hw or default_stride(self.window_hw)
-        total, count = None, images.new_zeros(size)
-        for top in window_starts(size[0], window[0], stride[0]):
-            for left in window_starts(size[1], window[1], stride[1]):
+        total, count = None, images.new_zeros(height, width)
+        for top in window_starts(height, window[0], stride[0]):
+            for left in window_starts(width, window[1], stride[1]):
                 at = (..., slice(top, top + window[0]), slice(left, left + window[1]))
                 logits = upsample(model(images[at]).float(), window)
                 if total is None:
-                    total = logits.new_zeros(*logits.shape[:2], *size)
+                    total = logits.new_zeros(*logits.shape[:2], height, width)
                 total[at] += logits
                 count[at] += 1
+        assert total is not None  # there is always a window
         return total / count
 
 
 def default_stride(window_hw: tuple[int, int]) -> tuple[int, int]:
-    """Two thirds of a window: neighbours overlap by a third."""
-    return tuple(max(1, side * 2 // 3) for side in window_hw)
+    """Two thirds of a window (height, width), so that neighboring ones overlap by a third."""
+    height, width = window_hw
+    return max(1, height * 2 // 3), max(1, width * 2 // 3)
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin, so that they cover a side; the last one ends with it."""
+    """Where windows begin along a side, so that they cover it; the last one ends with the side. All in pixels."""
     return [*range(0, side - window, stride), side - window]
 
 

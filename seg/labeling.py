@@ -1,6 +1,7 @@
-"""The label of every pixel from coarse logits, exactly as upsampling and argmax give it but computing far less."""
+"""The label of every pixel from coarse logits: what upsampling and argmax give, for a fraction of the work."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,32 +9,35 @@ import torch
 from torch import Tensor
 
 CHUNK = (1 << 15) - 1
-"""Pixels that are interpolated at a time: few enough for a core's own cache, and for torch not to share among threads
-what takes less time than waking one."""
+"""Values interpolated at a time: they fit into a core's cache, and stay below the size from which torch splits the
+work over threads, whose start would cost more than they save."""
 
 ROUNDING = 1e-5
-"""Relative difference that may be rounding alone."""
+"""Relative differences up to this may come from rounding."""
 
 
 class Axis(NamedTuple):
-    """How the pixels along one side lie between coarse positions, in cells from each position to the next."""
+    """Where the pixels along one side lie between coarse positions; a cell reaches from one position to the next."""
 
     first: Tensor  # [fine], the coarse position before each pixel
-    before: Tensor  # [cells], the coarse positions that cells begin and end at
-    after: Tensor
-    pixels: Tensor  # [P, cells], the pixels of each cell; the last one repeated where it has fewer than P
-    share: Tensor  # [P, cells], how far each pixel is towards `after`
+    before: Tensor  # [cells], the coarse position at which each cell begins
+    after: Tensor  # [cells], the coarse position at which it ends
+    pixels: Tensor  # [P, cells], the pixels in each cell; the last one is repeated in cells of fewer than P
+    share: Tensor  # [P, cells], the weight of `after` in each pixel's interpolation, 0 to 1
 
 
-def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def label_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Logits [N, C, h, w] -> labels uint8 [N, H, W], equal to `upsample(logits, size).argmax(1)`; C is at most 256.
 
-    Equal to the last bit on a CPU; where torch rounds in another order (logits with channels last, or of exactly three
-    classes), pixels whose two largest agree to float32's last digits can differ.
+    Bit-exact on a CPU, except where torch rounds in another order (channels-last logits, or exactly three classes):
+    there a pixel can differ if its two largest logits agree to float32's last digits.
 
-    A pixel's logits are a convex combination of those of the four positions around it; where these agree on the
-    largest class, so does the pixel. In the other cells, along the borders of objects, a class whose largest corner is
-    below some class's smallest corner cannot win, and only the few that can are interpolated.
+    Bilinear interpolation is a convex combination of the four coarse positions around a pixel: where all four have the
+    same largest class, so has the pixel. In the remaining cells, along the borders of objects, a class whose largest
+    corner is below another class's smallest corner cannot win, so only the few classes that can are interpolated.
+
+    Arguments:
+        size: (H, W) in pixels.
     """
     if tuple(logits.shape[-2:]) == tuple(size):
         return torch.stack([_largest(single)[0] for single in logits])
@@ -79,8 +83,8 @@ def _corners(values: Tensor, down: Axis, across: Axis) -> list[Tensor]:
 
 
 def _largest(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """Planes [C, m] -> the number of the largest at each place, as argmax but faster, uint8 [m]; and whether it is
-    larger than all others by more than rounding can change, bool [m]."""
+    """Planes [C, m] -> the argmax over C, uint8 [m], faster than torch's; and whether the largest value exceeds all
+    others by more than rounding, bool [m]."""
     best, winner = planes[0], torch.zeros_like(planes[0], dtype=torch.uint8)
     second = torch.full_like(best, -math.inf)
     for number, values in enumerate(planes[1:], start=1):
@@ -93,7 +97,10 @@ def _largest(planes: Tensor) -> tuple[Tensor, Tensor]:
 def _interpolate(
     labels: Tensor, values: Tensor, classes: Tensor, y: Tensor, x: Tensor, down: Axis, across: Axis
 ) -> None:
-    """Writes the largest of `classes` [K, m] at the pixels of m cells, whose corners have `values` [4, K, m]."""
+    """Writes the largest of K candidate `classes` [K, m] to the pixels of m cells with corner `values` [4, K, m].
+
+    y, x [m] are the cells' rows and columns.
+    """
     step = max(1, CHUNK // (down.share.shape[0] * across.share.shape[0]))
     width = labels.shape[1]
     for start in range(0, len(y), step):
@@ -105,24 +112,26 @@ def _interpolate(
         for corners, number in zip(values[:, :, part].unbind(1), classes[:, part], strict=True):
             above, below = (_between(corners[at], corners[at + 1], horizontal) for at in (0, 2))  # [P, m]
             value = _between(above[None], below[None], vertical)  # [P, P, m]
-            if best is None:
+            if best is None or winner is None:
                 best, winner = value, number
             else:
                 winner = torch.where(value > best, number, winner)
                 best = torch.maximum(best, value)
+        assert winner is not None  # there is at least one class
         pixels = (down.pixels.index_select(1, rows) * width)[:, None] + across.pixels.index_select(1, columns)
         labels.view(-1).scatter_(0, pixels.view(-1), winner.expand(pixels.shape).reshape(-1))
 
 
 def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
-    """What lies between two values, rounded as torch's upsampling rounds it, so that ties break as they do there."""
+    """Linear interpolation, with the order of operations of torch's upsampling, so that ties break as they do there."""
     return torch.addcmul(after * share, before, 1 - share)
 
 
 def _axis(coarse: int, fine: int, device: torch.device) -> Axis:
-    scale = np.float32(coarse) / np.float32(fine)  # rounded to float32 here and below, and not between, as torch does
+    # Rounded to float32 in exactly these two places, as torch does.
+    scale = np.float32(coarse) / np.float32(fine)
     position = ((np.arange(fine) + 0.5) * np.float64(scale) - 0.5).astype(np.float32)
-    # Pixels before the first position and behind the last are cells of their own, which keeps the others small.
+    # Pixels before the first position and after the last form cells of their own, so that P stays small.
     cell, start, count = np.unique(np.floor(position).astype(np.int64), return_index=True, return_counts=True)
     before, after = cell.clip(min=0), (cell + 1).clip(max=coarse - 1)
     position = position.clip(min=0)

@@ -1,7 +1,7 @@
-"""What a softmax loss needs of every pixel, from coarse logits, without ever holding the full-size logits.
+"""The terms of a softmax loss at every pixel, from coarse logits, without ever storing the full-size logits.
 
-A strip of rows is resized, reduced and forgotten, and made again in the backward pass. On a CPU a strip stays in the
-cache: with 19 classes at 512x512 forward and backward take half the time of resizing, then `F.cross_entropy`.
+The logits are resized and reduced strip by strip, and resized again in the backward pass. On a CPU a strip fits into
+the cache: with 19 classes at 512x512 forward and backward take half the time of resizing and `F.cross_entropy`.
 """
 
 import torch
@@ -10,17 +10,20 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 STRIP = 160_000
-"""Numbers in a strip on a CPU; a GPU takes an image at once."""
+"""Values in a strip on a CPU; on a GPU a strip is a whole image."""
 
 
 def pixel_scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every pixel, the log of the sum of its exponentiated logits and the logit of its label, both [N, H, W].
+    """The log-sum-exp of the logits at every pixel, and the logit of its label; the logits resized by `upsample`.
 
-    Their difference is the negative log-likelihood of the label. As `upsample(logits, labels.shape[-2:])` would give.
+    Their difference is the negative log-likelihood of the label.
 
     Arguments:
         logits: [N, C, h, w].
-        labels: integers [N, H, W], 0..C-1; for pixels that do not count any of them will do.
+        labels: integers [N, H, W], 0..C-1; ignored pixels need one too, whichever.
+
+    Returns:
+        Two float32 tensors [N, H, W].
     """
     return _PixelScores.apply(logits.float().contiguous(), labels.long())
 
@@ -40,7 +43,8 @@ class _PixelScores(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, by_sum: Tensor, by_chosen: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        by_sum, by_chosen = grad_outputs
         logits, labels, log_sums, down, across = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
         for number, rows in _strips(logits, labels):
@@ -54,20 +58,20 @@ class _PixelScores(Function):
 
 
 def _strips(logits: Tensor, labels: Tensor) -> list[tuple[int, slice]]:
-    """Numbers of images and slices of rows that cover a batch."""
+    """Indices of images and slices of rows that together cover a batch."""
     height, width = labels.shape[-2:]
     count = max(1, STRIP // (logits.shape[1] * width)) if logits.device.type == "cpu" else height
     return [(number, slice(top, top + count)) for number in range(len(labels)) for top in range(0, height, count)]
 
 
 def _resize(logits: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Logits [C, h, w], weights [rows, h] and [W, w] -> [C, rows, W]."""
+    """Logits [C, h, w] and interpolation weights [rows, h] and [W, w] -> [C, rows, W]."""
     rows = torch.matmul(down, logits)  # [C, rows, w]
     return (rows.flatten(0, 1) @ across.t()).view(*rows.shape[:2], -1)
 
 
 def _resizing(coarse: int, fine: int, like: Tensor) -> Tensor:
-    """Weights [fine, coarse] of bilinear resizing with half-pixel centres, of a tensor's type and device."""
+    """Interpolation weights [fine, coarse] with half-pixel centers, of the type and device of `like`."""
     position = (torch.arange(fine, dtype=like.dtype, device=like.device) + 0.5) * (coarse / fine) - 0.5
     position = position.clamp(min=0)
     first = position.long()

@@ -1,4 +1,4 @@
-"""Loads whole segmentation models: our files, torchvision's LR-ASPP, and DeepLab's LR-ASPP on MobileNetV3."""
+"""Weights of whole segmentation models: our own files, torchvision's LR-ASPP and DeepLab's; loaded strictly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from backbone.weights.translation import IMAGENET, INCEPTION, Triple, conv_norm,
 from seg.model import Segmenter, create
 
 DEEPLAB_SIGN = "decoder/decoder_conv0/weights"
-"""A name of DeepLab's decoders without depthwise convolutions; `_is_deeplab` tells its LR-ASPP."""
+"""A tensor that DeepLab's decoders without depthwise convolutions have; `_is_deeplab` says which is LR-ASPP."""
 
 DEEPLAB_LAYERS = {
     "aspp0": "head.project",
@@ -26,37 +26,44 @@ DEEPLAB_LAYERS = {
 
 
 def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) -> str:
-    """Loads a checkpoint, recognised by its names, and returns its layout: "taproot", "torchvision" or "deeplab".
+    """Loads a checkpoint, recognised by its tensors' names, and returns its layout.
+
+    Arguments:
+        model: is left as it was where the weights do not fit.
+        source: a weights file, or a state dict.
+
+    Returns:
+        "taproot", "torchvision" or "deeplab".
 
     Raises:
-        InputError: the layout is unknown, the model's padding or alignment is not the weights', or a tensor is missing,
-            left over or of another shape.
+        InputError: the layout is unknown, the weights need another padding or `align_corners` than the model has, or a
+            tensor is missing, left over or of another shape.
     """
     name = source_name(source)
     state, description = read_described(source)
-    built = {"padding": model.backbone.padding, "alignment": model.alignment}
+    built = {"padding": model.backbone.padding, "align_corners": model.align_corners}
     needed = built
     if "backbone.stem.conv.weight" in state:
         layout = "taproot"
         needed = built | {key: value for key, value in description.get("model", {}).items() if key in built}
     elif "classifier.cbr.0.weight" in state:
-        layout, needed = "torchvision", {"padding": "symmetric", "alignment": "centres"}
+        layout, needed = "torchvision", {"padding": "symmetric", "align_corners": False}
         state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
         names = _torchvision_names(model)
         state = {names.get(key, key): value for key, value in state.items()}
     elif _is_deeplab(state):
-        layout, needed = "deeplab", {"padding": "same", "alignment": "corners"}
+        layout, needed = "deeplab", {"padding": "same", "align_corners": True}
         state = _from_deeplab(state)
     else:
         if "decode_head.aspp_conv.conv.weight" in state:
             raise InputError(
-                f"{name}: mmseg's LR-ASPP, whose decoder merges three maps and so is none of ours; "
-                "as a backbone's weights the file can be used"
+                f"{name}: mmseg's LR-ASPP, whose decoder merges three maps, which no head here does; "
+                "the file can be used as a backbone's weights"
             )
         if any(key.startswith(("logits/semantic/", "aspp0/")) for key in state):
             raise InputError(
-                f"{name}: of DeepLab, but not its LR-ASPP on MobileNetV3, and so none of ours; where the backbone is a "
-                "MobileNetV2 or V3, the file can be used as its weights"
+                f"{name}: of DeepLab, but not its LR-ASPP on MobileNetV3, the one model of DeepLab's known here; "
+                "if its backbone is a MobileNetV2 or V3, the file can be used as that backbone's weights"
             )
         raise unknown_layout(state, source=name, known="LR-ASPP of torchvision and of DeepLab, and ours")
     require_settings(needed, built, layout=layout, source=name)
@@ -69,18 +76,18 @@ class Pretrained(NamedTuple):
 
     model: nn.Module
     layout: str
-    arguments: dict[str, Any]  # the keywords of `create` that build it
-    mean: Triple  # of the inputs' normalisation in the publisher's file, RGB in 0..1
+    arguments: dict[str, Any]  # the keywords of `create` that build the model
+    mean: Triple  # the input normalisation of the published file, for RGB in 0..1
     std: Triple
 
 
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
-    """The segmentation model that another library's checkpoint is of, with its weights: torchvision's or DeepLab's.
+    """Builds the segmentation model of another library's checkpoint, torchvision's or DeepLab's, and loads it.
 
-    DeepLab's LR-ASPP on MobileNetV3 is built with what is documented of its published Cityscapes checkpoints (Large
-    and Small, 2019-11-15) and cannot be told from weights: output stride 32, and there pooling windows of 25x25 with
-    stride (4, 5). At output stride 16 the official Small network also adds the input in block 9, which ours does not.
-    Compared with the official graph, with random weights; the published files could not be opened.
+    For DeepLab's LR-ASPP on MobileNetV3, what the weights do not tell is taken from the documentation of the published
+    Cityscapes checkpoints (Large and Small, 2019-11-15): output stride 32, and pooling windows of 25x25 with stride
+    (4, 5). At output stride 16 the official Small network also has a residual connection in block 9, which ours lacks.
+    Verified against the official graph with random weights; the published files could not be opened.
 
     Raises:
         InputError: what `load_weights` raises.
@@ -91,7 +98,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
         small = "MobilenetV3/expanded_conv_11/project/weights" not in state
         arguments |= {"backbone": "mobilenet_v3_small" if small else "mobilenet_v3_large", "variant": "paper"}
         arguments |= {"num_classes": len(state[DEEPLAB_SIGN]), "head_channels": len(state["aspp0/weights"])}
-        arguments |= {"output_stride": 32, "padding": "same", "alignment": "corners"}
+        arguments |= {"output_stride": 32, "padding": "same", "align_corners": True}
         normalisation = INCEPTION
     else:
         arguments |= {"backbone": "mobilenet_v3_large", "variant": "torchvision"}
@@ -104,7 +111,7 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
 
 
 def _is_deeplab(state: Mapping[str, Tensor]) -> bool:
-    """Whether it is DeepLab's LR-ASPP on MobileNetV3."""
+    """Whether a checkpoint is DeepLab's LR-ASPP on MobileNetV3."""
     signs = {DEEPLAB_SIGN, "aspp0/weights", "image_pooling/biases", "MobilenetV3/Conv/weights"}
     return signs <= state.keys()
 
@@ -112,7 +119,8 @@ def _is_deeplab(state: Mapping[str, Tensor]) -> bool:
 def _from_deeplab(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     body = {theirs: f"backbone.{ours}" for theirs, ours in slim.body_layers(state, "MobilenetV3").items()}
     ours = slim.renamed(state, body | DEEPLAB_LAYERS)
-    # The classifier behind the gates makes up for their height, as projections do in slim's blocks.
+    # Their hard sigmoid reaches HIGHEST_GATE rather than 1; the layer after the gate absorbs the factor, as projections
+    # do in slim's blocks.
     return ours | {"head.classify_high.weight": ours["head.classify_high.weight"] * slim.HIGHEST_GATE}
 
 

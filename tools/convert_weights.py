@@ -31,7 +31,7 @@ from backbone.data.transforms import shorter_side
 from backbone.errors import InputError
 from det import tensorflow_weights
 from seg.data import cityscapes
-from seg.data.folder import palette_color
+from seg.palette import distinct_colors, pascal_voc_color
 from seg.weights import DEEPLAB_SIGN
 from tools.io import console
 from tools.io.files import read_class_names
@@ -102,9 +102,9 @@ def _segmenter(source: str | Path) -> Recognised:
         published, colors = cityscapes.NAMES, cityscapes.COLORS
     else:
         published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
-        colors = [palette_color(number) for number in range(len(published))]
+        colors = [pascal_voc_color(number) for number in range(len(published))]  # the data set it was trained for
     if count != len(published):
-        published, colors = zip(*((str(number), palette_color(number)) for number in range(count)), strict=True)
+        published, colors = map(str, range(count)), distinct_colors(count)
     description = {
         "task": "segmentation",
         "model": found.arguments,

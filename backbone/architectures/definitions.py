@@ -16,6 +16,7 @@ One string is a run of equal blocks: the kind, then options in any order, joined
 
 import re
 from collections.abc import Callable, Sequence
+from string import ascii_lowercase
 from typing import Any
 
 from backbone.architectures.plan import BlockPlan, Plan
@@ -167,8 +168,8 @@ def _split(text: str) -> tuple[str, str]:
         return text, ""
     if text[:1] == "n":
         return "n", text[1:]
-    name = re.match(r"[a-z]*", text)[0]
-    return name, text[len(name) :]
+    value = text.lstrip(ascii_lowercase)
+    return text.removesuffix(value), value
 
 
 CHECKS: dict[str, tuple[str, Callable[[float], bool], str]] = {

@@ -20,18 +20,19 @@ class Sample(NamedTuple):
 
     image: Tensor  # uint8 RGB [3, H, W]
     label: Tensor  # int64 [], index into the data set's classes
-    index: Tensor  # int64 [], in the data set's order of images
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - int64 [], in the data set's order of images
 
 
 class ImageFolder(Dataset):
     """Images whose class is the name of their folder; images may lie in sub-folders of it.
 
-    An index is a number, or a pair (epoch, number): `transform(image_bgr, seed)` gets a seed made of (seed, epoch,
-    number) alone, so that augmentation repeats for any number of workers.
+    An index is a number, or a pair (epoch, number). The transform's seed is (seed, epoch, number), so that augmentation
+    does not depend on the number of workers.
 
     Arguments:
-        classes: their names in the order of the labels; by default the folders' names, sorted, as ImageNet's are. Where
-            given, folders may be fewer, but none may have another name.
+        transform: a function of an image uint8 BGR [H, W, 3] and a seed that gives uint8 RGB [3, H, W].
+        classes: names in the order of the labels; by default the folders' names, sorted, as ImageNet's are. Where they
+            are given, some folders may be missing, but none may have another name.
 
     Raises:
         InputError: the folder is missing, has no class folders or other ones than `classes`, or a class has no image.
@@ -42,10 +43,12 @@ class ImageFolder(Dataset):
     ) -> None:
         folder = Path(root) / split
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; images belong into {folder}/CLASS/")
+            raise InputError(f"{folder}: no such folder; put images into {folder}/CLASS/")
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         if len(found) < 2:
-            raise InputError(f"{folder}: {len(found)} class folders; images belong into {folder}/CLASS/, two at least")
+            raise InputError(
+                f"{folder}: {len(found)} class folders, and at least two are needed; put images into {folder}/CLASS/"
+            )
         self.classes = found if classes is None else classes
         others = [name for name in found if name not in self.classes]
         if others:

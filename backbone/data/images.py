@@ -108,6 +108,7 @@ def _read_png(path: str | Path, data: bytes, mode: str, rows: int | None) -> np.
     if rows is not None and rows < height and not interlaced:
         header = data[12:20] + struct.pack(">I", rows) + data[24:29]
         data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    assert pyspng is not None  # checked by the callers
     try:
         return pyspng.load(data, mode)
     except RuntimeError as error:

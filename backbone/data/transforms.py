@@ -1,4 +1,4 @@
-"""What classification does to an image: augmentation for training, resizing and centre crop for evaluation."""
+"""Transforms of classification: augmentation for training, resizing and center crop for evaluation."""
 
 import cv2
 import numpy as np
@@ -22,16 +22,20 @@ def train_transform(
     policy: str = "none",
     erase: float = 0.0,
 ) -> Transform:
-    """Random resized crop, mirror image, a policy of operations, colors, random erasing, by torchvision.
+    """Random resized crop, horizontal flip, an augmentation policy, color jitter and random erasing, by torchvision.
 
-    What is random follows from the seed alone and leaves torch's own generator as it was.
+    The random choices depend on the seed alone and leave torch's global generator unchanged.
 
     Arguments:
-        size: height and width of what comes out, uint8 RGB [3, size, size].
-        scale: smallest and largest share of the image's area in the crop.
-        jitter: largest change of brightness, contrast and saturation.
+        size: height and width of the output in pixels.
+        scale: smallest and largest share of the image's area that the crop takes.
+        flip: probability of the horizontal flip.
+        jitter: largest relative change of brightness, contrast and saturation.
         policy: "none", "randaugment" (2 operations of magnitude 9) or "autoaugment" (ImageNet's).
-        erase: probability of erasing a rectangle, to grey.
+        erase: probability of filling a rectangle with grey.
+
+    Returns:
+        A function of an image uint8 BGR [H, W, 3] and a seed that gives uint8 RGB [3, size, size].
     """
     steps: list = [v2.RandomResizedCrop(size, scale=scale, antialias=True), v2.RandomHorizontalFlip(flip)]
     if POLICIES[policy] is not None:
@@ -39,7 +43,7 @@ def train_transform(
     if jitter:
         steps.append(v2.ColorJitter(jitter, jitter, jitter))
     if erase:
-        steps.append(v2.RandomErasing(erase, value=(124, 116, 104)))
+        steps.append(v2.RandomErasing(erase, value=(124, 116, 104)))  # pyright: ignore[reportArgumentType] - a color is allowed
     together = v2.Compose(steps)
 
     def transform(image_bgr: np.ndarray, seed: tuple[int, ...]) -> Tensor:
@@ -51,7 +55,15 @@ def train_transform(
 
 
 def eval_transform(size: int, *, crop_pct: float = 0.875, interpolation: str = "bilinear") -> Transform:
-    """The shorter side to size / crop_pct, then the central square: uint8 RGB [3, size, size]."""
+    """Resizes the shorter side to size / crop_pct and takes the central square.
+
+    Arguments:
+        size: height and width of the output in pixels.
+        interpolation: of the resizing, "bilinear" or "bicubic".
+
+    Returns:
+        A function of an image uint8 BGR [H, W, 3] and a seed, unused, that gives uint8 RGB [3, size, size].
+    """
     shorter = shorter_side(size, crop_pct)
 
     def transform(image_bgr: np.ndarray, seed: tuple[int, ...]) -> Tensor:
@@ -62,7 +74,7 @@ def eval_transform(size: int, *, crop_pct: float = 0.875, interpolation: str = "
 
 
 def shorter_side(size: int, crop_pct: float) -> int:
-    """To how many pixels an image is resized before the crop: cut off, as timm does."""
+    """The length in pixels to which an image's shorter side is resized before the crop; rounded down, as in timm."""
     return int(size / crop_pct + 1e-6)
 
 

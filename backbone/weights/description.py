@@ -44,10 +44,11 @@ def read_header(metadata: Mapping[str, str] | None, source: str) -> dict[str, An
     Raises:
         InputError: the description is damaged, or of a newer format.
     """
-    if KEY not in (metadata or {}):
+    written = (metadata or {}).get(KEY)
+    if written is None:
         return {}
     try:
-        description = json.loads(metadata[KEY])
+        description = json.loads(written)
     except ValueError:
         description = None
     if not isinstance(description, dict) or not isinstance(description.get("model", {}), dict):

@@ -7,6 +7,7 @@ layers of each kind and assigns them to the network's layers in that order.
 import re
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise InputError(f"{path}: Keras' files need h5py; install it with the extra keras: .[keras]") from error
     with h5py.File(path) as file:
-        root = file.get("model_weights", file)
+        root: Any = file.get("model_weights", file)
         if "layer_names" in root.attrs:
             layers = [_legacy_layer(root[_text(name)]) for name in root.attrs["layer_names"]]
         elif "layers" in root:
@@ -119,8 +120,8 @@ def _layer(group) -> list[np.ndarray]:
 
 def _place(name: str) -> tuple[str, int]:
     """Layers of a kind are named conv2d, conv2d_1, conv2d_2, …"""
-    kind, number = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups()
-    return kind, int(number or 0)
+    found = re.search(r"_(\d+)$", name)
+    return (name[: found.start()], int(found[1])) if found else (name, 0)
 
 
 def _text(name: str | bytes) -> str:

@@ -91,8 +91,9 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(state, Mapping) and (classes := _class_names(state.get("meta"))):
         description = {"classes": classes}
     for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = dict(state[key])
+        inner = state.get(key) if isinstance(state, Mapping) else None
+        if isinstance(inner, Mapping):
+            state = dict(inner)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{source_name(source)}: holds no table of tensors; give a state dict of the whole model")
     return {key.removeprefix("module."): value for key, value in state.items()}, description
@@ -297,7 +298,7 @@ def load_weights(
             f"{file}: {layout.name}'s weights and {network.name} differ in the place of squeeze-and-excite; "
             f"build {wanted}"
         )
-    if keep_output:
+    if keep_output and isinstance(model, Classifier):
         own = {f"output.{key}": value for key, value in model.output.state_dict().items()}
         layout = layout._replace(state=layout.state | own)
     try:

@@ -1,13 +1,13 @@
 """The images that published weights expect, and the publisher's name of their network, from the files beside them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbone.errors import InputError
 from backbone.weights import efficientnet_lite
-from backbone.weights.refusals import Source
+from backbone.weights.refusals import Source, source_name
 from backbone.weights.translation import IMAGENET, INCEPTION, Layout, Triple
 
 TORCHVISION_232 = ("5c1a4163", "7ebf99e0", "7090bc5f", "a4c69d6f")
@@ -63,7 +63,8 @@ def published_preprocessing(layout: Layout, name: str, padding: str | None, sour
     try:
         return _configured(hub_config(source).get("pretrained_cfg", {}), guessed)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{Path(source).parent / 'config.json'}: {error}; copy it again or remove it") from error
+        config = Path(source_name(source)).parent / "config.json"
+        raise InputError(f"{config}: {error}; copy it again or remove it") from error
 
 
 def _configured(config: dict[str, Any], guessed: Preprocessing) -> Preprocessing:
@@ -77,12 +78,17 @@ def _configured(config: dict[str, Any], guessed: Preprocessing) -> Preprocessing
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"interpolation {interpolation!r} is neither bilinear nor bicubic")
     return Preprocessing(
-        tuple(float(value) for value in config.get("mean", guessed.mean)),
-        tuple(float(value) for value in config.get("std", guessed.std)),
+        _triple(config.get("mean", guessed.mean)),
+        _triple(config.get("std", guessed.std)),
         int(size[-1]),
         float(config.get("test_crop_pct") or config.get("crop_pct") or guessed.crop_pct),
         interpolation,
     )
+
+
+def _triple(values: Iterable[float]) -> Triple:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def published_name(source: Source) -> str:

@@ -1,1 +1,1 @@
-"""COCO's annotation files as a data set of images and boxes, and their augmentation."""
+"""Data sets for detection: COCO's annotation files checked and read, batches, and augmentation."""

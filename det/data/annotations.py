@@ -1,4 +1,4 @@
-"""Reads COCO's json files, annotations and results, and checks them before anything else sees them."""
+"""Reads and validates COCO's json files: annotations and results."""
 
 import gc
 import json
@@ -15,9 +15,9 @@ TABLES = ("images", "annotations", "categories")
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Keeps Python's search for cyclic garbage away, which would walk over millions of small dicts again and again.
+    """Suspends Python's cyclic garbage collector, which would traverse millions of small dicts again and again.
 
-    None of them is such garbage, and reading and judging half a million detections takes half as long.
+    They hold no cycles, and reading and evaluating half a million detections takes half as long.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -30,10 +30,12 @@ def without_collector() -> Iterator[None]:
 
 @without_collector()
 def read_annotations(path: str | Path) -> dict[str, Any]:
-    """The content of an annotation file, after `check_annotations`.
+    """The content of an annotation file that passes `check_annotations`.
 
-    The boxes of COCO's test splits are secret: an `image_info_*.json` has none and is read as if it said so.
-    Raises InputError naming the file, and the line or field.
+    The boxes of COCO's test splits are not public: an `image_info_*.json` is read as a file with no annotations.
+
+    Raises:
+        InputError: the file cannot be read or is malformed; the message names the line or field.
     """
     content = read_json(path)
     if not is_scored(path) and isinstance(content, dict):
@@ -51,7 +53,7 @@ def annotation_file(root: str | Path, split: str) -> Path:
 
 
 def is_scored(path: str | Path) -> bool:
-    """Whether an annotation file has boxes to score against; COCO's `image_info_*.json` of the test splits have not."""
+    """Whether an annotation file has boxes to evaluate against; COCO's `image_info_*.json` (test splits) have none."""
     return not Path(path).name.startswith("image_info_")
 
 
@@ -61,9 +63,16 @@ def image_folder(root: str | Path, split: str) -> Path:
 
 
 def check_annotations(content: Any, name: str) -> None:
-    """Check that the tables are there, fields have their types, ids are unique and refer to something.
+    """Checks that all tables exist, fields have the right types, and ids are unique and refer to existing entries.
 
-    Boxes may be of any size and place; a data set cleans them. Raises InputError that opens with `name`.
+    Boxes may have any size and place; `CocoDetection` cleans them.
+
+    Arguments:
+        content: of an annotation file.
+        name: of the file, for errors.
+
+    Raises:
+        InputError: something is missing, malformed or inconsistent; the message names the field.
     """
     if not isinstance(content, dict):
         raise InputError(f"{name}: must be an object with {', '.join(TABLES)}")
@@ -107,9 +116,10 @@ def check_annotations(content: Any, name: str) -> None:
 
 @without_collector()
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """Detections in COCO's results format (image_id, category_id, bbox xywh, score), whoever wrote them.
+    """Detections in COCO's results format: image_id, category_id, bbox (xywh in pixels) and score, from any source.
 
-    Raises InputError naming the file and the entry that is not of that form.
+    Raises:
+        InputError: the file cannot be read, or an entry is malformed; the message names it.
     """
     results = read_json(path)
     if not isinstance(results, list):
@@ -127,9 +137,14 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
 
 
 def check_file_name(file_name: str, folder: Path, where: str) -> Path:
-    """The real path of an image below `folder`, itself without links (`Path.resolve`); whether it exists is not asked.
+    """The real path of an image, which must lie below `folder`; whether it exists is not checked.
 
-    Raises InputError that opens with `where` if the name leads anywhere else.
+    Arguments:
+        folder: a path without links (`Path.resolve`).
+        where: names the entry, for errors.
+
+    Raises:
+        InputError: the name is absolute, a URL, or leads out of the folder.
     """
     absolute = PurePosixPath(file_name).is_absolute() or "\\" in file_name or "://" in file_name
     bad = "\0" in file_name or absolute or not file_name
@@ -140,7 +155,11 @@ def check_file_name(file_name: str, folder: Path, where: str) -> Path:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a json file; InputError names the file and the place where it is not proper JSON."""
+    """The content of a json file.
+
+    Raises:
+        InputError: it cannot be read or is not strict JSON; the message names the place.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -152,7 +171,7 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: holds {constant}, which JSON does not allow; remove the object it belongs to")
 
     try:
-        # A number too large for a float becomes infinite here; who cleans or judges boxes looks for that.
+        # A number too large for a float becomes infinite here; the cleaning of boxes and the evaluation handle that.
         return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
@@ -176,11 +195,11 @@ def _field(row: dict, key: str, kind: type, where: str) -> Any:
 
 def _check_box(row: dict, where: str) -> None:
     box = _field(row, "bbox", list, where)
-    # Four floats, as nearly always, are seen in a third of the time.
+    # The first test covers nearly all boxes, in a third of the time of the second.
     if len(box) != 4 or not (set(map(type, box)) == {float} or all(map(_is_number, box))):
         raise InputError(f"{where}.bbox must be four numbers [x, y, width, height], is {box!r:.60}")
 
 
 def _is_number(value: Any) -> bool:
-    # An integer beyond the floats would fail later, in arithmetic.
+    # Larger integers would fail later, in NumPy.
     return type(value) is float or (type(value) is int and abs(value) < 2**63)

@@ -1,4 +1,4 @@
-"""COCO-style detection data: annotations checked and kept as arrays, samples, and padded batches."""
+"""COCO-style detection data: a data set that keeps annotations as arrays, samples, and padded batches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,14 @@ from det.data.annotations import annotation_file, check_file_name, image_folder,
 from det.data.transforms import CROWD, Transform, Transformed, mixup, mosaic
 from det.matching import Targets
 
-# Every batch is padded to one of these numbers of boxes, so that a compiled training step meets few shapes.
 BUCKETS = (8, 32, 64, 128, 256, 512, 1024)
+"""Every batch is padded to one of these numbers of boxes, so that a compiled training step sees few shapes."""
 SIZE_STEP = 32
+"""Sizes of multi-scale training are multiples of this, in pixels."""
 MIN_BOX_SIDE = 1.0
+"""Narrower or lower boxes, in pixels, are left out."""
 ABSENT = -1
-"""Stands in `category_ids` for a class that the annotation file does not have."""
+"""In `category_ids`, marks a class that the annotation file does not have."""
 
 
 class Sample(NamedTuple):
@@ -32,7 +34,7 @@ class Sample(NamedTuple):
     boxes: Tensor  # [n, 4] float32, xyxy in pixels of `image`
     labels: Tensor  # [n] int64, contiguous object classes from 0, or CROWD
     image_id: int
-    original_size_hw: tuple[int, int]  # of the image on disk
+    original_size_hw: tuple[int, int]  # (height, width) of the image on disk, in pixels
 
 
 class Batch(NamedTuple):
@@ -45,7 +47,7 @@ class Batch(NamedTuple):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples; their boxes are padded to the next of `BUCKETS` (or to a multiple of the last)."""
+    """Stacks samples of one size; boxes are padded to the next of `BUCKETS` (beyond, to a multiple of the last)."""
     most = max(len(sample.labels) for sample in samples)
     padded = next((size for size in BUCKETS if size >= most), -(-most // BUCKETS[-1]) * BUCKETS[-1])
     boxes = torch.zeros(len(samples), padded, 4)
@@ -59,7 +61,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         valid[row, :count] = sample.labels != CROWD
         crowd[row, :count] = sample.labels == CROWD
     return Batch(
-        # Channels last, as images are in memory: no pixel is moved before the network, which wants them so.
+        # Channels last, as images are in memory and as the network expects them: no transposition is needed.
         images=torch.stack([sample.image.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2),
         targets=Targets(boxes, labels, valid, crowd),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
@@ -68,10 +70,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def input_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tuple[int, int]]:
-    """Sizes (height, width) for training at several: from `scales[0]` to `scales[1]` times the given one.
+    """The input sizes (height, width) of multi-scale training, in pixels.
 
-    The longer side takes every multiple of 32 between; the shorter is rounded to one.
-    Raises InputError where the smallest is larger than the largest.
+    The longer side takes every multiple of 32 from `scales[0]` to `scales[1]` times its size; the shorter is scaled
+    alike and rounded to a multiple of 32.
+
+    Arguments:
+        image_size: (height, width) in pixels.
+        scales: the smallest and the largest factor.
+
+    Raises:
+        InputError: the smallest factor is larger than the largest.
     """
     if scales[0] > scales[1]:
         raise InputError(f"augment.input_scale is {list(scales)}; give the smaller factor first")
@@ -84,7 +93,7 @@ def input_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tupl
 
 
 def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> tuple[Tensor, Targets]:
-    """Float images `[N, 3, H, W]` and their boxes stretched to (height, width)."""
+    """Resizes float images [N, 3, H, W] to (height, width), and their boxes with them."""
     if images.shape[2:] == size_hw:
         return images, targets
     scale = [new / old for new, old in zip(size_hw[::-1], (images.shape[3], images.shape[2]), strict=True)]
@@ -94,9 +103,14 @@ def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> t
 
 
 class CocoDetection(Dataset):
-    """Images and boxes of one split; images without boxes are negatives.
+    """Images and boxes of one split; images without boxes are negative samples.
 
-    Crowds are no objects to learn: their boxes have the label CROWD and only say what is not background.
+    Crowds are not trained on as objects: their boxes have the label CROWD, and mark what is not background either.
+
+    An item, by index (epoch 0) or by (epoch, index), is a `Sample`. `annotation_file` is the json. `classes` are names
+    by label, `category_ids` the file's ids by label, `image_ids` those by index. `dropped` counts the annotations that
+    are not trained on as objects, by reason: crowd, non-finite, outside the image, degenerate (a side under 1 pixel
+    after clipping to the image).
 
     Arguments:
         root: folder of the data set.
@@ -107,20 +121,14 @@ class CocoDetection(Dataset):
         categories: class names in the order of the labels, as used in training; the file may lack some of them (their
             `category_ids` entry is -1) but have no others. By default the file's own, in the order of their ids.
         seed: with epoch and index the only source of a sample's randomness.
-        mosaic: share of samples made of four transformed images, mixup: of two laid over each other (which may be
-            mosaics' first); the others are drawn from the split. `transform` must give all images the same size.
-        filter_empty: leave out images without a box, not even a crowd's, that is usable.
+        mosaic: fraction of samples composed of four transformed images; the other three are drawn from the split.
+            `transform` must give all images the same size.
+        mixup: fraction of samples blended with a second image; applied after mosaic.
+        filter_empty: leave out images without a usable box; a crowd's box counts.
 
-    Attributes:
-        annotation_file: the json, for evaluation.
-        classes: names by label. category_ids: the file's ids by label. image_ids: by index.
-        dropped: how many annotations are no objects to learn, by reason: crowd, non-finite, outside, degenerate (under
-            1 pixel wide or high after clipping to the image).
-
-    An item is asked for by index (epoch 0) or by (epoch, index), and is a `Sample`.
-
-    Raises InputError naming file and field for anything missing, malformed or inconsistent, at construction; for an
-    image that cannot be read or is not of the size the annotations say, when it is asked for.
+    Raises:
+        InputError: at construction, anything missing, malformed or inconsistent, naming file and field; on access, an
+            image that cannot be read or is not of the size that the annotations give.
     """
 
     def __init__(
@@ -169,11 +177,18 @@ class CocoDetection(Dataset):
             self.first = np.append(self.first[filled], self.first[-1])
 
     def _keep(self, owners: np.ndarray, labels: np.ndarray, boxes_xywh: np.ndarray, crowd: np.ndarray) -> None:
-        """Clean the boxes and store them image by image, `first` to `first` of the next."""
+        """Cleans the boxes and stores them sorted by image: those of image i are `first[i]` to `first[i + 1]`.
+
+        Arguments:
+            owners: index of each box's image, [n].
+            labels: [n].
+            boxes_xywh: [n, 4], in pixels.
+            crowd: [n].
+        """
         boxes = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
         limits = np.tile(self.sizes_hw[owners][:, ::-1], 2)
         finite = np.isfinite(boxes).all(axis=1)
-        clipped = np.where(finite[:, None], boxes, 0).clip(0, limits)
+        clipped = np.where(np.expand_dims(finite, 1), boxes, 0).clip(0, limits)
         outside = (boxes[:, :2] >= limits[:, :2]).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
         outside &= (boxes_xywh[:, 2:] > 0).all(axis=1)
         thin = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf) < MIN_BOX_SIDE
@@ -196,18 +211,18 @@ class CocoDetection(Dataset):
         image, boxes, labels = self._mixed(epoch, index)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         height, width = (int(side) for side in self.sizes_hw[index])
-        # The arrays of the data set must not be shared with what a caller may change.
+        # Copies, since a caller may change them.
         return Sample(
             pixels, torch.tensor(boxes), torch.tensor(labels), self.image_ids[index], original_size_hw=(height, width)
         )
 
     def _mixed(self, epoch: int, index: int) -> Transformed:
-        """A sample, with the images that are drawn to be mixed into it."""
+        """A transformed sample, after mosaic and mixup."""
         sample = self._transformed(index, (epoch, index))
         if not (self.mosaic or self.mixup):
             return sample
         rng = np.random.default_rng((self.seed, epoch, index))
-        # Other slots of the draw, so that an image's augmentation here is not that of its own turn.
+        # The slot is part of the seed, so that an image is augmented otherwise here than as a sample of its own.
         for mix, share, slots in ((mosaic, self.mosaic, (1, 2, 3)), (mixup, self.mixup, (4,))):
             if rng.random() < share:
                 others = zip(rng.integers(len(self), size=len(slots)), slots, strict=True)
@@ -215,7 +230,7 @@ class CocoDetection(Dataset):
         return sample
 
     def _transformed(self, index: int, draw: tuple[int, ...]) -> Transformed:
-        """The image of an index with its boxes, augmented as `draw` and the seed say."""
+        """The image of an index with its boxes, augmented with the seed (`seed`, *draw)."""
         path = self.folder / str(self.files[index])
         image = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
         height, width = (int(side) for side in self.sizes_hw[index])
@@ -236,7 +251,7 @@ class CocoDetection(Dataset):
 
 
 def _classes(rows: list[dict], imposed: Sequence[str] | None, name: str) -> tuple[list[str], list[int]]:
-    """Names and ids by label: in the order of the ids, or as imposed."""
+    """Class names and category ids by label: in the order of the ids, or as imposed."""
     names = {row["id"]: row["name"] for row in rows}
     if imposed is None:
         return [names[category_id] for category_id in sorted(names)], sorted(names)
@@ -253,7 +268,7 @@ def _classes(rows: list[dict], imposed: Sequence[str] | None, name: str) -> tupl
 
 
 def _check_files(files: list[str], folder: Path, name: str) -> None:
-    """Every image must exist, below the folder, links followed."""
+    """Raises InputError unless every image exists below the folder; links are followed."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images; check data.root and the split")
     real_folder = folder.resolve()

@@ -1,1 +1,118 @@
-"""Heads built on the declared features of a backbone's taps, each with its anchors."""
+"""Detection heads, built by name on the declared features of a backbone's taps; each owns its anchors.
+
+    taps = required_taps("ssdlite", architecture)
+    network = backbone.create(name, taps=taps)
+    head = build_head("ssdlite", [network.features[tap] for tap in taps], num_classes=80)
+    raw = head(*(network(images)[tap] for tap in taps))
+    boxes_xyxy = head.decode(raw.box_offsets, head.anchors(image_size_hw))
+
+A head knows nothing of its backbone, so other heads can share the backbone and its forward pass.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from backbone.architectures.plan import Feature, plan
+from backbone.architectures.rows import Architecture
+from backbone.errors import InputError
+from backbone.network import initialise
+from det.heads.ssdlite import SSDLiteHead
+from det.heads.ssdlite_fpn import FPNLiteHead
+from det.options import HEADS, VARIANTS
+
+STRIDES = {"ssdlite": (16, 32), "ssdlite_fpn": (8, 16, 32)}
+"""Strides of the features that each head takes."""
+
+NORM_MOMENTUM = {
+    # torchvision's is the official decay of 0.97. In runs of hundreds of steps such statistics lag so far that AP 0.7
+    # is measured as 0.1, so the paper variant has PyTorch's default and leaves smoothing to the weight average.
+    "paper": 0.1,
+    "torchvision": 0.03,
+}
+INIT_STD = 0.03
+INIT_CLASS_BIAS = -4.6
+"""log(0.01 / 0.99): every class starts out improbable, or thousands of background anchors dominate the first steps."""
+
+
+def required_taps(head: str, architecture: Architecture) -> tuple[str, ...]:
+    """The taps whose features a head takes, finest first: at each stride the deepest value inside the backbone.
+
+    At stride 16 this is the paper's C4, "the expansion layer of the 13th bottleneck block" of V3-Large, of the 9th of
+    V3-Small; at the last stride it is "last", the 1x1 convolution.
+
+    Raises:
+        InputError: an unknown head; the message lists the valid ones. A network without one of the strides.
+    """
+    check_choice("head", head, HEADS)
+    deepest = {feature.stride: tap for tap, feature in plan(architecture).features.items()}
+    for stride in STRIDES[head]:
+        if stride not in deepest:
+            raise InputError(f"the network has no features of stride {stride}, which head {head} takes")
+    return tuple(deepest[stride] for stride in STRIDES[head])
+
+
+def build_head(
+    name: str,
+    features: Sequence[Feature],
+    *,
+    num_classes: int,
+    variant: str = "paper",
+    width: float = 1.0,
+    head_channels: int = 128,
+    padding: str = "symmetric",
+) -> SSDLiteHead | FPNLiteHead:
+    """A head with fresh weights: its inputs are the feature maps [N, C, H/s, W/s], its output `RawDetections`.
+
+    Arguments:
+        name: one of `det.options.HEADS`.
+        features: channels and strides of `required_taps`, or of other taps of the same strides, in that order.
+        num_classes: K, columns of the class logits.
+        variant: "paper", or "torchvision" (of "ssdlite" only); see `det.create`. The paper's weights are initialised
+            here; torchvision initialises backbone and head together, which is `det.create`'s part.
+        width: multiplies the channels of the extra maps, "ssdlite" only.
+        head_channels: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
+        padding: of strided convolutions: "symmetric", or "same" as TensorFlow pads.
+
+    Raises:
+        InputError: an unknown name or variant, too few classes, or features of other strides than the head takes.
+    """
+    check_choice("head", name, HEADS)
+    check_choice("variant", variant, VARIANTS)
+    if name == "ssdlite_fpn" and variant != "paper":
+        raise InputError(f"head ssdlite_fpn has no variant {variant!r}; use variant paper")
+    fewest = 2 if variant == "torchvision" else 1
+    if num_classes < fewest:
+        raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {fewest}")
+    strides = tuple(feature.stride for feature in features)
+    if strides != STRIDES[name]:
+        raise InputError(
+            f"taps of strides {_text(strides)} do not fit head {name}; it takes one at each of the strides "
+            f"{_text(STRIDES[name])}, in this order"
+        )
+    common = {"num_classes": num_classes, "norm_momentum": NORM_MOMENTUM[variant], "padding": padding}
+    if name == "ssdlite":
+        head = SSDLiteHead(*features, variant=variant, width=width, **common)
+    else:
+        head = FPNLiteHead(features, head_channels=head_channels, **common)
+    if variant == "paper":
+        # He initialisation before norms: the official N(0, 0.03) would give depthwise weights so small there that
+        # adaptive optimisers change them by a tenth in one step.
+        initialise(head)
+        class_layers, box_layers = head.output_layers()
+        for layer in (*class_layers, *box_layers):
+            nn.init.normal_(layer.weight, std=INIT_STD)
+        for layer in class_layers:
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
+    return head
+
+
+def check_choice(what: str, value: str, valid: Sequence[str]) -> None:
+    """Raises an InputError that lists the valid values where `value` is not one of them."""
+    if value not in valid:
+        raise InputError(f"{what} {value!r} unknown; valid: {', '.join(valid)}")
+
+
+def _text(strides: Sequence[int]) -> str:
+    return ", ".join(map(str, strides))

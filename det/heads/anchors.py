@@ -1,4 +1,4 @@
-"""Anchors: the boxes of fixed place, size and shape that the detector's offsets are relative to."""
+"""Anchors: the boxes of fixed place, size and shape to which the predicted offsets are relative."""
 
 import itertools
 import math
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from backbone.errors import InputError
 
-# Both layouts spread six scales evenly over .2 to .95 of the image; the seventh only closes the last geometric mean.
+# SSD: six scales, evenly from .2 to .95 of the image; the seventh only serves the last map's geometric mean.
 NUM_MAPS = 6
 SCALES = (*(0.2 + (0.95 - 0.2) * k / (NUM_MAPS - 1) for k in range(NUM_MAPS)), 1.0)
 
 
 def _paper_shapes() -> list[list[tuple[float, float]]]:
-    """(width, height) per map, as fractions of the shorter side; the official SSDLite's table, order and digits."""
+    """(width, height) per map as fractions of the shorter side; table, order and digits of the official SSDLite."""
     shapes = []
     for scale, next_scale in itertools.pairwise(SCALES):
         pairs = [(scale, ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 0.3333)] + [(math.sqrt(scale * next_scale), 1.0)]
@@ -25,7 +25,7 @@ def _paper_shapes() -> list[list[tuple[float, float]]]:
 
 
 def _torchvision_shapes() -> list[list[tuple[float, float]]]:
-    """(width, height) per map, as fractions of the image's sides, at most 1; torchvision's order."""
+    """(width, height) per map as fractions of the image's width and height, at most 1, in torchvision's order."""
     shapes = []
     for scale, next_scale in itertools.pairwise(SCALES):
         between = math.sqrt(scale * next_scale)
@@ -37,7 +37,7 @@ def _torchvision_shapes() -> list[list[tuple[float, float]]]:
     return shapes
 
 
-# RetinaNet's: on a map of stride s squares of 4 s and an octave's half above, each also of twice and half the aspect.
+# RetinaNet: on a map of stride s, squares of side 4s and half an octave larger, each also at aspect ratios 2 and 1/2.
 PYRAMID_SCALES = (4.0, 4.0 * math.sqrt(2))
 PYRAMID_RATIOS = (1.0, 2.0, 1 / 2)
 SHAPES = {"paper": _paper_shapes(), "torchvision": _torchvision_shapes()}
@@ -54,17 +54,26 @@ def anchors_per_cell(variant: str) -> list[int]:
     return [len(shapes) for shapes in _shapes(variant)]
 
 
-def anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], variant: str) -> Tensor:
-    """Place the anchors of every map over a network input.
+def feature_sizes(image_size_hw: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(height, width) of the maps of these strides for an input of (height, width) pixels, whatever its padding."""
+    height, width = image_size_hw
+    return [(-(-height // stride), -(-width // stride)) for stride in strides]
+
+
+def ssd_anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], variant: str) -> Tensor:
+    """SSD's anchors over a network input.
 
     Arguments:
-        feature_sizes_hw: (height, width) of the six maps, finest first.
+        feature_sizes_hw: (height, width) of the six maps in cells, finest first.
         image_size_hw: (height, width) of the network input in pixels.
-        variant: "paper" (the official SSDLite: 2034 boxes at 320x320, squares stay square on any image, sizes may
-            pass the image's edge) or "torchvision" (3234 boxes, sizes relative to each side and at most that side).
+        variant: "paper" (the official SSDLite: 2034 boxes at 320x320, squares stay square on any image, boxes may
+            exceed the image) or "torchvision" (3234 boxes, sizes relative to each side and at most that side).
 
-    Returns: float32 `[A, 4]`, xyxy in pixels of the network input; maps in order, cells row by row, shapes innermost.
-    Raises InputError for an unknown variant.
+    Returns:
+        float32 [A, 4], xyxy in pixels of the network input; map by map, cells row by row, then shapes.
+
+    Raises:
+        InputError: an unknown variant.
     """
     height, width = image_size_hw
     pixels = torch.tensor([width, height], dtype=torch.float32)
@@ -76,7 +85,16 @@ def anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[in
 def pyramid_anchors(
     feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tuple[int, int], strides: Sequence[int]
 ) -> Tensor:
-    """The six anchors per cell of the FPN-lite head, sized by the maps' strides; otherwise as `anchors`."""
+    """RetinaNet's six anchors per cell, sized by the maps' strides.
+
+    Arguments:
+        feature_sizes_hw: (height, width) of the maps in cells, finest first.
+        image_size_hw: (height, width) of the network input in pixels.
+        strides: of the maps, in pixels.
+
+    Returns:
+        float32 [A, 4], xyxy in pixels of the network input; map by map, cells row by row, then shapes.
+    """
     height, width = image_size_hw
     shapes = torch.tensor(
         [(scale * math.sqrt(ratio), scale / math.sqrt(ratio)) for scale in PYRAMID_SCALES for ratio in PYRAMID_RATIOS]
@@ -86,7 +104,15 @@ def pyramid_anchors(
 
 
 def _over_maps(feature_sizes_hw: Sequence[tuple[int, int]], pixels: Tensor, sides: Sequence[Tensor]) -> Tensor:
-    """Boxes of the given (width, height) `[shapes, 2]` about every cell of each map, which spread evenly."""
+    """Boxes centered on every cell of each map, the cells spread evenly over the input.
+
+    Arguments:
+        pixels: width and height of the input.
+        sides: for each map, (width, height) of its boxes in pixels, [shapes, 2].
+
+    Returns:
+        [A, 4], xyxy in pixels.
+    """
     boxes = []
     for (rows, columns), shapes in zip(feature_sizes_hw, sides, strict=True):
         x = (torch.arange(columns) + 0.5) / columns

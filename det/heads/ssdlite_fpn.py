@@ -1,6 +1,6 @@
-"""FPN-lite: maps from stride 8 on, merged top-down, with one predictor for all of them; depthwise throughout.
+"""FPN-lite: a feature pyramid from stride 8 on with shared predictors, all of depthwise separable convolutions.
 
-The form of TensorFlow's ssd_mobilenet_v2_fpnlite: RetinaNet with separable convolutions.
+The design of TensorFlow's ssd_mobilenet_v2_fpnlite: RetinaNet with separable convolutions.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbone import Feature
+from backbone.architectures.plan import Feature
 from backbone.blocks import ConvNormAct, SameConv2d
+from det import boxes
 from det.boxes import RawDetections
-from det.heads.anchors import PYRAMID_RATIOS, PYRAMID_SCALES
+from det.heads.anchors import PYRAMID_RATIOS, PYRAMID_SCALES, feature_sizes, pyramid_anchors
 
 NUM_EXTRAS = 2
 TOWER_DEPTH = 4
@@ -20,7 +21,7 @@ NUM_ANCHORS = len(PYRAMID_SCALES) * len(PYRAMID_RATIOS)
 
 
 class Separable(nn.Sequential):
-    """3x3 depthwise, then 1x1 with norm and ReLU6."""
+    """3x3 depthwise, then 1x1 with norm and ReLU6: [N, C, H, W] -> [N, C', ceil(H/stride), ceil(W/stride)]."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm_momentum: float, padding: str) -> None:
         super().__init__()
@@ -32,7 +33,7 @@ class Separable(nn.Sequential):
 
 
 class SharedLayer(nn.Module):
-    """A separable layer whose convolutions all maps share while each map has its own norm."""
+    """A separable layer whose convolutions all maps share, while each map has its own norm."""
 
     def __init__(self, channels: int, num_maps: int, norm_momentum: float) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class SharedLayer(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels, eps=1e-3, momentum=norm_momentum) for _ in range(num_maps))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """`[N, C, H, W]` of every map to the same shapes."""
+        """A map [N, C, H, W] of each stride -> maps of the same shapes."""
         return [F.relu6(norm(self.project(self.depthwise(x)))) for norm, x in zip(self.norms, maps, strict=True)]
 
 
@@ -55,7 +56,7 @@ class SharedPredictor(nn.Module):
         self.project = nn.Conv2d(channels, NUM_ANCHORS * values, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` -> `[N, H * W * anchors, values]`, cells row by row, the anchors of a cell together."""
+        """[N, C, H, W] -> [N, H * W * anchors, values], cells row by row, the anchors of a cell together."""
         return self.project(self.depthwise(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.values)
 
 
@@ -64,20 +65,20 @@ class FPNLiteHead(nn.Module):
 
     Arguments:
         features: channels and stride of the three taps, finest first.
-        num_outputs: K, class logits per anchor.
+        num_classes: K, columns of the class logits.
         head_channels: channels of every map.
         norm_momentum: of all batch norms.
-        padding: "symmetric" or "same", of the strided convolutions, the others being alike.
+        padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
 
     def __init__(
         self,
         features: Sequence[Feature],
         *,
-        num_outputs: int,
-        head_channels: int = 128,
-        norm_momentum: float = 0.1,
-        padding: str = "symmetric",
+        num_classes: int,
+        head_channels: int,
+        norm_momentum: float,
+        padding: str,
     ) -> None:
         super().__init__()
         coarsest = features[-1].stride
@@ -85,20 +86,26 @@ class FPNLiteHead(nn.Module):
         self.laterals = nn.ModuleList(
             ConvNormAct(feature.channels, head_channels, 1, norm_momentum=norm_momentum) for feature in features
         )
-        inner = head_channels
         self.smooth = nn.ModuleList(
             Separable(head_channels, head_channels, 1, norm_momentum, padding) for _ in features[:-1]
         )
-        self.extras = nn.ModuleList(Separable(inner, inner, 2, norm_momentum, padding) for _ in range(NUM_EXTRAS))
-        self.tower = nn.ModuleList(SharedLayer(inner, len(self.strides), norm_momentum) for _ in range(TOWER_DEPTH))
-        self.class_predictor = SharedPredictor(head_channels, num_outputs)
+        self.extras = nn.ModuleList(
+            Separable(head_channels, head_channels, 2, norm_momentum, padding) for _ in range(NUM_EXTRAS)
+        )
+        self.tower = nn.ModuleList(
+            SharedLayer(head_channels, len(self.strides), norm_momentum) for _ in range(TOWER_DEPTH)
+        )
+        self.class_predictor = SharedPredictor(head_channels, num_classes)
         self.box_predictor = SharedPredictor(head_channels, 4)
 
     def forward(self, *taps: Tensor) -> RawDetections:
-        """Taps `[N, C, H/8, W/8]`, `[N, C', H/16, W/16]`, `[N, C'', H/32, W/32]` to raw output for all anchors."""
+        """Features [N, C, H/8, W/8], [N, C', H/16, W/16], [N, C'', H/32, W/32] -> raw output for all anchors.
+
+        Class logits are [N, A, K], box offsets [N, A, 4].
+        """
         maps = [lateral(x) for lateral, x in zip(self.laterals, taps, strict=True)]
         for level in reversed(range(len(maps) - 1)):
-            # To the finer map's own size, which is not twice the coarser one's where the input is no multiple.
+            # To the finer map's size, which is not exactly twice the coarser one's for every input.
             maps[level] = maps[level] + F.interpolate(maps[level + 1], size=maps[level].shape[2:])
         coarse = maps[-1]
         maps = [smooth(x) for smooth, x in zip(self.smooth, maps[:-1], strict=True)] + [coarse]
@@ -111,6 +118,15 @@ class FPNLiteHead(nn.Module):
             box_offsets=torch.cat([self.box_predictor(x) for x in maps], dim=1),
         )
 
+    def anchors(self, image_size_hw: tuple[int, int]) -> Tensor:
+        """The anchors [A, 4] of an input of (height, width), xyxy in its pixels, in the order of `forward`'s output."""
+        return pyramid_anchors(feature_sizes(image_size_hw, self.strides), image_size_hw, self.strides)
+
+    @staticmethod
+    def decode(box_offsets: Tensor, anchors: Tensor) -> Tensor:
+        """Box offsets [..., 4] and their anchors [..., 4] -> boxes [..., 4], xyxy in the anchors' unit."""
+        return boxes.decode(box_offsets, anchors)
+
     def output_layers(self) -> tuple[list[nn.Conv2d], list[nn.Conv2d]]:
-        """The last convolutions: of the classes, of the boxes."""
+        """The last convolutions of the class predictor and of the box predictor."""
         return [self.class_predictor.project], [self.box_predictor.project]

@@ -1,1 +1,1 @@
-"""Images with a label for each pixel: Cityscapes, one's own folders, prepared copies, and their augmentation."""
+"""Data sets for segmentation: Cityscapes, folders of images and masks, prepared copies of both, and augmentation."""

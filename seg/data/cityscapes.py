@@ -1,4 +1,4 @@
-"""Cityscapes: its classes, and its folders as a data set of images and train ids."""
+"""Cityscapes: its classes, and its folders as a data set of images and labels."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class CityscapesClass(NamedTuple):
 
     name: str
     label_id: int
-    train_id: int  # 0..18, or 255 for what is not evaluated
+    train_id: int  # 0..18, or 255 for classes that are not evaluated
     category: str
     color: tuple[int, int, int]  # RGB
 
@@ -67,7 +67,7 @@ COLORS = [row.color for row in TRAIN_CLASSES]
 """Their colors, RGB."""
 
 INVALID = 254
-"""What the tables below give for values that no Cityscapes file may hold."""
+"""In the tables below, the entry for values that may not occur in a Cityscapes file."""
 
 
 def _table(pairs: list[tuple[int, int]]) -> np.ndarray:
@@ -80,20 +80,20 @@ def _table(pairs: list[tuple[int, int]]) -> np.ndarray:
 TRAIN_ID_OF_LABEL_ID = _table([(row.label_id, row.train_id) for row in CLASSES])
 TRAIN_ID_OF_TRAIN_ID = _table([(i, i) for i in range(len(NAMES))] + [(IGNORE, IGNORE)])
 LABEL_ID_OF_TRAIN_ID = _table([(row.train_id, row.label_id) for row in TRAIN_CLASSES] + [(IGNORE, 0)])
-"""uint8 [256]; index it with a map to translate the map."""
+"""uint8 [256] lookup tables: `TABLE[map]` translates a map of any shape."""
 LABEL_ID_OF_NAME = {row.name: row.label_id for row in CLASSES}
 
 LABEL_FILES = ("_labelIds.png", "_labelTrainIds.png", "_polygons.json")
-"""How the names of label files end, the preferred one first."""
+"""Endings of label files' names, the preferred one first."""
 ANNOTATIONS = ("gtFine", "gtCoarse")
-"""Folders of labels; the split train_extra has coarse ones only."""
+"""Folders of labels: fine, and coarse; the split train_extra has coarse labels only."""
 
 
 class Cityscapes(SegDataset):
     """`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.{png,jpg}` with `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
 
-    Where labelIds are missing, labelTrainIds are read, and where these are missing too, polygons are drawn.
-    `instances` are there if every image has an instanceIds file.
+    Labels are read from labelIds files, else from labelTrainIds files, else drawn from polygons files. `instances` are
+    the instanceIds files where every image has one, else None.
 
     Arguments:
         annotation: "gtFine", or "gtCoarse" for the coarse labels (`ROOT/gtCoarse/SPLIT/CITY/*_gtCoarse_labelIds.png`).

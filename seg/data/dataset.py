@@ -1,4 +1,4 @@
-"""Images with a label for each pixel, as a data set: what all of them share, whatever their folders look like."""
+"""The base of all data sets for segmentation, whatever their folders look like."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,47 +14,55 @@ from backbone.data.images import image_size, read_image
 from backbone.errors import InputError
 
 IGNORE = 255
-"""The label of pixels that do not count."""
-FURTHER_SEEDS = [(), *((number,) for number in range(1, 11))]
-"""Added to a sample's seed until its crop has a pixel that counts; ten tries, after that it has none."""
+"""The label of ignored pixels."""
+RETRIES = 10
+"""How often a crop without labelled pixels is drawn again before it is kept."""
 
 
 class SegSample(NamedTuple):
     """One image with its labels; a batch of them has a leading dimension N."""
 
     image: Tensor  # uint8 RGB [3, H, W]
-    labels: Tensor  # uint8 [H, W], indices into the data set's classes; 255 does not count
-    index: int  # in the data set's order of images
+    labels: Tensor  # uint8 [H, W], indices into the data set's classes; 255 is ignored
+    index: int | Tensor  # in the data set's order of images; in a batch [N]
 
 
 class Transform(Protocol):
-    """What training does to an image and its labels; `seg.transforms.TrainTransform` is one."""
+    """An augmentation of an image and its labels, such as `seg.data.transforms.TrainTransform`."""
 
     def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
-        """How many rows from the top of an image of this size are looked at for a seed."""
+        """How many rows of an image of this (height, width), counted from the top, the call with this seed reads."""
+        ...
 
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, seed: tuple[int, ...], size_hw: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The image, BGR, and its labels as they are to be learnt; `size_hw` where they lack rows at the bottom."""
+        """Image uint8 BGR [H, W, 3] and labels uint8 [H, W] -> the augmented ones, of the training crop's size.
+
+        Arguments:
+            seed: the only source of randomness.
+            size_hw: (height, width) of the whole image, where rows at the bottom were not decoded.
+        """
+        ...
 
 
 class Decoded(Protocol):
-    """Where images and labels come from if not from their files; `seg.prepared.Prepared` is one."""
+    """A source of decoded images and labels, such as `seg.data.prepared.Prepared`."""
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """What `SegDataset.read` gives."""
+        """The image and labels of an index, as `SegDataset.read`."""
+        ...
 
 
 class SegDataset(Dataset):
-    """What `Cityscapes` and `Folder` have in common; all pairs and their sizes are checked when a set is made.
+    """What `Cityscapes` and `Folder` have in common; construction checks that every image has a label of its size.
 
-    An index is a number, or a pair (epoch, number): `transform` gets a seed made of (seed, epoch, number) alone, so
-    that augmentation repeats for any number of workers. A crop in which no pixel counts is drawn again.
+    An index is a number, or a pair (epoch, number). The seed of `transform` is (seed, epoch, number) alone, so that
+    augmentation is the same for any number of workers. A crop without labelled pixels is drawn again.
 
     Arguments:
-        find_label: gives the label file of an image, or raises InputError.
-        faults: where given, images without a fitting label are left out and the reasons added here.
+        find_label: returns the label file of an image, or raises InputError.
+        faults: a list; if given, images without a fitting label are left out and the reasons are appended to it.
 
     Raises:
         InputError: an image has no label, or another size than its label.
@@ -65,9 +73,9 @@ class SegDataset(Dataset):
     classes: list[str]  # names, in the order of the labels
     colors: list[tuple[int, int, int]]  # of the classes, RGB
     ids: np.ndarray  # uint8 [256]: the value that files hold for each label
-    labels_of_ids: np.ndarray  # uint8 [256]: the label of each value in a file; values above the classes count as none
+    labels_of_ids: np.ndarray  # uint8 [256]: the label of each value in a file; others than classes and 255 are invalid
     instances: list[Path] | None = None  # files of instance ids, one for each image, where the set has them
-    prepared: Decoded | None = None  # read images and labels from there instead of from their files
+    prepared: Decoded | None = None  # where images and labels are read from instead of from their files
 
     def __init__(
         self,
@@ -96,7 +104,9 @@ class SegDataset(Dataset):
         (h, w), (label_h, label_w) = image_size(image), self.label_size(label)
         if (h, w) != (label_h, label_w):
             turned = " (EXIF turns the image by a quarter; save it turned)" if (w, h) == (label_h, label_w) else ""
-            raise InputError(f"{label}: is {label_w}x{label_h}, its image {w}x{h}; both must have one size{turned}")
+            raise InputError(
+                f"{label}: is {label_w}x{label_h}, its image {w}x{h}; both must have the same size{turned}"
+            )
         return h, w
 
     def label_size(self, path: Path) -> tuple[int, int]:
@@ -104,19 +114,23 @@ class SegDataset(Dataset):
         return image_size(path)
 
     def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
-        """A label file as labels, uint8 [H, W]; where only `rows` from the top are needed, others may be missing."""
+        """The labels in a file, uint8 [H, W].
+
+        Arguments:
+            rows: if only so many rows from the top are needed; the result may end there.
+        """
         raise NotImplementedError
 
     def label_values(self) -> list[object]:
-        """All that the labels in files of ids depend on, apart from the files; JSON can hold it."""
+        """Everything besides the files that labels depend on, serialisable as JSON; part of a prepared copy's key."""
         return [self.labels_of_ids.tolist()]
 
     def prediction_name(self, number: int) -> Path:
-        """Where a prediction for an image is written, relative to the folder of predictions."""
+        """Where the prediction for an image is written, relative to the folder of predictions."""
         raise NotImplementedError
 
     def find_predictions(self, folder: Path) -> list[Path]:
-        """The prediction files of all images, in their order.
+        """The prediction files of all images, in the images' order.
 
         Raises:
             InputError: an image has none, or more than one.
@@ -139,9 +153,10 @@ class SegDataset(Dataset):
         return counts[: len(self.classes)].tolist()
 
     def read(self, number: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """An image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; may be read-only.
+        """An image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; both may be read-only.
 
-        Where only `rows` from the top are needed, others may be missing.
+        Arguments:
+            rows: if only so many rows from the top are needed; the result may end there.
         """
         if self.prepared is not None:
             return self.prepared.read(number)
@@ -155,14 +170,20 @@ class SegDataset(Dataset):
         if self.transform is None:
             image, labels = self.read(number)
         else:
-            size_hw = self.sizes[number]
-            for seed in [(self.seed, epoch, number, *more) for more in FURTHER_SEEDS]:
-                image, labels = self.read(number, self.transform.rows(size_hw, seed))
-                image, labels = self.transform(image, labels, seed, size_hw)
+            seed = (self.seed, epoch, number)
+            image, labels = self._transformed(self.transform, number, seed)
+            for retry in range(1, RETRIES + 1):
                 if (labels != IGNORE).any():
                     break
+                image, labels = self._transformed(self.transform, number, (*seed, retry))
         rgb = np.stack(cv2.split(image)[::-1])
         return SegSample(torch.from_numpy(rgb), torch.from_numpy(np.array(labels)), number)
+
+    def _transformed(self, transform: Transform, number: int, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The image and labels of an index after augmentation; only the rows that it needs are decoded."""
+        size_hw = self.sizes[number]
+        image, labels = self.read(number, transform.rows(size_hw, seed))
+        return transform(image, labels, seed, size_hw)
 
 
 def collate(samples: list[SegSample]) -> SegSample:

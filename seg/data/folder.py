@@ -1,5 +1,6 @@
-"""One's own images and masks as a data set: any folders, and a YAML file that says which and names the classes."""
+"""Any folders of images and masks as a data set, described by a YAML file with the folders and the classes."""
 
+import difflib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,37 +12,34 @@ import yaml
 from backbone.data.images import IMAGE_SUFFIXES, is_color, read_colors, read_label
 from backbone.errors import InputError
 from seg.data.dataset import IGNORE, SegDataset, Transform
+from seg.palette import RGB, distinct_colors, pascal_voc_color
 
-MAX_CLASSES = 254  # a label fits into a byte beside IGNORE and the mark of values that are neither class nor ignored
 UNKNOWN = 254
-KEYS = {"classes", "ignore", "images", "masks", "mask_ending", "list"}
+"""Stands for values in masks that are neither a class nor ignored."""
+MAX_CLASSES = 254
+"""A label is a byte, and UNKNOWN and IGNORE take two."""
+KEYS = ("classes", "ignore", "images", "masks", "mask_ending", "list")
+OLD_KEYS = {"pictures": "images"}
+"""Keys of older files, and what they are called today."""
 
 
 class Classes(NamedTuple):
     """What a classes.yaml says."""
 
     names: list[str]
-    colors: list[list[tuple[int, int, int]]]  # RGB, as masks of colors hold them; results are drawn in the first
+    colors: list[RGB]  # in which results are drawn: the first that is given, else one of `distinct_colors`
     ids: list[list[int]]  # the values in masks that stand for each class; predictions are written as the first
-    ignore: list[int]  # values in masks that do not count
-    ignore_colors: list[tuple[int, int, int]]  # RGB, in masks of colors
+    mask_colors: list[list[RGB]]  # the same in color masks: the given ones, else Pascal VOC's for the ids
+    ignore: list[int]  # values in masks that are ignored
+    ignore_colors: list[RGB]  # the same in color masks
     images: str  # folder of images, {split} standing for the split
     masks: str  # folder of masks
     mask_ending: str  # what a mask's name has in place of its image's suffix
     list: str | None  # text file of the split's image names; without it, all images in the folder
 
 
-def palette_color(number: int) -> tuple[int, int, int]:
-    """RGB color of a class in Pascal VOC's palette: the bits of the number, spread over the channels."""
-    channels = [0, 0, 0]
-    for position in range(8):
-        for channel in range(3):
-            channels[channel] |= (number >> (3 * position + channel) & 1) << (7 - position)
-    return tuple(channels)
-
-
 def read_classes(path: str | Path) -> Classes:
-    """Reads a classes.yaml; see the README for what it holds.
+    """Reads a classes.yaml, whose keys are `KEYS`.
 
     Raises:
         InputError: it cannot be read, a key is unknown, or names or ids are wrong or occur twice.
@@ -53,19 +51,20 @@ def read_classes(path: str | Path) -> Classes:
         raise InputError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list) or not content["classes"]:
         raise InputError(f"{path}: needs a list `classes`, e.g. classes: [{{name: sky, id: 0}}, {{name: tree, id: 1}}]")
-    unknown = sorted(map(str, content.keys() - KEYS))
+    content = _renamed(path, content)
+    unknown = sorted(map(str, content.keys() - set(KEYS)))
     if unknown:
-        raise InputError(f"{path}: unknown key {unknown[0]}; valid: {', '.join(sorted(KEYS))}")
-    names, colors, ids = [], [], []
-    for number, entry in enumerate(content["classes"]):
-        name, class_colors, values = _class(path, number, entry)
-        names.append(name)
-        colors.append(class_colors)
-        ids.append(values)
+        close = difflib.get_close_matches(unknown[0], KEYS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"valid: {', '.join(KEYS)}"
+        raise InputError(f"{path}: unknown key {unknown[0]}; {hint}")
+    rows = [_class(path, number, entry) for number, entry in enumerate(content["classes"])]
+    names = [name for name, _, _ in rows]
+    given_colors = [given for _, given, _ in rows]
+    ids = [values for _, _, values in rows]
     ignored = content.get("ignore", [IGNORE])
     ignored = ignored if isinstance(ignored, list) else [ignored]
     ignore = _ids(path, "ignore", [entry for entry in ignored if not isinstance(entry, list)])
-    ignore_colors = [palette_color(value) for value in ignore]
+    ignore_colors = [pascal_voc_color(value) for value in ignore]
     ignore_colors += [_color(path, "ignore", entry) for entry in ignored if isinstance(entry, list)]
     if len(names) > MAX_CLASSES:
         raise InputError(f"{path}: {len(names)} classes; there can be {MAX_CLASSES} at most")
@@ -81,17 +80,24 @@ def read_classes(path: str | Path) -> Classes:
     for key, value in [*texts.items(), ("list", content.get("list", ""))]:
         if not isinstance(value, str):
             raise InputError(f"{path}: {key} is {value!r}; it must be text")
-    return Classes(names, colors, ids, ignore, ignore_colors, list=content.get("list"), **texts)
+    mask_colors = [
+        given or [pascal_voc_color(value) for value in values] for given, values in zip(given_colors, ids, strict=True)
+    ]
+    taken = [given[0] for given in given_colors if given]
+    missing = iter(distinct_colors(len(names) - len(taken), taken))
+    colors = [given[0] if given else next(missing) for given in given_colors]
+    return Classes(names, colors, ids, mask_colors, ignore, ignore_colors, list=content.get("list"), **texts)
 
 
 class Folder(SegDataset):
-    """Images and masks in any folders; a mask is named as its image, and is one of two things.
+    """Images and masks in any folders; a mask has the name of its image.
 
-    A grey or palette PNG holds class ids, one with three channels the classes' colors.
+    A mask with one channel, gray or palette, holds class ids; one with three channels holds the classes' colors. Where
+    the classes file gives a class no color, color masks are read with Pascal VOC's color of its id.
 
     Arguments:
         root: the folder that `images` and `masks` of the classes file are relative to.
-        split: takes the place of {split} in them.
+        split: replaces {split} in them.
         classes: the classes file, or what `read_classes` made of it.
         faults: as `SegDataset` takes it.
 
@@ -112,7 +118,7 @@ class Folder(SegDataset):
     ) -> None:
         self.root, self.split = Path(root), split
         self.table = classes if isinstance(classes, Classes) else read_classes(classes)
-        self.classes, self.colors = self.table.names, [colors[0] for colors in self.table.colors]
+        self.classes, self.colors = self.table.names, self.table.colors
         self.ids = np.full(256, self.table.ignore[0] if self.table.ignore else IGNORE, np.uint8)
         self.labels_of_ids = np.full(256, UNKNOWN, np.uint8)
         self.labels_of_ids[self.table.ignore] = IGNORE
@@ -124,7 +130,7 @@ class Folder(SegDataset):
         super().__init__(self._find_images()[:limit], self._find_mask, transform, seed, faults)
 
     def label_values(self) -> list[object]:
-        return [*super().label_values(), self.table.colors, self.table.ignore_colors]
+        return [*super().label_values(), self.table.mask_colors, self.table.ignore_colors]
 
     def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
         if is_color(path):
@@ -140,12 +146,12 @@ class Folder(SegDataset):
         return labels
 
     def _labels_of_colors(self, path: Path) -> np.ndarray:
-        pairs = [(color, label) for label, colors in enumerate(self.table.colors) for color in colors]
+        pairs = [(color, label) for label, colors in enumerate(self.table.mask_colors) for color in colors]
         pairs = sorted([*pairs, *((color, IGNORE) for color in self.table.ignore_colors)])
         for (one, label), (other, other_label) in pairwise(pairs):
             if one == other and label != other_label:
                 raise InputError(
-                    f"{path}: is a mask of colors, and {list(one)} stands for more than one class, or for a class and "
+                    f"{path}: is a color mask, and {list(one)} stands for more than one class, or for a class and "
                     "`ignore`; give each its own color in the classes file"
                 )
         known = np.array([color for color, _ in pairs]) @ (1 << 16, 1 << 8, 1)
@@ -217,8 +223,19 @@ class Folder(SegDataset):
         return sorted(path for path in self.mask_folder.rglob(f"*{self.table.mask_ending}") if path not in known)
 
 
-def _class(path: Path, number: int, entry: Any) -> tuple[str, list[tuple[int, int, int]], list[int]]:
-    """A row of `classes`: a name alone, or a table of name, id and color, both of these one or a list of several."""
+def _renamed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a classes file with today's keys in place of older ones."""
+    for old, new in OLD_KEYS.items():
+        if old in content and new in content:
+            raise InputError(f"{path}: has {new} and {old}, its old name; leave {old} out")
+    return {OLD_KEYS.get(key, key): value for key, value in content.items()}
+
+
+def _class(path: Path, number: int, entry: Any) -> tuple[str, list[RGB], list[int]]:
+    """Name, given colors (or none) and ids of an entry of `classes`.
+
+    An entry is a name alone, or a table of name, id and color; id and color may be lists of several.
+    """
     if isinstance(entry, str):
         entry = {"name": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.keys() - {"name", "id", "color"}:
@@ -226,16 +243,19 @@ def _class(path: Path, number: int, entry: Any) -> tuple[str, list[tuple[int, in
     ids = _ids(path, f"class {entry['name']}", entry.get("id", number))
     if not ids:
         raise InputError(f"{path}: class {entry['name']} has no id")
-    colors = entry.get("color", [list(palette_color(value)) for value in ids])
+    if "color" not in entry:
+        return entry["name"], [], ids
+    colors = entry["color"]
     several = isinstance(colors, list) and bool(colors) and isinstance(colors[0], list)
     what = f"class {entry['name']}"
     return entry["name"], [_color(path, what, color) for color in (colors if several else [colors])], ids
 
 
-def _color(path: Path, what: str, color: Any) -> tuple[int, int, int]:
+def _color(path: Path, what: str, color: Any) -> RGB:
     if not isinstance(color, list) or len(color) != 3:
         raise InputError(f"{path}: {what}: color is {color!r}; it is [red, green, blue]")
-    return tuple(_ids(path, f"{what}: color", color))
+    red, green, blue = _ids(path, f"{what}: color", color)
+    return red, green, blue
 
 
 def _ids(path: Path, what: str, values: Any) -> list[int]:

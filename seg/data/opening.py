@@ -1,4 +1,4 @@
-"""Opens a data set for segmentation: Cityscapes, or one's own where a classes file is given."""
+"""Opens a data set for segmentation: Cityscapes, or folders that a classes file describes."""
 
 from pathlib import Path
 
@@ -21,15 +21,20 @@ def open_data(
     limit: int | None = None,
     faults: list[str] | None = None,
 ) -> SegDataset:
-    """`Folder` with the classes file `classes`, else `Cityscapes` with the labels `annotation`; see these.
+    """A `Folder` if a classes file is given, else `Cityscapes`; both say more about the arguments.
 
     Arguments:
-        prepared: the folder of a prepared copy to read from; see `seg.prepared`.
+        classes: the classes file.
+        annotation: of Cityscapes: "gtFine" or "gtCoarse".
+        prepared: the folder of a prepared copy to read from; see `seg.data.prepared`.
+
+    Raises:
+        InputError: the data set or the prepared copy is missing, incomplete or damaged.
     """
     if classes is not None:
         if annotation != "gtFine":
             raise InputError(
-                f"labels {annotation}: are Cityscapes'; with a classes file its `masks` says where they are"
+                f"labels {annotation}: are Cityscapes'; with a classes file, its key `masks` says where labels are"
             )
         dataset = Folder(root, split, classes, transform, seed=seed, limit=limit, faults=faults)
     else:

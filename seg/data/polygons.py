@@ -1,4 +1,4 @@
-"""Cityscapes' polygon files as label maps, drawn as the official preparation script draws them."""
+"""Cityscapes' polygon files drawn as label maps, pixel for pixel as the official preparation script does."""
 
 import json
 from pathlib import Path
@@ -11,19 +11,22 @@ from backbone.data.images import MAX_PIXELS
 from backbone.errors import InputError
 
 LICENSE_PLATE = "license plate"
-"""The one label that is annotated but not drawn: its label id is -1, so what lies below stays visible."""
+"""The one annotated label that is not drawn: its label id is -1, and the polygons below it stay visible."""
 
 
 def polygons_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the image that a `*_polygons.json` file belongs to."""
+    """(height, width) of the image of a `*_polygons.json` file, in pixels."""
     return _size(path, _load(path))
 
 
 def draw_polygons(path: Path, label_ids: dict[str, int]) -> np.ndarray:
-    """A `*_polygons.json` file as label ids, uint8 [H, W]; later polygons cover earlier ones, 0 where none is.
+    """A `*_polygons.json` file as label ids, uint8 [H, W]; later polygons cover earlier ones, 0 where there is none.
+
+    Arguments:
+        label_ids: by label; a label with the ending "group" has the id of the one without it.
 
     Raises:
-        InputError: the file is damaged, or has a label that is not in `label_ids`, also not without a final "group".
+        InputError: the file is damaged, or has a label that is not in `label_ids`.
     """
     annotation = _load(path)
     height, width = _size(path, annotation)
@@ -36,12 +39,12 @@ def draw_polygons(path: Path, label_ids: dict[str, int]) -> np.ndarray:
         if len(points) > 1:
             draw.polygon(points, fill=label_id)
         else:
-            draw.point(points, fill=label_id)  # Pillow and with it the official script refuse polygons of one point
+            draw.point(points, fill=label_id)  # Pillow, and so the official script, refuses polygons of one point
     return np.array(image)
 
 
 def _objects(path: Path, annotation: dict[str, Any]) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Labels and corners of what is to be drawn."""
+    """Label and corners (x, y), in pixels, of every object to draw."""
     try:
         return [
             (str(item["label"]), [(float(x), float(y)) for x, y in item["polygon"]])

@@ -1,8 +1,8 @@
 """A prepared copy of a data set: images and labels decoded once, from then on read as memory maps.
 
-`FOLDER/SPLIT/index.json` lists the images; `KEY.image.npy` (uint8 BGR [H, W, 3], as `read_image` gives it) and
-`KEY.labels.npy` (uint8 [H, W], labels of the data set, 255 for none) hold each. The key is made of what the files were
-when they were decoded, so that a copy of other files is never taken for theirs. `tools.prepare_masks` writes it.
+`FOLDER/SPLIT/index.json` lists the images, each of which has two files: `KEY.image.npy` (uint8 BGR [H, W, 3], as
+`read_image` returns it) and `KEY.labels.npy` (uint8 [H, W], labels of the data set, 255 for ignored pixels). The key is
+a hash of the files' names, sizes and times, so that a stale copy is never used. `tools.prepare_masks` writes copies.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from backbone.errors import InputError
 from seg.data.dataset import SegDataset
 
 FORMAT = 1
-"""Part of every key; another number makes all copies stale."""
+"""Part of every key; changing it makes all existing copies stale."""
 
 
 def content_key(dataset: SegDataset, number: int) -> str:
-    """Stands for an image and its labels: names, sizes, times of change, and what values the labels are read from."""
+    """A hash that identifies an image and its labels: the files' names, sizes and times, and `label_values`."""
     files = []
     for path in (dataset.images[number], dataset.labels[number]):
         try:
@@ -35,8 +35,8 @@ class Prepared:
     """The prepared copy of a split, for `SegDataset.prepared`.
 
     Arguments:
-        folder: of the copy, which `tools.prepare_masks` wrote.
-        dataset: the images that it must hold, as they are now.
+        folder: that `tools.prepare_masks` wrote.
+        dataset: the images and labels that it must hold, as they are now.
 
     Raises:
         InputError: there is no copy, it is unfinished, or images have been added or changed since.
@@ -56,12 +56,12 @@ class Prepared:
         stale = [number for number, key in enumerate(self.keys) if key not in known]
         if stale:
             raise InputError(
-                f"{self.folder}: {len(stale)} of {len(dataset)} images are not as they were prepared, the first "
-                f"{dataset.images[stale[0]]}; {self.cure}"
+                f"{self.folder}: {len(stale)} of {len(dataset)} images have changed since they were prepared, the "
+                f"first {dataset.images[stale[0]]}; {self.cure}"
             )
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]: read-only, in memory that processes share."""
+        """The image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]: read-only memory maps, shared by processes."""
         return self._map(f"{self.keys[number]}.image.npy"), self._map(f"{self.keys[number]}.labels.npy")
 
     def _map(self, name: str) -> np.ndarray:

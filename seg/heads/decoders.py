@@ -1,6 +1,6 @@
-"""segmentation-models-pytorch's decoders as heads on our networks."""
+"""Decoders of segmentation-models-pytorch as heads: U-Net, FPN, DeepLabV3+ and others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -15,25 +15,26 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
-from backbone import Feature, InputError
+from backbone.architectures.plan import Feature
+from backbone.errors import InputError
 
 ATROUS_RATES = (12, 24, 36)
 
 
 class Decoder(NamedTuple):
-    """How one of the library's decoders is made and used; its own defaults where no column says otherwise."""
+    """How one of the library's decoders is built; what no column gives is the library's default."""
 
     make: Callable[[list[int], int, int], nn.Module]  # (channels at strides 1 to 32, head_channels, output stride)
-    head_channels: int  # by default
-    multiple: int  # that head_channels must be of
-    strides: tuple[int, ...]  # output strides that it takes, the default first
-    stride: int  # of its logits; 0: the output stride
+    head_channels: int  # the default
+    multiple: int  # head_channels must be a multiple of it
+    output_strides: tuple[int, ...]  # that it accepts, the default first
+    stride: int  # of the logits; 0: the output stride
     kernel: int  # of the classifying convolution
-    least: int = 1  # smallest side of the deepest map
+    least: int = 1  # smallest side of the deepest feature map
 
 
 def _halved(head_channels: int) -> list[int]:
-    """Channels of a decoder that halves them at each of five levels."""
+    """Channels of a decoder that halves them at each of its five levels."""
     return [head_channels >> level for level in range(5)]
 
 
@@ -58,7 +59,7 @@ def _manet(channels: list[int], head_channels: int, stride: int) -> nn.Module:
 
 
 DECODERS = {
-    # make, head_channels, multiple, output strides, stride, kernel
+    # make, head_channels, multiple, output_strides, stride, kernel
     "deeplabv3": Decoder(_deeplab, 256, 1, (16, 8), 0, 1),
     "deeplabv3plus": Decoder(_deeplab_plus, 256, 1, (16, 8), 4, 1),
     "fpn": Decoder(_fpn, 128, 32, (32,), 4, 1),
@@ -73,20 +74,20 @@ DECODERS = {
 
 
 class DecoderHead(nn.Module):
-    """A decoder on features of strides 2 to 32 and the convolution that classifies.
+    """A decoder on features of strides 2 to 32, then the classifying convolution.
 
-    `stride` is that of its logits; the image's sides must be multiples of `multiple` and at least `least`.
+    Arguments:
+        name: a key of `DECODERS`.
+        features: channels and strides of the five features, finest first.
+        head_channels: the decoder's own channels.
+        dropout: probability of dropping a channel before the classifying convolution.
+
+    Raises:
+        InputError: `head_channels` is not the multiple that the decoder needs.
     """
 
     def __init__(
-        self,
-        name: str,
-        features: list[Feature],
-        *,
-        num_classes: int,
-        head_channels: int,
-        output_stride: int,
-        dropout: float,
+        self, name: str, features: Sequence[Feature], *, num_classes: int, head_channels: int, dropout: float
     ) -> None:
         super().__init__()
         decoder = DECODERS[name]
@@ -94,6 +95,7 @@ class DecoderHead(nn.Module):
             raise InputError(
                 f"head_channels {head_channels} must be a multiple of {decoder.multiple} for head {name!r}"
             )
+        output_stride = features[-1].stride
         channels = [3, *(feature.channels for feature in features)]
         self.decoder = decoder.make(channels, head_channels, output_stride)
         self.dropout = nn.Dropout2d(dropout)
@@ -107,5 +109,5 @@ class DecoderHead(nn.Module):
     def forward(self, *features: Tensor) -> Tensor:
         """Features [N, C, H/2, W/2], … [N, C, H/s, W/s] -> logits [N, num_classes, H/stride, W/stride]."""
         count, _, height, width = features[0].shape
-        full = features[0].new_empty((count, 0, 2 * height, 2 * width))  # decoders ask it for the image's size
+        full = features[0].new_empty((count, 0, 2 * height, 2 * width))  # decoders read the image's size from it
         return self.classify(self.dropout(self.decoder([full, *features])))

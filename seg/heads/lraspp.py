@@ -1,28 +1,35 @@
-"""The paper's heads, LR-ASPP (section 6.4, figure 10) and R-ASPP, and the auxiliary head; all on declared features."""
+"""LR-ASPP, the head of MobileNetV3 (section 6.4, figure 10)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbone import Feature
+from backbone.architectures.plan import Feature
 from backbone.blocks import ConvNormAct
+from seg.resizing import resize
 
 POOLING = {
-    # output stride: (kernel, stride) of the pooling windows. 16 is figure 10's, 32 the official code's flags. At 8
-    # PaddleSeg and mmsegmentation keep figure 10's, which there see half as far.
-    8: (49, (16, 20)),
-    16: (49, (16, 20)),
-    32: (25, (4, 5)),
+    # output stride: (kernel, stride) of the average pooling
+    8: (49, (16, 20)),  # PaddleSeg and mmsegmentation keep figure 10's, though it covers half the field of view here
+    16: (49, (16, 20)),  # figure 10
+    32: (25, (4, 5)),  # the flags of the official code
 }
 
 
 class LRASPPHead(nn.Module):
-    """LR-ASPP: coarse values gated by what pooling sees, classified, and added to classified values of stride 8.
+    """Projected stride-16 features, gated by pooled context, classified and added to the classified stride-8 features.
+
+    The stride is 16 in the paper; features of stride 8 and 32 work alike.
 
     Arguments:
-        pooling: "windows" of `POOLING`, all of a map that is smaller; or "global", the mean over the map.
-        alignment: how maps of different strides lie over each other, see `resized`.
-        official: gate with hard sigmoid and bias as the official code, else with sigmoid and without as torchvision.
+        low: channels and stride of the stride-8 features.
+        high: channels and stride of the deepest features.
+        head_channels: the paper's F, channels of the projection and of the gate.
+        variant: "paper" gates with a hard sigmoid and a bias, as the official code; "torchvision" with a sigmoid and
+            no bias.
+        pooling: "windows" averages over the windows of `POOLING`, cut to the map's size; "global" over the whole map.
+        align_corners: how the logits are resized to stride 8; see `seg.resizing.resize`. The gate is always resized
+            with aligned corners, as in the official code.
+        dropout: probability of dropping a channel before the classifying convolution.
     """
 
     def __init__(
@@ -32,19 +39,19 @@ class LRASPPHead(nn.Module):
         *,
         num_classes: int,
         head_channels: int,
+        variant: str,
         pooling: str,
-        alignment: str,
-        official: bool,
+        align_corners: bool,
         dropout: float,
     ) -> None:
         super().__init__()
         self.window = POOLING[high.stride] if pooling == "windows" else None
-        self.alignment = alignment
+        self.align_corners = align_corners
         self.project = ConvNormAct(
             high.channels, head_channels, 1, activation=nn.ReLU, norm_eps=1e-5, norm_momentum=0.1
         )
-        self.gate = nn.Conv2d(high.channels, head_channels, 1, bias=official)
-        self.squash = nn.Hardsigmoid() if official else nn.Sigmoid()
+        self.gate = nn.Conv2d(high.channels, head_channels, 1, bias=variant == "paper")
+        self.squash = nn.Hardsigmoid() if variant == "paper" else nn.Sigmoid()
         self.dropout = nn.Dropout2d(dropout)
         self.classify_high = nn.Conv2d(head_channels, num_classes, 1)
         self.classify_low = nn.Conv2d(low.channels, num_classes, 1)
@@ -59,55 +66,8 @@ class LRASPPHead(nn.Module):
             size, stride = self.window
             pooled = F.avg_pool2d(high, (min(size, height), min(size, width)), stride)
             gate = self.squash(self.gate(pooled))  # [N, F, h, w], 1x1 if the map is small
-            gate = resized(gate, (height, width), "corners")
-        # A 1x1 convolution and bilinear resizing commute; classes are fewer than head channels, so they are resized.
+            gate = resize(gate, (height, width), align_corners=True)
+        # The paper resizes F channels and classifies at stride 8. A 1x1 convolution and bilinear resizing commute, so
+        # resizing the logits of fewer channels gives the same.
         logits = self.classify_high(self.dropout(self.project(high) * gate))
-        return self.classify_low(low) + resized(logits, low.shape[-2:], self.alignment)
-
-
-class RASPPHead(nn.Module):
-    """R-ASPP, the head of MobileNetV2 (arXiv 1801.04381, section 6.3): a 1x1 convolution beside the pooled map."""
-
-    def __init__(self, high: Feature, *, num_classes: int, head_channels: int, dropout: float) -> None:
-        super().__init__()
-        common = {"activation": nn.ReLU, "norm_eps": 1e-5, "norm_momentum": 0.1}
-        self.project = ConvNormAct(high.channels, head_channels, 1, **common)
-        self.pooled = ConvNormAct(high.channels, head_channels, 1, **common)
-        self.merge = ConvNormAct(2 * head_channels, head_channels, 1, **common)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(head_channels, num_classes, 1)
-        self.stride, self.multiple, self.least = high.stride, 1, 1
-
-    def forward(self, high: Tensor) -> Tensor:
-        """high [N, C, H/s, W/s] -> logits [N, num_classes, H/s, W/s]."""
-        mean = self.pooled(high.mean((2, 3), keepdim=True))  # [N, F, 1, 1]
-        merged = self.merge(torch.cat([mean.expand(-1, -1, *high.shape[-2:]), self.project(high)], dim=1))
-        return self.classify(self.dropout(merged))
-
-
-class AuxiliaryHead(nn.Module):
-    """The fully convolutional head that a network can be trained with: 3x3 to a quarter of the channels, 1x1."""
-
-    def __init__(self, feature: Feature, *, num_classes: int) -> None:
-        super().__init__()
-        inner = max(1, feature.channels // 4)
-        self.project = ConvNormAct(feature.channels, inner, 3, activation=nn.ReLU, norm_eps=1e-5, norm_momentum=0.1)
-        self.dropout = nn.Dropout(0.1)
-        self.classify = nn.Conv2d(inner, num_classes, 1)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """feature [N, C, h, w] -> logits [N, num_classes, h, w]."""
-        return self.classify(self.dropout(self.project(feature)))
-
-
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing with half-pixel centres: [N, C, h, w] -> [N, C, H, W] for size (H, W)."""
-    return resized(logits, size, "centres")
-
-
-def resized(maps: Tensor, size: tuple[int, int], alignment: str) -> Tensor:
-    """Bilinear resizing that lays the maps' outer edges over each other ("centres"), or their outer values ("corners").
-
-    maps [N, C, h, w] -> [N, C, H, W] for size (H, W).
-    """
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=alignment == "corners")
+        return self.classify_low(low) + resize(logits, low.shape[-2:], align_corners=self.align_corners)

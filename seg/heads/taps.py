@@ -1,11 +1,12 @@
-"""Which of an architecture's taps a segmentation head takes. All are found in the table, none listed by name."""
+"""Which of an architecture's taps a segmentation head takes; all are found in the table, none is listed by name."""
 
 from backbone.architectures.plan import Feature, plan
 from backbone.architectures.rows import Architecture
+from backbone.errors import InputError
 
 
 def low_tap(architecture: Architecture, variant: str) -> str:
-    """The tap of stride 8 whose values LR-ASPP adds to the coarse ones.
+    """The tap of stride 8 that LR-ASPP classifies beside the deepest one.
 
     "paper": the last depthwise output of that stride, which is what the official code names for MobileNetV2, V3-Large
     and V3-Small; the last block's output in the one network without such a tap (V4 conv Small). "torchvision": the
@@ -22,17 +23,17 @@ def low_tap(architecture: Architecture, variant: str) -> str:
 def high_tap(architecture: Architecture) -> str:
     """The deepest tap: the last 1x1 convolution where it belongs to the body, else the last block's output.
 
-    It belongs to the classifier, and the official segmentation code leaves it out, where no hidden layer follows the
-    pooling: in MobileNetV2 and the searched networks of its time.
+    It belongs to the classifier, and the official segmentation code leaves it out, in networks without a hidden layer
+    after the pooling: MobileNetV2 and the searched networks of its time.
     """
     return "last" if architecture.hidden else f"{len(architecture.rows)}.out"
 
 
 def pyramid(architecture: Architecture) -> tuple[str, ...]:
-    """Taps of strides 2, 4, 8, 16 and 32: the last block's output of each, the stem where no block has stride 2.
+    """Taps of strides 2, 4, 8, 16 and 32: the last block's output at each, the stem where no block has stride 2.
 
-    Block outputs rather than expansions: the decoders' 3x3 convolutions over them cost in proportion to channels, and
-    an expansion has up to six times as many (672 and 112 at stride 16 of V3-Large). timm's networks give the same.
+    Block outputs rather than expansions: the decoders' 3x3 convolutions cost in proportion to their input's channels,
+    and an expansion has up to six times as many (672 against 112 at stride 16 of V3-Large). timm taps the same values.
     """
     outputs = [
         next((tap for tap in reversed(_of_stride(architecture, stride)) if tap.endswith(".out")), "stem")
@@ -42,11 +43,14 @@ def pyramid(architecture: Architecture) -> tuple[str, ...]:
 
 
 def auxiliary_tap(architecture: Architecture) -> str:
-    """The tap that an auxiliary head learns from: the last block's output of stride 16."""
+    """The tap that an auxiliary head is trained on: the last block's output at stride 16."""
     return pyramid(architecture)[3]
 
 
 def _of_stride(architecture: Architecture, stride: int) -> list[str]:
-    """Taps of a stride, in the order in which they are computed, at output stride 32."""
+    """Taps of a stride in the network of output stride 32, in the order in which they are computed."""
     features: dict[str, Feature] = plan(architecture).features
-    return [tap for tap, feature in features.items() if feature.stride == stride]
+    found = [tap for tap, feature in features.items() if feature.stride == stride]
+    if not found:
+        raise InputError(f"the network has no features of stride {stride}, which the head takes")
+    return found

@@ -227,7 +227,7 @@ def test_a_converted_deeplab_predicts_cityscapes_classes(small, tmp_path):
         expected = found.model.eval()(images).argmax(1)[0]
     labels = predict.load(tmp_path / "lraspp.safetensors")(frame).labels
     assert (labels != expected.numpy()).sum() <= 7  # of 7000: rounding, where two classes are equal
-    with pytest.raises(InputError, match="taproot's weights need alignment='corners'"):
+    with pytest.raises(InputError, match="taproot's weights need align_corners=True"):
         seg.load_weights(
             seg.create(backbone="mobilenet_v3_small", output_stride=32, padding="same"), tmp_path / "lraspp.safetensors"
         )
@@ -235,11 +235,11 @@ def test_a_converted_deeplab_predicts_cityscapes_classes(small, tmp_path):
 
 def test_a_training_starts_from_deeplab_as_a_whole_or_as_a_backbone(small):
     path = str(small[1])
-    same = {"backbone": "mobilenet_v3_small", "output_stride": 32, "padding": "same", "alignment": "corners"}
+    same = {"backbone": "mobilenet_v3_small", "output_stride": 32, "padding": "same", "align_corners": True}
     assert "whole model, deeplab" in load_initial_weights(seg.create(**same), path, seg.load_weights)
-    for key in ("padding", "alignment"):
+    for key in ("padding", "align_corners"):
         unlike = {name: value for name, value in same.items() if name != key}
-        with pytest.raises(InputError, match=f"deeplab's weights need {key}='{same[key]}', the model has"):
+        with pytest.raises(InputError, match=f"deeplab's weights need {key}={same[key]!r}, the model has"):
             seg.load_weights(seg.create(**unlike), path)
     body = backbone.create("mobilenet_v3_small", tail="segmentation", padding="same")
     assert backbone.load_weights(body, path) == "slim"
@@ -262,7 +262,7 @@ def test_tensors_that_do_not_fit_are_named(small):
 
 
 def test_corners_are_for_lraspp_only():
-    with pytest.raises(InputError, match="alignment 'corners' does not fit head 'unet'"):
-        seg.create("unet", alignment="corners")
+    with pytest.raises(InputError, match="align_corners does not fit head 'unet'"):
+        seg.create("unet", align_corners=True)
     with pytest.raises(InputError, match="padding 'valid' unknown"):
         seg.create(padding="valid")

@@ -13,9 +13,10 @@ from torchvision.models.detection.image_list import ImageList
 
 import backbone
 import det
+from backbone import InputError
 from backbone.inference import for_inference
 from det import boxes
-from det.heads.anchors import anchors, anchors_per_cell
+from det.heads.anchors import anchors_per_cell, ssd_anchors
 
 SIZES_320 = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
 
@@ -32,7 +33,7 @@ def parameters_norms_folded(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("variant, count", [("paper", 2034), ("torchvision", 3234)])
 def test_anchor_counts_at_320(variant, count):
-    assert anchors(SIZES_320, (320, 320), variant).shape == (count, 4)
+    assert ssd_anchors(SIZES_320, (320, 320), variant).shape == (count, 4)
 
 
 @pytest.mark.parametrize("image_size_hw", [(320, 320), (240, 416)])
@@ -41,11 +42,11 @@ def test_torchvision_anchors_equal_its_generator(image_size_hw):
     generator = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
     images = ImageList(torch.zeros(1, 3, *image_size_hw), [image_size_hw])
     (theirs,) = generator(images, [torch.zeros(1, 1, *size) for size in sizes_hw])
-    torch.testing.assert_close(anchors(sizes_hw, image_size_hw, "torchvision"), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ssd_anchors(sizes_hw, image_size_hw, "torchvision"), theirs, rtol=0, atol=1e-4)
 
 
 def test_paper_anchors_follow_the_official_table():
-    placed = anchors(SIZES_320, (320, 320), "paper")
+    placed = ssd_anchors(SIZES_320, (320, 320), "paper")
     first_cell, second_map = placed[:3], placed[1200:1206]
     assert torch.allclose((first_cell[:, :2] + first_cell[:, 2:]) / 2, torch.tensor([8.0, 8.0]))
     sides = first_cell[:, 2:] - first_cell[:, :2]
@@ -58,7 +59,7 @@ def test_paper_anchors_follow_the_official_table():
 
 
 def test_paper_anchors_stay_square_on_a_wide_image():
-    placed = anchors([(2, 4)] * 6, (100, 200), "paper")
+    placed = ssd_anchors([(2, 4)] * 6, (100, 200), "paper")
     sides = placed[0, 2:] - placed[0, :2]
     assert torch.allclose(sides, torch.tensor([10.0, 10.0]))
 
@@ -67,7 +68,7 @@ def test_box_coding_survives_a_round_trip_and_equals_torchvision():
     torch.manual_seed(0)
     corners = torch.rand(50, 2) * 200
     truth = torch.cat([corners, corners + 5 + torch.rand(50, 2) * 100], dim=1)
-    placed = anchors(SIZES_320, (320, 320), "paper")[:2000:40]
+    placed = ssd_anchors(SIZES_320, (320, 320), "paper")[:2000:40]
     offsets = boxes.encode(truth, placed)
     torch.testing.assert_close(boxes.decode(offsets, placed), truth, rtol=1e-5, atol=1e-3)
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
@@ -129,6 +130,18 @@ def test_every_backbone_carries_every_head(head, name):
     assert raw.class_logits.shape == (1, len(model.anchors), 3)
     values = model.backbone(torch.zeros(1, 3, 64, 64))
     assert [64 // values[tap].shape[2] for tap in model.taps] == list(model.head.strides[: len(model.taps)])
+
+
+OWN = "ds_k3_s2_c16 ir_k3_s2_e4_c24 ir_r2_k3_s2_e4_c40 ir_k3_s2_e6_c80"  # strides 4, 8, 16 and 32
+
+
+@pytest.mark.parametrize("head", ["ssdlite", "ssdlite_fpn"])
+def test_a_network_in_strings_carries_a_head(head):
+    model = det.create(head, backbone=OWN, num_classes=3, image_size=(64, 96)).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 96)).box_offsets.shape == (1, len(model.anchors), 4)
+    with pytest.raises(InputError, match=f"no features of stride 32, which head {head} takes"):
+        det.create(head, backbone=OWN.replace("_s2_e6", "_s1_e6"))
 
 
 def test_taps_can_be_chosen():
@@ -249,7 +262,7 @@ def test_compiles_as_one_graph_and_exports_strictly(head, padding):
     [
         ({"head": "yolo"}, "ssdlite"),
         ({"backbone": "resnet50"}, "mobilenet_v3_small"),
-        ({"taps": ("13.out", "last")}, r"taps are 13.out \(stride 32\)"),
+        ({"taps": ("13.out", "last")}, "taps of strides 32, 32 do not fit head ssdlite"),
         ({"taps": ("last",)}, "one at each of the strides"),
         ({"head": "ssdlite_fpn", "variant": "torchvision"}, "use variant paper"),
         ({"variant": "mine"}, "torchvision"),

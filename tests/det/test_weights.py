@@ -169,3 +169,8 @@ def test_unknown_layouts_and_broken_files_are_refused(tmp_path):
             det.load_weights(model, path)
     with pytest.raises(InputError, match=r"absent\.pth"):
         det.load_weights(model, tmp_path / "absent.pth")
+
+
+def test_published_weights_are_refused_by_another_head(theirs):
+    with pytest.raises(InputError, match="torchvision's weights need head='ssdlite', the model has another"):
+        det.load_weights(det.create("ssdlite_fpn"), theirs.state_dict())

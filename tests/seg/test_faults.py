@@ -20,9 +20,10 @@ from backbone import InputError
 from backbone.data import images
 from seg.data.cityscapes import Cityscapes
 from seg.data.dataset import SegDataset
-from seg.data.folder import Folder, palette_color
+from seg.data.folder import Folder
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
+from seg.palette import pascal_voc_color
 from tests.seg.test_folder import make_garden
 from tests.tools.test_check_masks import check
 from tools.eval_seg import evaluate_model
@@ -196,7 +197,7 @@ def test_8_rarer_kinds_give_three_channels_of_bytes_too(tmp_path, photo, kind):
 def test_9_a_palette_mask_gives_its_indices_not_its_colors(tmp_path):
     ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
     mask = Image.fromarray(ids)
-    mask.putpalette([value for index in range(256) for value in palette_color(index)])
+    mask.putpalette([value for index in range(256) for value in pascal_voc_color(index)])
     mask.save(tmp_path / "mask.png")
     assert images.image_mode(tmp_path / "mask.png") == "P"
     assert (images.read_label(tmp_path / "mask.png") == ids).all()

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from backbone import InputError
-from seg.data.folder import Folder, palette_color, read_classes
+from seg.data.folder import Folder, read_classes
+from seg.palette import distinct_colors, pascal_voc_color
 from tools import eval_seg, train_seg
 from tools.io.model_file import load_description
 from tools.predict import load
@@ -31,7 +32,7 @@ def make_garden(root: Path, classes: str = CLASSES, *, palette: bool = False) ->
             ids = random.choice([0, 10, 20, 21, 30], (6, 8)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
             mask = Image.fromarray(ids)
             if palette:
-                mask.putpalette([value for index in range(256) for value in palette_color(index)])
+                mask.putpalette([value for index in range(256) for value in pascal_voc_color(index)])
             for folder, ending, image in (
                 ("images", ".jpg", Image.fromarray(np.stack([ids * 8] * 3, -1))),
                 ("masks", ".png", mask),
@@ -50,18 +51,7 @@ def test_masks_are_read_as_the_classes_file_says(tmp_path, palette):
     expected = np.select([ids == 10, (ids == 20) | (ids == 21), ids == 30], [0, 1, 2], 255)
     assert (dataset[1].labels.numpy() == expected).all() and len(dataset) == 3
     assert dataset.classes == ["lawn", '<path> & "kerb"', "pond"]
-    assert dataset.colors == [(0, 200, 0), palette_color(20), (0, 0, 255)]
-
-
-def test_the_palette_is_pascal_vocs():
-    assert [palette_color(n) for n in (0, 1, 2, 8, 20, 255)] == [
-        (0, 0, 0),
-        (128, 0, 0),
-        (0, 128, 0),
-        (64, 0, 0),
-        (0, 64, 128),
-        (224, 224, 192),
-    ]
+    assert dataset.colors == [(0, 200, 0), *distinct_colors(1, [(0, 200, 0), (0, 0, 255)]), (0, 0, 255)]
 
 
 def test_names_alone_are_classes_numbered_from_zero(tmp_path):
@@ -87,6 +77,12 @@ def test_pascal_vocs_folders_and_lists_are_understood(tmp_path):
         Folder(tmp_path, "val", tmp_path / "classes.yaml")
 
 
+def test_pictures_is_the_older_name_of_images(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("{pictures: photos, classes: [x]}")
+    assert read_classes(path).images == "photos"
+
+
 def test_masks_beside_their_images(tmp_path):
     for ending in (".png", "_mask.png"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"a{ending}")
@@ -101,7 +97,10 @@ def test_masks_beside_their_images(tmp_path):
         ("classes: [", "not a readable YAML"),
         ("names: [a]", "needs a list `classes`"),
         ("classes: []", "needs a list `classes`"),
-        ("{classes: [a], ignored: 255}", "unknown key ignored; valid: classes, ignore"),
+        ("{classes: [a], ignored: 255}", r"unknown key ignored; did you mean ignore\?"),
+        ("{classes: [a], colours: 255}", "unknown key colours; valid: classes, ignore, images"),
+        ("{classes: [a], image: x}", r"unknown key image; did you mean images\?"),
+        ("{classes: [a], images: x, pictures: y}", "has images and pictures, its old name; leave pictures out"),
         ("classes: [{id: 3}]", r"class 0 is \{'id': 3\}; write"),
         ("classes: [{name: a, colour: [1, 2, 3]}]", "class 0 is"),
         ("classes: [{name: a, id: 256}]", "class a: 256 is not a whole number from 0 to 255"),

@@ -14,7 +14,7 @@ from backbone import InputError
 from seg.encoders import Encoder
 from seg.heads.decoders import DECODERS
 from seg.heads.taps import high_tap, low_tap, pyramid
-from seg.model import HEADS
+from seg.options import HEADS
 
 SMALL = {"backbone": "mobilenet_v3_small", "width": 0.35, "num_classes": 5}
 LIBRARY = {
@@ -120,7 +120,7 @@ def test_dilating_an_encoder_keeps_its_weights():
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoders_numbers_are_the_librarys(name, randomise):
     ours = randomise(seg.create(name, backbone="mobilenet_v3_small", num_classes=5))
-    stride = DECODERS[name].strides[0]
+    stride = DECODERS[name].output_strides[0]
     own = {"deeplabv3": {"encoder_output_stride": stride}, "pspnet": {"encoder_depth": 5, "output_stride": stride}}
     theirs = LIBRARY[name](
         "taproot-mobilenet_v3_small",

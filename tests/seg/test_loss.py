@@ -7,9 +7,9 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional as F
 
-from seg.heads.lraspp import upsample
 from seg.loss import LOSSES, balanced_weights, cross_entropy, ohem
 from seg.pixel_scores import _PixelScores
+from seg.resizing import upsample
 
 
 def some_batch(coarse: tuple[int, int], fine: tuple[int, int], classes: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

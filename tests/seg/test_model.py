@@ -134,6 +134,8 @@ def test_predictor_equals_the_plain_model_and_leaves_it_alone(randomise):
     result = predictor(frame)
     assert (result.labels == logits.argmax(1)[0].numpy())[clear].all() and clear.mean() > 0.99
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    steps = predictor.finish(predictor.network(predictor.prepare(frame)), frame.shape[:2])
+    assert (steps.labels == result.labels).all() and steps.classes == list("abcd")
     untouched = frame.copy()
     drawn = result.draw(frame)
     assert drawn.shape == frame.shape and (frame == untouched).all() and (drawn != frame).any()
@@ -146,6 +148,25 @@ def test_predictor_equals_the_plain_model_and_leaves_it_alone(randomise):
 def test_unknown_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(map(str, arguments.values())))):
         seg.create(**arguments)
+
+
+OWN = "ds_k3_s2_c16 ir_k3_s2_e4_c24 ir_r2_k3_s2_e4_c40 ir_k3_s2_e6_c80"  # strides 4, 8, 16 and 32
+
+
+@pytest.mark.parametrize("head", ["lraspp", "unet"])
+def test_a_network_in_strings_carries_a_head(head):
+    model = seg.create(head, backbone=OWN, num_classes=3).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 65, 96)).shape == (1, 3, -(-65 // model.stride), 96 // model.stride)
+    twin = seg.create(head, backbone=OWN, num_classes=3)
+    assert seg.load_weights(twin, model.state_dict()) == "taproot"
+
+
+def test_a_network_in_strings_with_a_fault_or_without_a_stride_is_refused():
+    with pytest.raises(InputError, match="character 8: '17'"):
+        seg.create(backbone="ds_k3_c17")
+    with pytest.raises(InputError, match="no features of stride 8, which the head takes"):
+        seg.create(backbone="ds_k3_s2_c16")
 
 
 def test_foreign_weights_are_refused():

@@ -69,7 +69,7 @@ def test_ones_own_images_of_several_sizes(tmp_path, colors):
     data = [open_data(tmp_path, "train", classes=classes, prepared=p) for p in (None, tmp_path / "copy")]
     assert same_samples(*data) and data[1][0].image.shape == (3, 30, 40)
     classes.write_text(classes.read_text().replace("ignore: [0, 255]", "ignore: [0, 254, 255]"))
-    with pytest.raises(InputError, match="6 of 6 images are not as they were prepared"):
+    with pytest.raises(InputError, match="6 of 6 images have changed since they were prepared"):
         open_data(tmp_path, "train", classes=classes, prepared=tmp_path / "copy")
 
 
@@ -100,7 +100,9 @@ def test_a_copy_of_other_files_is_refused_and_brought_up_to_date(copy, tmp_path,
     times = image.stat()
     Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
     os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    with pytest.raises(InputError, match=rf"1 of 5 images are not as they were prepared, the first {image}; run "):
+    with pytest.raises(
+        InputError, match=rf"1 of 5 images have changed since they were prepared, the first {image}; run "
+    ):
         open_data(copy, "val", prepared=out)
     capsys.readouterr()
     prepare(copy, out)

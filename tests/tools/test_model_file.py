@@ -31,8 +31,9 @@ def write_format_0(path: Path, model: nn.Module, description: dict) -> Path:
 
 @pytest.fixture
 def segmenter_file(tmp_path: Path) -> Path:
-    model = seg.create(backbone="mobilenet_v3_small_se_before_activation", width=0.35, head_channels=16)
-    arguments = {**SMALL, "head": "lraspp", "num_classes": 19, "filters": 16}
+    settings = {"width": 0.35, "head_channels": 16, "align_corners": True}
+    model = seg.create(backbone="mobilenet_v3_small_se_before_activation", **settings)
+    arguments = {**SMALL, "head": "lraspp", "num_classes": 19, "filters": 16, "alignment": "corners"}
     described = {"task": "segmentation", "model": arguments, "classes": cityscapes.NAMES, "colors": cityscapes.COLORS}
     return write_format_0(tmp_path / "seg.safetensors", model, described | {"step": 5, "scores": {"miou": 0.5}})
 

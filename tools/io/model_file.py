@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -13,6 +13,10 @@ from backbone.errors import InputError
 from backbone.weights.description import read_header, write_header
 from backbone.weights.names import is_name, resolve
 from tools.io.files import replace_file
+
+if TYPE_CHECKING:
+    from det import Detector
+    from seg import Segmenter
 
 PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
 """How names begin that only published whole segmenters and detectors have."""
@@ -71,7 +75,7 @@ def results_folder(weights: Path) -> Path:
     return Path("runs") / weights if is_name(weights) else weights.parent
 
 
-def load_initial_weights(model: nn.Module, path: str, load_whole: Callable[[nn.Module, str], str]) -> str:
+def load_initial_weights(model: "Segmenter | Detector", path: str, load_whole: Callable[[Any, str], str]) -> str:
     """Loads a file of the whole model where it has this model's head, else the backbone in it; says which."""
     state = backbones.read_weights(path)
     own_head = {name for name in model.state_dict() if name.startswith("head.")}

@@ -49,7 +49,7 @@ class SegModel:
     dropout: float = knob(0.0, "probability of leaving out a channel before the classifying convolution")
     auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
     padding: str = knob("symmetric", "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads")
-    alignment: str = knob("centres", "of lraspp's maps and images: centres, or corners as DeepLab's checkpoints have")
+    align_corners: bool = knob(False, "of lraspp: resize maps with aligned corners, as DeepLab's checkpoints need")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,19 @@
+"""What can be chosen in this package, by name; free of torch, for command lines and configs."""
+
+HEADS = (
+    "lraspp",
+    "raspp",
+    "deeplabv3",
+    "deeplabv3plus",
+    "fpn",
+    "linknet",
+    "manet",
+    "pan",
+    "pspnet",
+    "segformer",
+    "unet",
+    "upernet",
+)
+VARIANTS = ("paper", "torchvision")
+POOLINGS = ("windows", "global")
+LOSSES = ("cross_entropy", "ohem", "dice", "jaccard", "lovasz", "focal")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # for readers and type checkers; at run time `lazy` imports t
     from det.data.transforms import Transformed, eval_transform, train_transform
     from det.loss import DetectionLoss
     from det.matching import Targets
-    from det.metrics import evaluate, figures_of, has_fast, judge, load_ground_truth, self_check, to_results
+    from det.metrics import coco_metrics, evaluate, has_fast, load_ground_truth, run_coco_eval, self_check, to_results
     from det.model import Detector, RawDetections, SSDLiteHead, create
     from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
     from det.predictor import DetectionResult, Predictor
@@ -34,20 +34,20 @@ __all__ = [
     "Targets",
     "Transformed",
     "annotation_file",
+    "coco_metrics",
     "collate",
     "create",
     "eval_transform",
     "evaluate",
-    "figures_of",
     "from_weights",
     "has_fast",
     "image_folder",
     "input_sizes",
     "is_scored",
-    "judge",
     "load_ground_truth",
     "load_weights",
     "read_results",
+    "run_coco_eval",
     "scale_batch",
     "self_check",
     "to_results",
@@ -72,20 +72,20 @@ _MODULES = {
     "Targets": "matching",
     "Transformed": "data.transforms",
     "annotation_file": "data.annotations",
+    "coco_metrics": "metrics",
     "collate": "data.coco",
     "create": "model",
     "eval_transform": "data.transforms",
     "evaluate": "metrics",
-    "figures_of": "metrics",
     "from_weights": "weights",
     "has_fast": "metrics",
     "image_folder": "data.annotations",
     "input_sizes": "data.coco",
     "is_scored": "data.annotations",
-    "judge": "metrics",
     "load_ground_truth": "metrics",
     "load_weights": "weights",
     "read_results": "data.annotations",
+    "run_coco_eval": "metrics",
     "scale_batch": "data.coco",
     "self_check": "metrics",
     "to_results": "metrics",

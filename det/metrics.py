@@ -1,4 +1,4 @@
-"""COCO's twelve detection figures and the AP of each class, by pycocotools or, quicker, by faster-coco-eval."""
+"""COCO's twelve detection metrics and the AP of each class, by pycocotools or, faster, by faster-coco-eval."""
 
 import contextlib
 import importlib.util
@@ -19,20 +19,25 @@ from det.data.coco import ABSENT, MIN_BOX_SIDE, CocoDetection
 from det.data.transforms import CROWD
 from det.postprocess import Detections
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""In the order of pycocotools: mean AP, at IoU 0.5 and 0.75, of small, medium and large; recall at 1, 10, 100 boxes."""
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""In pycocotools' order: AP, over IoU 0.5 to 0.95, at 0.5, at 0.75, of small, medium and large objects; then average
+recall with 1, 10 and 100 detections, and of small, medium and large objects."""
 
-# pycocotools considers this many detections of a class in an image; the self-check avoids images with more objects.
 MAX_DETECTIONS = 100
+"""Of a class in an image, that pycocotools considers; the self-check avoids images with more objects."""
 SELF_CHECK_IMAGES = 100
 
 
 def load_ground_truth(source: str | Path | dict) -> COCO:
-    """Index the content or the file of COCO annotations for `evaluate`; fills in what pycocotools needs and some lack.
+    """Indexes COCO annotations for `evaluate`, filling in fields that pycocotools needs and some files lack.
 
-    An annotation of id 0 gets another: pycocotools takes a detection that found it for one that found nothing.
+    An annotation of id 0 gets another one: pycocotools counts a detection matched to id 0 as unmatched.
 
-    Raises InputError as `det.annotations.read_annotations`, and for a box that is not finite.
+    Arguments:
+        source: the annotation file, or its content.
+
+    Raises:
+        InputError: as `det.data.annotations.read_annotations`, and for a box that is not finite.
     """
     if isinstance(source, dict):
         content, name = source, "ground truth"
@@ -53,10 +58,13 @@ def load_ground_truth(source: str | Path | dict) -> COCO:
 
 
 def to_results(detections: Iterable[Detections], image_ids: Iterable[int], category_ids: Sequence[int]) -> list[dict]:
-    """Detections of some images in COCO's results format: real category ids, boxes xywh in original pixels.
+    """Detections in COCO's results format: the annotation file's category ids, boxes xywh in the images' own pixels.
 
-    A class that the annotations do not have (id -1 in `category_ids`, see `CocoDetection`) cannot be judged and is
-    left out.
+    Arguments:
+        detections: of each image; boxes [n, 4] xyxy, scores [n] and labels [n].
+        image_ids: of the same images.
+        category_ids: by label, as `CocoDetection` has them. Detections of a class that the annotations do not have
+            (id -1) cannot be scored and are left out.
     """
     results = []
     for found, image_id in zip(detections, image_ids, strict=True):
@@ -70,7 +78,7 @@ def to_results(detections: Iterable[Detections], image_ids: Iterable[int], categ
 
 
 def has_fast() -> bool:
-    """Whether faster-coco-eval is installed, which `judge` and `evaluate` can use."""
+    """Whether faster-coco-eval is installed, which `evaluate` and `run_coco_eval` can use."""
     return importlib.util.find_spec("faster_coco_eval") is not None
 
 
@@ -81,32 +89,37 @@ def evaluate(
     *,
     fast: bool = False,
 ) -> dict[str, float]:
-    """COCO's figures (`FIGURES`) and "AP/<class>" for each class, all 0 to 1, or -1 where there is nothing to find.
+    """COCO's metrics (`METRICS`) and `AP/NAME` for each class, all 0 to 1, or -1 where there is nothing to find.
 
-    Arguments, warnings and errors are those of `judge`.
+    Arguments, warnings and errors are those of `run_coco_eval`.
     """
-    return figures_of(judge(ground_truth, results, image_ids, fast=fast))
+    return coco_metrics(run_coco_eval(ground_truth, results, image_ids, fast=fast))
 
 
 @without_collector()
-def judge(
+def run_coco_eval(
     ground_truth: COCO | str | Path | dict,
     results: list[dict],
     image_ids: Iterable[int] | None = None,
     *,
     fast: bool = False,
 ) -> COCOeval:
-    """The judge after `evaluate` and `accumulate`, with its arrays in `eval`; `figures_of` reads it.
+    """Runs pycocotools' evaluation; `coco_metrics` reads the result.
+
+    Detections that are not finite are left out and an empty list scores 0, both with a warning.
 
     Arguments:
         ground_truth: from `load_ground_truth`, or what that takes.
         results: detections in COCO's results format; not changed.
-        image_ids: judge these images only; all of the ground truth by default.
-        fast: let faster-coco-eval count: several times quicker, figures equal to 1e-12 (its precisions are rounded
-            otherwise in the last bit); `evalImgs` is then not filled.
+        image_ids: score these images only; all of the ground truth by default.
+        fast: count with faster-coco-eval, which is several times faster; metrics are equal to 1e-12, as it rounds
+            precisions differently in the last bit. It leaves `evalImgs` empty.
 
-    Detections that are not finite are left out and an empty list scores 0, both with a warning.
-    Raises InputError for an image or category id that the ground truth does not have, or without faster-coco-eval.
+    Returns:
+        pycocotools' object after `evaluate`, `accumulate` and `summarize`: `stats`, `eval["precision"]` and the like.
+
+    Raises:
+        InputError: an image or category id is not in the ground truth, or faster-coco-eval is not installed.
     """
     if fast and not has_fast():
         raise InputError(
@@ -129,37 +142,37 @@ def judge(
     if len(finite) < len(results):
         warnings.warn(f"{len(results) - len(finite)} detections are not finite and were left out", stacklevel=3)
     if not finite:
-        warnings.warn("there are no detections: every figure is 0", stacklevel=3)
+        warnings.warn("there are no detections: every metric is 0", stacklevel=3)
 
     with contextlib.redirect_stdout(io.StringIO()):
         found = _results_index(truth, finite)
-        counting = _fast_judge(truth, found) if fast else COCOeval(truth, found, "bbox")
-        counting.params.imgIds = chosen
-        counting.evaluate()
-        counting.accumulate()
-        counting.summarize()
-    return counting
+        coco_eval = _fast_coco_eval(truth, found) if fast else COCOeval(truth, found, "bbox")
+        coco_eval.params.imgIds = chosen
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+    return coco_eval
 
 
-def figures_of(judged: COCOeval) -> dict[str, float]:
-    """What `evaluate` returns, of a judge that `judge` returned."""
-    figures = {name: float(value) for name, value in zip(FIGURES, judged.stats, strict=True)}
+def coco_metrics(coco_eval: COCOeval) -> dict[str, float]:
+    """What `evaluate` returns, from what `run_coco_eval` returned."""
+    metrics = {name: float(value) for name, value in zip(METRICS, coco_eval.stats, strict=True)}
     # precision is [IoU, recall, class, area, maximal detections]: all areas, 100 detections.
-    for position, category_id in enumerate(judged.params.catIds):
-        precision = judged.eval["precision"][:, :, position, 0, -1]
+    for position, category_id in enumerate(coco_eval.params.catIds):
+        precision = coco_eval.eval["precision"][:, :, position, 0, -1]
         known = precision[precision > -1]
-        figures[f"AP/{judged.cocoGt.cats[category_id]['name']}"] = float(known.mean()) if known.size else -1.0
-    return figures
+        metrics[f"AP/{coco_eval.cocoGt.cats[category_id]['name']}"] = float(known.mean()) if known.size else -1.0
+    return metrics
 
 
-def _fast_judge(truth: COCO, found: COCO) -> COCOeval:
+def _fast_coco_eval(truth: COCO, found: COCO) -> COCOeval:
     from faster_coco_eval import COCOeval_faster
 
     return COCOeval_faster(truth, found, "bbox", print_function=print)
 
 
 def _results_index(truth: COCO, results: list[dict]) -> COCO:
-    """What `loadRes` makes of results, also of none, without changing them."""
+    """What `loadRes` makes of results, which are not changed; `loadRes` itself fails on an empty list."""
     index = COCO()
     index.dataset = {
         "images": truth.dataset["images"],
@@ -174,11 +187,13 @@ def _results_index(truth: COCO, results: list[dict]) -> COCO:
 
 
 def self_check(ground_truth: COCO | str | Path | dict, dataset: CocoDetection) -> None:
-    """Score the boxes that a data set has read, through `to_results` and `evaluate`, as if detected: AP must be 1.
+    """Scores a data set's own boxes as if they had been detected, through `to_results` and `evaluate`: AP must be 1.
 
-    That fails when category ids, image ids or box formats are mixed up, which otherwise only looks like a bad model.
-    A hundred images are taken of those whose boxes the data set need not clip nor drop. Raises InputError with the AP
-    found.
+    It is not when category ids, image ids or box formats are mixed up, which otherwise only looks like a bad model.
+    Takes the first hundred images whose boxes the data set neither clips nor drops.
+
+    Raises:
+        InputError: the AP is another, which the message says.
     """
     truth = ground_truth if isinstance(ground_truth, COCO) else load_ground_truth(ground_truth)
     detections, image_ids = [], []

@@ -17,3 +17,5 @@ HEADS = (
 VARIANTS = ("paper", "torchvision")
 POOLINGS = ("windows", "global")
 LOSSES = ("cross_entropy", "ohem", "dice", "jaccard", "lovasz", "focal")
+ANNOTATIONS = ("gtFine", "gtCoarse")
+"""Cityscapes' folders of labels: fine, and coarse; the split train_extra has coarse labels only."""

@@ -16,7 +16,7 @@ GROUPS = {
     "train": ("train_seg", "train_det", "train_backbone"),
     "run a model": ("video",),
     "evaluate": ("eval_seg", "eval_det", "eval_backbone"),
-    "prepare data": ("check_masks", "check_coco", "convert_annotations", "prepare_masks"),
+    "prepare data": ("check_masks", "check_coco", "check_augment", "convert_annotations", "prepare_masks"),
     "weights and networks": ("weights", "convert_weights", "summary"),
     "try and measure": ("demo", "make_demo_data", "benchmark"),
 }

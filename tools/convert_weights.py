@@ -16,169 +16,20 @@ unless --classes gives them. A classifier's file is for backbone.from_weights an
 the others are also for tools.predict, tools.video and the evaluations.
 """
 
-import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from torch import nn
-from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
-from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
-
-import backbone
-import det
-import seg
-from backbone.data.transforms import shorter_side
 from backbone.errors import InputError
-from det import tensorflow_weights
-from seg.data import cityscapes
-from seg.palette import distinct_colors, pascal_voc_color
-from seg.weights import DEEPLAB_SIGN
-from tools.io import console
-from tools.io.files import read_class_names
-from tools.io.model_file import save_model
-
-
-class Recognised(NamedTuple):
-    """A checkpoint in our form."""
-
-    model: nn.Module
-    layout: str
-    description: dict[str, Any]  # as the file's header has it
-
-
-def recognise(
-    source: str | Path, *, padding: str | None = None, norm_eps: float | None = None, classes: list[str] | None = None
-) -> Recognised:
-    """Finds out what a weights file is of, and builds it.
-
-    Arguments:
-        padding, norm_eps: of a classifier's weights that do not tell; as `backbone.from_weights` has them.
-        classes: names in the order of the outputs, without a detector's background. By default those in the file;
-            those of torchvision's published weights where its model has as many outputs; else numbers.
-    Raises:
-        InputError: the layout is unknown or cannot be reproduced, or there are more or fewer names than classes.
-    """
-    names = backbone.read_weights(source).keys()
-    whole = {
-        "classifier.cbr.0.weight": _segmenter,
-        DEEPLAB_SIGN: _segmenter,
-        "backbone.extra.0.0.0.weight": _detector,
-        **dict.fromkeys(tensorflow_weights.SIGNS, _detector),
-    }
-    build = next((build for sign, build in whole.items() if sign in names), None)
-    if build is not None:
-        if padding is not None or norm_eps is not None:
-            raise InputError(f"{source}: weights of whole models tell padding and epsilon; leave the options out")
-        found = build(source)
-    else:
-        found = _classifier(source, padding=padding, norm_eps=norm_eps)
-    if classes is not None:
-        count = len(found.description["classes"])
-        if len(classes) != count:
-            raise InputError(f"{source}: has {count} classes, and {len(classes)} names were given; give one for each")
-        found.description["classes"] = classes
-    return found
-
-
-def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | None) -> Recognised:
-    found = backbone.from_weights(source, padding=padding, norm_eps=norm_eps)
-    description = {
-        "task": "classification",
-        "model": found.arguments,
-        "classes": found.classes,
-        "mean": found.mean,
-        "std": found.std,
-        "size": found.size,
-        "crop_pct": found.crop_pct,
-        "interpolation": found.interpolation,
-    }
-    return Recognised(found.classifier, found.layout, description)
-
-
-def _segmenter(source: str | Path) -> Recognised:
-    found = seg.from_weights(source)
-    count = found.arguments["num_classes"]
-    if found.layout == "deeplab":
-        published, colors = cityscapes.NAMES, cityscapes.COLORS
-    else:
-        published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
-        colors = [pascal_voc_color(number) for number in range(len(published))]  # the data set it was trained for
-    if count != len(published):
-        published, colors = map(str, range(count)), distinct_colors(count)
-    description = {
-        "task": "segmentation",
-        "model": found.arguments,
-        "classes": list(published),
-        "colors": list(colors),
-        "mean": found.mean,
-        "std": found.std,
-    }
-    return Recognised(found.model, found.layout, description)
-
-
-def _detector(source: str | Path) -> Recognised:
-    found = det.from_weights(source)
-    published = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"][1:]  # without the background
-    names = [str(number + 1) for number in range(found.model.num_objects)]
-    if len(names) == len(published):  # COCO's ids have gaps, which stay numbers
-        names = [number if name == "N/A" else name for number, name in zip(names, published, strict=True)]
-    description = {
-        "task": "detection",
-        "model": found.arguments,
-        "classes": names,
-        "category_ids": list(range(1, len(names) + 1)),
-        "score": found.score,
-        "nms_iou": found.nms_iou,
-        "mean": found.mean,
-        "std": found.std,
-    }
-    return Recognised(found.model, found.layout, description)
-
-
-def summary(found: Recognised) -> list[list[str]]:
-    """Rows of text: what was recognised."""
-    description, arguments = found.description, found.description["model"]
-    network = found.model.backbone
-    classes = description["classes"]
-    shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
-
-    def triple(values: tuple[float, ...]) -> str:
-        return " ".join(f"{value:g}" for value in values)
-
-    hidden, images = [], []
-    if description["task"] == "classification":
-        layer = found.model.hidden
-        hidden = [["hidden layer", "none" if layer is None else str(layer.out_features)]]
-        size, crop_pct, interpolation = (description[key] for key in ("size", "crop_pct", "interpolation"))
-        images = [["evaluated at", f"{size}, of a shorter side of {shorter_side(size, crop_pct)}, {interpolation}"]]
-    return [
-        ["task", description["task"]],
-        ["layout", found.layout],
-        ["architecture", network.name],
-        ["width", f"{arguments.get('width', 1.0):g}"],
-        ["tail", arguments.get("tail", "full")],
-        *hidden,
-        ["classes", f"{len(classes)} ({shown})"],
-        ["padding", network.padding],
-        ["norm epsilon", f"{network.stem.norm.eps:g}"],
-        ["input mean, RGB", triple(description["mean"])],
-        ["input deviation", triple(description["std"])],
-        *images,
-        ["parameters", f"{sum(parameter.numel() for parameter in found.model.parameters()):,}"],
-    ]
+from backbone.options import PADDINGS
+from tools.io.console import command_parser, console, run, table
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.convert_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("convert_weights", __doc__)
     parser.add_argument(
         "source", type=Path, metavar="IN", help="weights: .pth, .pt, .safetensors, Keras' .h5, or .index"
     )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write; an old one is replaced")
-    parser.add_argument("--padding", choices=["symmetric", "same"], help="for timm's weights; default: by their name")
+    parser.add_argument("--padding", choices=PADDINGS, help="for timm's weights; default: by their name")
     parser.add_argument("--norm-eps", type=float, help="norm epsilon of timm's weights; default: by their name")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line")
     arguments = parser.parse_args(argv)
@@ -189,14 +40,19 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{out}: is the file that is read; give another name for the one that is written")
     if arguments.norm_eps is not None and not arguments.norm_eps > 0:
         raise InputError(f"--norm-eps {arguments.norm_eps} must be above 0")
+    # After the arguments: torch takes seconds to import.
+    from tools.converters.weights import recognise, summary
+    from tools.io.files import read_class_names
+    from tools.io.model_file import save_model
+
     classes = None if arguments.classes is None else read_class_names(arguments.classes)
     found = recognise(source, padding=arguments.padding, norm_eps=arguments.norm_eps, classes=classes)
-    console.console.print(console.table(str(source), ["", "recognised"], summary(found)))
+    console.print(table(str(source), ["", "recognised"], summary(found)))
     replaced = ", in place of the old one" if out.exists() else ""
     save_model(out, found.model, found.description)
-    console.console.print(f"{out} ({out.stat().st_size / 1e6:.1f} MB){replaced}", soft_wrap=True)
+    console.print(f"{out} ({out.stat().st_size / 1e6:.1f} MB){replaced}", soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    console.run(main)
+    run(main)

@@ -31,7 +31,7 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
     published = None
     if is_name(path) and find_description(path) is None:
         # Here, as torchvision's tables take a second that our own files need not wait for.
-        from tools.convert_weights import recognise
+        from tools.converters.weights import recognise
 
         published = recognise(path)
     description = load_description(path) if published is None else published.description

@@ -1,13 +1,17 @@
 """Transforms of an image and its boxes into the network input, by OpenCV."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from backbone.data import more as further
 from backbone.errors import InputError
 from det.boxes import place
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 CROWD = -1
 """The label of a box around many objects that nobody told apart."""
@@ -84,7 +88,9 @@ def eval_transform(image_size: int | Sequence[int], how: str = "stretch") -> Tra
     return Evaluation(size_hw(image_size), how)
 
 
-def train_transform(image_size: int | Sequence[int], strength: str = "ssd", how: str = "stretch") -> Transform:
+def train_transform(
+    image_size: int | Sequence[int], strength: str = "ssd", how: str = "stretch", more: "A.Compose | None" = None
+) -> Transform:
     """The augmentation of SSD, drawn from the seed alone.
 
     "ssd" is photometric distortion, zoom-out (up to 4 times, half of the time), a crop that keeps a random smallest
@@ -94,13 +100,23 @@ def train_transform(image_size: int | Sequence[int], strength: str = "ssd", how:
     interpolated once; with "letterbox" the window is first made as wide as the input is, relative to its height.
     Windows and what they show are rounded to whole pixels, and boxes with them.
 
-    Raises InputError for an unknown strength.
+    Arguments:
+        image_size: one side, or (height, width), of the network input.
+        strength: one of `STRENGTHS`.
+        how: "stretch" or "letterbox".
+        more: transforms of albumentations for what comes out, before samples are mixed: any composition that keeps
+            the size, or what `backbone.data.more.compose` makes of a config's list. Boxes follow; those of which
+            less than a quarter is left go, and where holes are cut out a box shrinks to what still shows.
+
+    Raises:
+        InputError: the strength is unknown.
     """
     if strength not in STRENGTHS:
         raise InputError(f"augmentation {strength!r} is unknown; choose one of {', '.join(STRENGTHS)}")
-    if strength == "none":
-        return eval_transform(image_size, how)
-    return Augmentation(size_hw(image_size), strength, how)
+    transform = (
+        eval_transform(image_size, how) if strength == "none" else Augmentation(size_hw(image_size), strength, how)
+    )
+    return transform if more is None else Further(transform, more)
 
 
 class Evaluation:
@@ -147,6 +163,26 @@ class Augmentation:
         if rng.random() < 0.5:
             pixels, boxes = flip(pixels, boxes)
         return Transformed(pixels, boxes, labels)
+
+
+class Further:
+    """A transform with one of albumentations behind it."""
+
+    def __init__(self, first: Transform, more: "A.Compose") -> None:
+        self.first = first
+        self.boxes_move = further.moves_boxes(more)
+        self.more = further.adopt(more, boxes=True)
+
+    def __call__(self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int) -> Transformed:
+        pixels, boxes, labels = self.first(image, boxes, labels, seed)
+        # Not the seed itself, whose stream `first` has drawn from.
+        more_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        if not self.boxes_move:  # albumentations would return them divided by the size and multiplied again
+            return Transformed(further.apply(self.more, more_seed, pixels)["image"], boxes, labels)
+        changed = further.apply(self.more, more_seed, pixels, bboxes=boxes, labels=labels)
+        boxes = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
+        boxes, labels = _thick(boxes, np.asarray(changed["labels"], np.int64).reshape(-1))
+        return Transformed(changed["image"], boxes, labels)
 
 
 def zoom_out(window: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Cityscapes: its classes, and its folders as a data set of images and labels."""
 
+from bisect import bisect_left
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ from backbone.data.images import read_label
 from backbone.errors import InputError
 from seg.data.dataset import IGNORE, SegDataset, Transform
 from seg.data.polygons import draw_polygons, polygons_size
+from seg.options import ANNOTATIONS
 
 
 class CityscapesClass(NamedTuple):
@@ -85,8 +89,6 @@ LABEL_ID_OF_NAME = {row.name: row.label_id for row in CLASSES}
 
 LABEL_FILES = ("_labelIds.png", "_labelTrainIds.png", "_polygons.json")
 """Endings of label files' names, the preferred one first."""
-ANNOTATIONS = ("gtFine", "gtCoarse")
-"""Folders of labels: fine, and coarse; the split train_extra has coarse labels only."""
 
 
 class Cityscapes(SegDataset):
@@ -155,15 +157,28 @@ class Cityscapes(SegDataset):
     def read_labels(self, path: Path, rows: int | None = None) -> np.ndarray:
         return read_train_ids(path, rows)
 
+    @cached_property
+    def shared_names(self) -> set[str]:
+        """Names of frames that several cities have; Cityscapes has none, whose names begin with the city."""
+        counts = Counter(frame_name(image) for image in self.images)
+        return {name for name, count in counts.items() if count > 1}
+
     def prediction_name(self, number: int) -> Path:
-        return Path(f"{frame_name(self.images[number])}_pred_labelIds.png")
+        image = self.images[number]
+        file = f"{frame_name(image)}_pred_labelIds.png"
+        return Path(image.parent.name, file) if frame_name(image) in self.shared_names else Path(file)
 
     def find_predictions(self, folder: Path) -> list[Path]:
-        found = [(path.name, path) for path in sorted(folder.rglob("*.png"))]
+        found = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+        names = [path.name for path in found]
         chosen = []
         for image in self.images:
-            name = frame_name(image)
-            files = [path for file, path in found if file.startswith(name)]  # as the official evaluation matches them
+            name, city = frame_name(image), image.parent.name
+            # Those whose names begin with the frame's, as the official evaluation has it; sorted, they are neighbours.
+            files = found[bisect_left(names, name) : bisect_left(names, f"{name}\U0010ffff")]
+            if name in self.shared_names:
+                files = [path for path in files if path.parent.name == city]
+                name = f"{city}/{name}"
             if len(files) != 1:
                 raise InputError(f"{folder}: {len(files)} files {name}*.png; there must be one prediction per image")
             chosen += files

@@ -143,14 +143,20 @@ class SegDataset(Dataset):
 
     def has_labelled_pixels(self) -> bool:
         """Whether any pixel counts; none does in the labels of a test set that are kept secret."""
-        return any((self.read_labels(path) != IGNORE).any() for path in self.labels)
+        return any((self.labels_of_image(number) != IGNORE).any() for number in range(len(self)))
 
     def label_counts(self) -> list[int]:
-        """How many pixels of the whole set each class has; reads every label file."""
+        """How many pixels of the whole set each class has; reads all labels and no image."""
         counts = np.zeros(256, np.int64)
         for number in range(len(self)):
-            counts += np.bincount(self.read(number)[1].ravel(), minlength=256)
+            counts += np.bincount(self.labels_of_image(number).ravel(), minlength=256)
         return counts[: len(self.classes)].tolist()
+
+    def labels_of_image(self, number: int) -> np.ndarray:
+        """The labels of an image, uint8 [H, W], without the image; may be read-only."""
+        if self.prepared is not None:
+            return self.prepared.read(number)[1]  # memory maps: the image's pixels stay on disk
+        return self.read_labels(self.labels[number])
 
     def read(self, number: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """An image, uint8 BGR [H, W, 3], and its labels, uint8 [H, W]; both may be read-only.

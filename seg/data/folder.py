@@ -198,7 +198,7 @@ class Folder(SegDataset):
     def _listed(self, found: dict[str, Path]) -> list[Path]:
         path = self.root / self.table.list.replace("{split}", self.split)
         try:
-            names = path.read_text().split()
+            names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: the list of images cannot be read ({error})") from error
         missing = [name for name in names if name not in found]

@@ -1,16 +1,17 @@
 """Augmentation of street scenes: scale and crop, flip, photometric; all choices follow from the sample's seed."""
 
 import math
-import os
-from typing import NamedTuple
+import random
+from typing import TYPE_CHECKING, NamedTuple
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
-
-import albumentations as A
 import cv2
 import numpy as np
 
+from backbone.data import more as further
 from seg.data.dataset import IGNORE
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 LUMA_BGR = np.array([0.114, 0.587, 0.299])
 """Weights of the channels in a pixel's grey, as OpenCV and torchvision have them."""
@@ -34,12 +35,18 @@ class TrainTransform:
     The window is cut before it is resized, which shows the same pixels as resizing the whole image first and costs
     a fraction; of a memory map only the window is read. Where it exceeds the image, the image gets `fill_bgr`
     (ImageNet's mean) and the labels 255. Half of the samples keep their colors, the others go through `color_matrix`.
+    Then comes `more`, on all samples.
 
     Arguments:
         crop_hw: (height, width) of what the network sees.
         scale: smallest and largest factor, uniform in between.
         brightness, contrast, saturation: largest change of a factor around 1; all four 0 for none.
         hue: largest turn of the colors, in turns.
+        more: transforms of albumentations for what comes out, which they see as RGB with its labels as `mask`: any
+            composition that keeps the size, or what `backbone.data.more.compose` makes of a config's list.
+
+    Raises:
+        InputError: a transform of `more` would fill uncovered labels with a class; give it `fill_mask=255`.
     """
 
     def __init__(
@@ -52,10 +59,11 @@ class TrainTransform:
         saturation: float = 0.3,
         hue: float = 0.05,
         fill_bgr: tuple[int, int, int] = (104, 116, 124),
+        more: "A.Compose | None" = None,
     ) -> None:
         self.crop_hw, self.scale, self.fill_bgr = crop_hw, scale, fill_bgr
         self.largest = np.array([brightness, contrast, saturation, hue])
-        self.after_crop = A.Compose([A.HorizontalFlip(p=0.5)])
+        self.more = None if more is None else further.adopt(more, masks=True)
 
     def rows(self, size_hw: tuple[int, int], seed: tuple[int, ...]) -> int:
         """How many rows from the top of an image of this size are looked at for a seed."""
@@ -67,27 +75,33 @@ class TrainTransform:
     ) -> tuple[np.ndarray, np.ndarray]:
         """`size_hw` is the image's, where image and labels lack rows at the bottom that are not looked at."""
         state = np.random.SeedSequence(seed)
-        random = np.random.default_rng(state)
-        factor, window = self._choose(size_hw or labels.shape, random)
+        rng = np.random.default_rng(state)
+        factor, window = self._choose(size_hw or labels.shape, rng)
         image, labels = cut(image, window, self.fill_bgr), cut(labels, window, IGNORE)
         size_wh = self.crop_hw[::-1]
         # Between a half and 1, linear sampling reaches every pixel, as INTER_AREA does in fifteen times the time.
         image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR if factor >= 0.5 else cv2.INTER_AREA)
         labels = cv2.resize(labels, size_wh, interpolation=cv2.INTER_NEAREST)
-        if self.largest.any() and random.random() < 0.5:
-            changes = random.uniform(-self.largest, self.largest)
+        if self.largest.any() and rng.random() < 0.5:
+            changes = rng.uniform(-self.largest, self.largest)
             image = cv2.transform(image, color_matrix(image, *np.maximum(1 + changes[:3], 0), changes[3]))
-        self.after_crop.set_random_seed(int(state.generate_state(1)[0]))  # else all workers draw the same choices
-        changed = self.after_crop(image=image, mask=labels)
-        return changed["image"], changed["mask"]
+        flip_seed, more_seed = state.generate_state(2).tolist()
+        # The draw of albumentations' HorizontalFlip with this seed, which runs so far have been trained with.
+        if random.Random(flip_seed).random() < 0.5:
+            image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
+        if self.more is not None:
+            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            changed = further.apply(self.more, more_seed, rgb, mask=labels)
+            image, labels = cv2.cvtColor(changed["image"], cv2.COLOR_RGB2BGR), changed["mask"]
+        return image, labels
 
-    def _choose(self, size_hw: tuple[int, int], random: np.random.Generator) -> tuple[float, Window]:
+    def _choose(self, size_hw: tuple[int, int], rng: np.random.Generator) -> tuple[float, Window]:
         """A factor, and a window at a random place; a side longer than the image's gets random gaps at both ends."""
-        factor = random.uniform(*self.scale)
+        factor = rng.uniform(*self.scale)
         window_hw = [round(side / factor) for side in self.crop_hw]
         spare = [side - long for side, long in zip(size_hw, window_hw, strict=True)]
-        gaps = [int(random.integers(0, max(0, -rest) + 1)) for rest in spare]
-        corner = [int(random.integers(0, max(0, rest) + 1)) for rest in spare]
+        gaps = [int(rng.integers(0, max(0, -rest) + 1)) for rest in spare]
+        corner = [int(rng.integers(0, max(0, rest) + 1)) for rest in spare]
         return factor, Window(*corner, *window_hw, *gaps)
 
 

@@ -17,7 +17,8 @@ from backbone.weights.tensorflow_checkpoint import prefix, read
 from seg.data import cityscapes
 from seg.heads import lraspp as heads
 from tests.builders.tensorflow_files import Tensors, write_checkpoint
-from tools import convert_weights, predict
+from tools import predict
+from tools.converters.weights import recognise
 from tools.io.model_file import load_initial_weights, save_model
 
 # A checkpoint that TensorFlow 2.21 wrote: Net/Conv/weights [2, 2, 2, 2] of 0 to 15, its average of the negatives, its
@@ -218,7 +219,7 @@ def test_a_corner_aligned_model_exports(small):
 
 
 def test_a_converted_deeplab_predicts_cityscapes_classes(small, tmp_path):
-    found = convert_weights.recognise(small[1])
+    found = recognise(small[1])
     assert found.description["classes"] == cityscapes.NAMES and found.layout == "deeplab"
     save_model(tmp_path / "lraspp.safetensors", found.model, found.description)
     frame = np.random.default_rng(0).integers(0, 256, (70, 100, 3), np.uint8)

@@ -1,5 +1,6 @@
 """Augmentation is distributed as torchvision's SSD preset, letterboxing is exact, and mixtures keep their boxes."""
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import det
+from backbone.data.more import ALLOWED, compose
 from backbone.errors import InputError
 from det.boxes import place
-from det.data.transforms import Colors, crop, distort, draw_colors, mixup, mosaic, zoom_out
+from det.data.transforms import CROWD, Colors, crop, distort, draw_colors, mixup, mosaic, zoom_out
 
 DRAWS = 1000
 IMAGE_HW = (480, 640)
@@ -243,6 +245,84 @@ def test_boxes_are_scaled_with_the_batch():
     left, top, right, bottom = targets.boxes[1, 0].tolist()
     assert (left, top, right, bottom) == (48, 24, 144, 72)
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (left, top, right, bottom)
+
+
+MANY = np.array([[0, 0, 3, 3], [10.5, 4.25, 40, 30], [60, 20, 61, 60], [90, 0, 96, 64], [20, 40, 80, 64]], np.float32)
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_boxes_stay_sound_under_every_further_transform(name):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    strong = {"Affine": {"rotate": [-60, 60], "translate_percent": [-0.5, 0.5]}, "GridDropout": {"ratio": 0.8}}
+    entries = [{"name": name, "p": 1.0} | strong.get(name, {})]
+    transform = det.train_transform((64, 96), "flip", more=compose(entries))
+    labels = np.array([3, 0, CROWD, 7, 7])
+    for seed in range(8):
+        pixels, boxes, left = transform(image, MANY, labels, seed)
+        assert pixels.shape == (64, 96, 3) and pixels.dtype == np.uint8
+        assert boxes.dtype == np.float32 and boxes.shape == (len(left), 4) and left.dtype == np.int64
+        assert np.isfinite(boxes).all() and (boxes >= 0).all() and (boxes <= np.array([96, 64, 96, 64])).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= 1).all() and set(left.tolist()) <= set(labels.tolist())
+    none = transform(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0)
+    assert none.boxes.shape == (0, 4) and none.labels.shape == (0,)
+
+
+def test_boxes_are_untouched_by_what_moves_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    plain = det.train_transform((64, 96))
+    noisy = det.train_transform((64, 96), more=compose([{"name": "GaussNoise", "p": 1.0}]))
+    for seed in range(10):
+        one, other = (transform(image, MANY, np.arange(5), seed) for transform in (plain, noisy))
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert (one.image != other.image).mean() > 0.5
+
+
+def test_boxes_follow_geometry_and_a_callers_own_composition():
+    """A white square on black: its box must be found around it wherever it went; a crowd's follows likewise."""
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[40:56, 50:80] = 255
+    box = np.array([[50, 40, 80, 56]], np.float32)
+    given = A.Compose(
+        [A.OneOf([A.VerticalFlip(p=1), A.Affine(scale=(0.7, 1.3), translate_percent=(-0.2, 0.2), p=1)], p=1)],
+        bbox_params=A.BboxParams("coco"),
+    )
+    for label in (4, CROWD):
+        transform = det.train_transform((96, 128), "flip", more=given)
+        for seed in range(30):
+            pixels, boxes, labels = transform(image, box, np.array([label]), seed)
+            rows, columns = np.nonzero(pixels[..., 0] > 127)
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(boxes[0], found, atol=1.01)
+            assert labels.tolist() == [label]
+
+
+def test_objects_that_leave_the_image_lose_their_boxes():
+    image = np.zeros((64, 96, 3), np.uint8)
+    boxes = np.array([[0, 10, 20, 30], [50, 10, 90, 30]], np.float32)
+    moved = {"name": "Affine", "translate_percent": {"x": [-0.19, -0.19], "y": [0, 0]}, "p": 1.0}
+    transform = det.train_transform((64, 96), "none", more=compose([moved]))
+    found = transform(image, boxes, np.array([0, 1]), 0)
+    assert found.labels.tolist() == [1]
+    np.testing.assert_allclose(found.boxes[0], [50 - 18, 10, 90 - 18, 30], atol=0.5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_further_augmentation_follows_from_seed_epoch_and_index(world, workers):
+    entries = [{"name": "RandomRain", "p": 0.5}, {"name": "GaussNoise", "p": 0.5}, {"name": "Rotate", "limit": 10}]
+
+    def dataset() -> det.CocoDetection:
+        transform = det.train_transform((48, 96), more=compose(entries))
+        return det.CocoDetection(world / "coco", "train2017", transform=transform, mosaic=0.5)
+
+    order = [(epoch, index) for epoch in (0, 1) for index in range(4)]
+    loader = DataLoader(dataset(), batch_size=1, sampler=order, collate_fn=det.collate, num_workers=workers)
+    data = dataset()
+    expected = [det.collate([data[key]]) for key in order]
+    assert len({batch.images.numpy().tobytes() for batch in expected}) == 8
+    for batch, other in zip(loader, expected, strict=True):
+        assert torch.equal(batch.images, other.images) and torch.equal(batch.targets.boxes, other.targets.boxes)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -17,12 +17,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import det
-import det.metrics
 from backbone import InputError
+from det.metrics import METRICS
 from tests.det.test_data import HEIGHT, WIDTH, content, dataset, write
 from tests.det.test_metrics import ground_truth, noisy_results
 from tests.tools.test_check_coco import check
-from tools import benchmark, eval_det, train_det
+from tools import eval_det, train_det
+from tools.benchmarks import det_eval
 from tools.io.model_file import load_description, save_model
 
 ROOT = Path(__file__).parents[2]
@@ -136,17 +137,17 @@ def test_16_what_is_found_in_a_crowd_counts_neither_way_as_in_pycocotools():
         left, top, width, height = row["bbox"]
         box = [left + width / 4, top + height / 4, width / 2, height / 2]
         stray.append({"image_id": row["image_id"], "category_id": row["category_id"], "bbox": box, "score": 0.9})
-    figures = det.evaluate(truth, perfect + stray)
-    assert len(stray) > 5 and figures["AP"] == pytest.approx(1)
+    metrics = det.evaluate(truth, perfect + stray)
+    assert len(stray) > 5 and metrics["AP"] == pytest.approx(1)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(perfect + stray), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    assert [figures[name] for name in det.metrics.FIGURES] == judge.stats.tolist()
+        coco_eval = COCOeval(coco, coco.loadRes(perfect + stray), "bbox")
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+    assert [metrics[name] for name in METRICS] == coco_eval.stats.tolist()
     without = truth | {"annotations": [row for row in truth["annotations"] if not row["iscrowd"]]}
     assert det.evaluate(without, perfect + stray)["AP"] < 0.95
 
@@ -337,16 +338,16 @@ def test_44_21_images_score_the_same_on_one_two_and_three_processes(tmp_path):
         rows = json.loads((out / "results.json").read_text())
         found[processes] = json.loads((out / "metrics.json").read_text()), [row["image_id"] for row in rows]
     assert found[1] == found[2] == found[3]
-    figures, images = found[1]
-    assert 0 < figures["AP"] < 1 and set(images) == {7 * number for number in range(21)}
+    metrics, images = found[1]
+    assert 0 < metrics["AP"] < 1 and set(images) == {7 * number for number in range(21)}
 
 
 def test_46_judging_5000_images_takes_less_than_a_gigabyte(tmp_path):
     pytest.importorskip("faster_coco_eval")
-    files = benchmark.generate_detections(tmp_path, images=5000, per_image=20)
+    files = det_eval.generate_detections(tmp_path, images=5000, per_image=20)
     with multiprocessing.get_context("fork").Pool(1) as pool:  # the peak of a process of its own
-        before = pool.apply(benchmark.measure, (max, ([0.0], [1.0])))
-        after = pool.apply(benchmark.measure, (benchmark.judge_fast, files))
+        before = pool.apply(det_eval.measure, (max, ([0.0], [1.0])))
+        after = pool.apply(det_eval.measure, (det_eval.evaluate_fast, files))
     assert 0 < after.figures[0] < 1 and 0 < after.peak_gb - before.peak_gb < 1
 
 
@@ -355,8 +356,8 @@ def test_47_no_detections_score_zero_with_a_warning(fast):
     if fast:
         pytest.importorskip("faster_coco_eval")
     with pytest.warns(UserWarning, match="no detections"):
-        figures = det.evaluate(ground_truth(), [], fast=fast)
-    assert set(figures.values()) == {0.0}
+        metrics = det.evaluate(ground_truth(), [], fast=fast)
+    assert set(metrics.values()) == {0.0}
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -367,5 +368,5 @@ def test_47_detections_that_are_not_finite_are_left_out_with_a_warning(fast, bro
     truth = ground_truth()
     results = noisy_results(truth)
     with pytest.warns(UserWarning, match="1 detections are not finite"):
-        figures = det.evaluate(truth, [*results, results[0] | broken], fast=fast)
-    assert figures == pytest.approx(det.evaluate(truth, results), abs=1e-12 if fast else 0)
+        metrics = det.evaluate(truth, [*results, results[0] | broken], fast=fast)
+    assert metrics == pytest.approx(det.evaluate(truth, results), abs=1e-12 if fast else 0)

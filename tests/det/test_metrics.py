@@ -1,4 +1,4 @@
-"""COCO's figures: pycocotools is the judge, and mistakes in ids or formats do not pass as low scores."""
+"""COCO's metrics: pycocotools is the reference, and mistakes in ids or formats do not pass as low scores."""
 
 import contextlib
 import gc
@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 import det
 import det.metrics
 from backbone.errors import InputError
+from det.metrics import METRICS
 from tests.det.test_data import content, dataset, write
 
 CATEGORY_IDS = [1, 3, 90]
@@ -63,28 +64,28 @@ def noisy_results(truth: dict) -> list[dict]:
     return results
 
 
-def test_figures_equal_pycocotools_to_the_last_digit(capsys):
+def test_metrics_equal_pycocotools_to_the_last_digit(capsys):
     truth = ground_truth()
     results = noisy_results(truth)
-    figures = det.evaluate(truth, results)
+    metrics = det.evaluate(truth, results)
     assert capsys.readouterr().out == ""
 
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes([dict(row) for row in results]), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    assert [figures[name] for name in det.metrics.FIGURES] == judge.stats.tolist()
-    assert 0.1 < figures["AP"] < figures["AP50"] < 1
-    classes = [figures[f"AP/class {category_id}"] for category_id in CATEGORY_IDS]
-    assert np.mean(classes) == pytest.approx(figures["AP"], abs=1e-12)
+        coco_eval = COCOeval(coco, coco.loadRes([dict(row) for row in results]), "bbox")
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+    assert [metrics[name] for name in METRICS] == coco_eval.stats.tolist()
+    assert 0.1 < metrics["AP"] < metrics["AP50"] < 1
+    classes = [metrics[f"AP/class {category_id}"] for category_id in CATEGORY_IDS]
+    assert np.mean(classes) == pytest.approx(metrics["AP"], abs=1e-12)
 
 
 @pytest.mark.parametrize("case", ["plain", "ties", "some images", "no detections", "crowds only", "no truth"])
-def test_the_fast_judge_gives_the_same_figures(case):
+def test_the_fast_evaluation_gives_the_same_metrics(case):
     pytest.importorskip("faster_coco_eval")
     truth = ground_truth()
     results = noisy_results(truth)
@@ -104,17 +105,17 @@ def test_the_fast_judge_gives_the_same_figures(case):
     assert fast == pytest.approx(slow, abs=1e-12)
 
 
-def test_the_fast_judge_is_silent_and_leaves_out_what_is_not_finite(capsys):
+def test_the_fast_evaluation_is_silent_and_leaves_out_what_is_not_finite(capsys):
     pytest.importorskip("faster_coco_eval")
     truth = ground_truth()
     broken = {"image_id": 1, "category_id": 1, "bbox": [0, float("inf"), 5, 5], "score": 0.5}
     with pytest.warns(UserWarning, match="1 detections are not finite"):
-        figures = det.evaluate(truth, [*noisy_results(truth), broken], fast=True)
-    assert figures == pytest.approx(det.evaluate(truth, noisy_results(truth)), abs=1e-12)
+        metrics = det.evaluate(truth, [*noisy_results(truth), broken], fast=True)
+    assert metrics == pytest.approx(det.evaluate(truth, noisy_results(truth)), abs=1e-12)
     assert capsys.readouterr().out == ""
 
 
-def test_without_the_fast_judge_it_is_refused_with_the_cure(monkeypatch):
+def test_without_the_fast_evaluation_it_is_refused_with_the_cure(monkeypatch):
     monkeypatch.setattr(det.metrics, "has_fast", lambda: False)
     with pytest.raises(InputError, match="pip install"):
         det.evaluate(ground_truth(), [], fast=True)

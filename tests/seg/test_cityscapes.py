@@ -1,4 +1,4 @@
-"""The official Cityscapes protocol: the official scripts are the judge of scores, file names and polygons."""
+"""The official Cityscapes protocol: the official scripts are the reference for metrics, file names and polygons."""
 
 import json
 import math
@@ -8,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
+import seg.data.dataset
 from backbone import InputError
 from backbone.data.images import read_label
 from seg.data.cityscapes import CLASSES, LABEL_ID_OF_NAME, Cityscapes
 from seg.data.polygons import draw_polygons
 from tools import eval_seg
+from tools.run.processes import make_accelerator
+from tools.scoring import segmentation
+from tools.scoring.segmentation import Counts, evaluate_files
 
 NUM_IMAGES = 5
 SIZE_HW = (40, 64)
@@ -50,8 +55,8 @@ def old_name(monkeypatch):
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)
 
 
-def judge(labels: list[Path], predictions: Path, *, instances: bool = True) -> dict:
-    """The official scores, with its own search for the prediction of each label file."""
+def official_scores(labels: list[Path], predictions: Path, *, instances: bool = True) -> dict:
+    """The official metrics, with its own search for the prediction of each label file."""
     options = Namespace(**vars(official.args))
     options.quiet, options.JSONOutput, options.evalPixelAccuracy = True, False, False
     options.evalInstLevelScore = instances
@@ -73,9 +78,9 @@ CASES = {
 
 
 def assert_official(ours: dict, dataset: Cityscapes, predictions: Path) -> None:
-    """Our scores, nested as metrics.json has them or flat, equal the official ones, and nothing is left out."""
+    """Our metrics, nested as metrics.json has them or flat, equal the official ones, and nothing is left out."""
     labels = [Path(str(path).replace("_polygons.json", "_labelIds.png")) for path in dataset.labels]
-    theirs = judge(labels, predictions)
+    theirs = official_scores(labels, predictions)
     means = {
         "miou": "averageScoreClasses",
         "miiou": "averageScoreInstClasses",
@@ -104,16 +109,14 @@ def assert_official(ours: dict, dataset: Cityscapes, predictions: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_scores_equal_the_official_evaluation(tmp_path, case):
+def test_metrics_equal_the_official_evaluation(tmp_path, case):
     make_set(tmp_path, sum(map(ord, case)), *CASES[case])
     dataset = Cityscapes(tmp_path, "val")
-    assert_official(
-        eval_seg.evaluate_files(tmp_path / "predictions", dataset).official, dataset, tmp_path / "predictions"
-    )
+    assert_official(evaluate_files(tmp_path / "predictions", dataset).official, dataset, tmp_path / "predictions")
 
 
-def test_scores_equal_the_official_evaluation_of_polygons_with_plates_and_ignored_regions(tmp_path):
-    """Ours draws the polygons; the judge's labels and instances are drawn by the official scripts."""
+def test_metrics_equal_the_official_evaluation_of_polygons_with_plates_and_ignored_regions(tmp_path):
+    """Ours draws the polygons; the reference's labels and instances are drawn by the official scripts."""
     make_set(tmp_path, 3, EVERY, EVERY)
     (tmp_path / "official").mkdir()
     names = ["road", "car", "person", "caravan", "bicyclegroup", "sky", "license plate", "out of roi", "ego vehicle"]
@@ -135,30 +138,90 @@ def test_scores_equal_the_official_evaluation_of_polygons_with_plates_and_ignore
         shutil.copy(path.with_name(instances), tmp_path / "official" / instances)
     dataset = Cityscapes(tmp_path, "val")
     assert dataset.labels[0].suffix == ".json" and dataset.instances is not None
-    ours = eval_seg.evaluate_files(tmp_path / "predictions", dataset).official
+    ours = evaluate_files(tmp_path / "predictions", dataset).official
     dataset.labels = [tmp_path / "official" / path.name for path in dataset.labels]
     assert_official(ours, dataset, tmp_path / "predictions")
 
 
-def test_parts_in_any_order_give_the_same_figures_to_the_last_digit(tmp_path, monkeypatch):
+def test_parts_in_any_order_give_the_same_metrics_to_the_last_digit(tmp_path, monkeypatch):
     make_set(tmp_path, 0, EVERY, EVERY)
     dataset = Cityscapes(tmp_path, "val")
-    whole = eval_seg.evaluate_files(tmp_path / "predictions", dataset, num_worst=3)
+    whole = evaluate_files(tmp_path / "predictions", dataset, num_worst=3)
     files = dataset.find_predictions(tmp_path / "predictions")
-    parts = [eval_seg.Counts(dataset, instances=True, num_worst=3) for _ in range(2)]
+    parts = [Counts(dataset, instances=True, num_worst=3) for _ in range(2)]
     for number in (4, 1, 0, 3, 2):
         parts[number % 2].add(number, dataset[number].labels.numpy(), read_label(files[number]))
     other = parts[1].confusion, parts[1].instances, parts[1].worst
-    monkeypatch.setattr(eval_seg, "gather_parts", lambda accelerator, own: [own, other])
+    monkeypatch.setattr(segmentation, "gather_parts", lambda accelerator, own: [own, other])
     together = parts[0].result(accelerator=True)
     assert together.official == whole.official and together.worst == whole.worst
+
+
+def make_cities(root: Path) -> None:
+    """Two cities with a frame of one name, and one with a frame of its own."""
+    for value, (city, name) in enumerate([("hill", "000001"), ("shore", "000001"), ("shore", "000002")], start=7):
+        for folder, ending, image in (
+            ("gtFine", "_gtFine_labelIds.png", np.full(SIZE_HW, value, np.uint8)),
+            ("leftImg8bit", "_leftImg8bit.png", np.full((*SIZE_HW, 3), value, np.uint8)),
+        ):
+            (root / folder / "val" / city).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(root / folder / "val" / city / (name + ending))
+
+
+def test_frames_of_one_name_in_two_cities_have_predictions_of_their_own(tmp_path):
+    make_cities(tmp_path)
+    dataset, folder = Cityscapes(tmp_path, "val"), tmp_path / "predictions"
+    names = [dataset.prediction_name(number) for number in range(3)]
+    assert list(map(str, names)) == [
+        "hill/000001_pred_labelIds.png",
+        "shore/000001_pred_labelIds.png",
+        "000002_pred_labelIds.png",  # flat, as Cityscapes' server takes it
+    ]
+    for name, label in zip(names, dataset.labels, strict=True):
+        segmentation.save_mask(folder / name, read_label(label))
+    assert dataset.find_predictions(folder) == [folder / name for name in names]
+    assert evaluate_files(folder, dataset).metrics["pixel_accuracy"] == 1
+    (folder / names[1]).rename(folder / names[1].name)
+    with pytest.raises(InputError, match=r"0 files shore/000001\*\.png; there must be one prediction per image"):
+        evaluate_files(folder, dataset)
+
+
+def test_a_model_saves_predictions_of_both_cities(tmp_path):
+    class Bright(torch.nn.Module):
+        def forward(self, images):
+            classes = torch.arange(19).view(1, -1, 1, 1)
+            return -(images[:, :1] * 255 - 7 - classes).abs()
+
+    make_cities(tmp_path)
+    dataset = Cityscapes(tmp_path, "val")
+    settings = {"mean": [0.0] * 3, "std": [1.0] * 3, "accelerator": make_accelerator(), "workers": 0}
+    found = segmentation.evaluate_model(Bright(), dataset, save_to=tmp_path / "predictions", **settings)
+    scored = evaluate_files(tmp_path / "predictions", dataset)
+    assert (found.confusion == scored.confusion).all()
+    assert scored.metrics["iou/road"] == scored.metrics["iou/sidewalk"] == 1
+
+
+def test_what_reads_labels_alone_decodes_no_image(tmp_path, monkeypatch):
+    make_set(tmp_path, 0, EVERY, EVERY)
+    expected = Cityscapes(tmp_path, "val").label_counts()
+    assert sum(expected) > 0
+
+    def refuse(*_):
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(seg.data.dataset, "read_image", refuse)
+    dataset = Cityscapes(tmp_path, "val")
+    assert dataset.label_counts() == expected and dataset.has_labelled_pixels()
+    evaluate_files(tmp_path / "predictions", dataset)
 
 
 def test_without_instance_files_there_is_no_iiou(tmp_path):
     make_set(tmp_path, 0, EVERY, EVERY)
     next(tmp_path.glob("gtFine/val/*/*instanceIds.png")).unlink()
-    ours = eval_seg.evaluate_files(tmp_path / "predictions", Cityscapes(tmp_path, "val")).official
-    theirs = judge(sorted(tmp_path.glob("gtFine/val/*/*labelIds.png")), tmp_path / "predictions", instances=False)
+    ours = evaluate_files(tmp_path / "predictions", Cityscapes(tmp_path, "val")).official
+    theirs = official_scores(
+        sorted(tmp_path.glob("gtFine/val/*/*labelIds.png")), tmp_path / "predictions", instances=False
+    )
     assert "miiou" not in ours
     assert ours["category_miou"] == pytest.approx(theirs["averageScoreCategories"], abs=1e-12)
 
@@ -168,13 +231,13 @@ def test_an_instance_of_a_class_without_instances_is_named(tmp_path):
     path = sorted(tmp_path.glob("gtFine/val/*/*instanceIds.png"))[0]
     Image.fromarray(np.full(SIZE_HW, 7001, np.uint16)).save(path)
     with pytest.raises(InputError, match=r"instanceIds.png: id 7001 is not of a class with instances"):
-        eval_seg.evaluate_files(tmp_path / "predictions", Cityscapes(tmp_path, "val"))
+        evaluate_files(tmp_path / "predictions", Cityscapes(tmp_path, "val"))
     Image.fromarray(np.full((10, 10), 26001, np.uint16)).save(path)
-    with pytest.raises(InputError, match="has not the size of its labels"):
-        eval_seg.evaluate_files(tmp_path / "predictions", Cityscapes(tmp_path, "val"))
+    with pytest.raises(InputError, match=r"instanceIds\.png: is 10x10, its labels 64x40"):
+        evaluate_files(tmp_path / "predictions", Cityscapes(tmp_path, "val"))
 
 
-def test_the_figures_are_written_and_printed(tmp_path, capsys):
+def test_the_metrics_are_written_and_printed(tmp_path, capsys):
     make_set(tmp_path, 0, EVERY, EVERY)
     assert eval_seg.main(["--predictions", str(tmp_path / "predictions"), "--data", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "predictions" / "metrics.json").read_text())["cityscapes"]

@@ -15,7 +15,8 @@ from seg.data.cityscapes import CLASSES, NAMES, Cityscapes
 from seg.data.dataset import collate
 from seg.data.transforms import TrainTransform
 from tools.run.config import Run
-from tools.run.loop import SampleOrder, single_thread
+from tools.run.order import SampleOrder
+from tools.run.processes import single_thread
 
 
 @pytest.fixture

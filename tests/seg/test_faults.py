@@ -18,6 +18,7 @@ from torch import nn
 
 from backbone import InputError
 from backbone.data import images
+from backbone.data.more import compose
 from seg.data.cityscapes import Cityscapes
 from seg.data.dataset import SegDataset
 from seg.data.folder import Folder
@@ -26,9 +27,9 @@ from seg.data.transforms import TrainTransform
 from seg.palette import pascal_voc_color
 from tests.seg.test_folder import make_garden
 from tests.tools.test_check_masks import check
-from tools.eval_seg import evaluate_model
 from tools.run import config as configs
-from tools.run.loop import make_accelerator
+from tools.run.processes import make_accelerator
+from tools.scoring.segmentation import evaluate_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -257,8 +258,8 @@ SEG_CONFIGS = [path for path in sorted((ROOT / "configs").glob("*/*.yaml")) if "
 @pytest.mark.parametrize("path", SEG_CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_13_no_configured_augmentation_invents_labels(path):
     augment = dataclasses.asdict(configs.load(configs.SegConfig, path, []).augment)
-    crop_hw = tuple(augment.pop("crop_hw"))
-    transform = TrainTransform(crop_hw, **augment | {"scale": tuple(augment["scale"])})
+    crop_hw, more = tuple(augment.pop("crop_hw")), compose(augment.pop("more"))
+    transform = TrainTransform(crop_hw, more=more, **augment | {"scale": tuple(augment["scale"])})
     for shape in ((96, 192), (2 * crop_hw[0], 3 * crop_hw[1])):
         image, labels = np.full((*shape, 3), 90, np.uint8), np.full(shape, 7, np.uint8)
         for seed in range(6):
@@ -301,10 +302,10 @@ def test_45_the_score_is_of_the_whole_set_at_native_size(copy):
         )
     dataset = Cityscapes(copy, "val")
     settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "accelerator": make_accelerator(), "workers": 0}
-    scores = evaluate_model(AllRoad(), dataset, **settings).scores
+    metrics = evaluate_model(AllRoad(), dataset, **settings).metrics
     pixels = 5 * 96 * 192
-    assert scores["iou/road"] == (pixels - 2) / pixels and scores["iou/car"] == 0
-    assert scores["miou"] == (pixels - 2) / pixels / 2
+    assert metrics["iou/road"] == (pixels - 2) / pixels and metrics["iou/car"] == 0
+    assert metrics["miou"] == (pixels - 2) / pixels / 2
 
 
 class Endless(SegDataset):

@@ -77,6 +77,17 @@ def test_pascal_vocs_folders_and_lists_are_understood(tmp_path):
         Folder(tmp_path, "val", tmp_path / "classes.yaml")
 
 
+def test_names_in_a_list_may_hold_blanks(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for name in ("garden path 1", "pond"):
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "val.txt").write_text("\n  garden path 1 \r\n\npond\n")
+    (tmp_path / "classes.yaml").write_text("{images: images, masks: masks, list: val.txt, classes: [x]}")
+    dataset = Folder(tmp_path, "val", tmp_path / "classes.yaml")
+    assert [path.stem for path in dataset.images] == ["garden path 1", "pond"]
+
+
 def test_pictures_is_the_older_name_of_images(tmp_path):
     path = tmp_path / "classes.yaml"
     path.write_text("{pictures: photos, classes: [x]}")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from seg import metrics
 from seg.data.cityscapes import LABEL_ID_OF_TRAIN_ID, NAMES
-from seg.metrics import confusion_matrix, iou_scores
+from seg.metrics import confusion_matrix, iou_metrics
 
 
 def maps(seed: int, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -31,10 +31,10 @@ def test_predictions_outside_the_classes_are_wrong():
     labels, predictions = np.zeros((2, 2), np.uint8), np.array([[0, 255], [19, 0]], np.uint8)
     counts = confusion_matrix(labels, predictions, 19)
     assert counts[0, 0] == 2 and counts[0, 19] == 2
-    assert iou_scores(counts, NAMES)["iou/road"] == 0.5
+    assert iou_metrics(counts, NAMES)["iou/road"] == 0.5
 
 
-def test_scores_equal_the_official_evaluator(tmp_path):
+def test_metrics_equal_the_official_evaluator(tmp_path):
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 
     present = [0, 1, 2, 8, 11, 13]  # the other classes are absent from the labels, not from the predictions
@@ -51,13 +51,13 @@ def test_scores_equal_the_official_evaluator(tmp_path):
     official.args.JSONOutput = False
     official.args.evalPixelAccuracy = False
     result = official.evaluateImgLists([str(p) for _, p in files], [str(g) for g, _ in files], official.args)
-    scores = iou_scores(total, NAMES)
+    found = iou_metrics(total, NAMES)
     for train_id in present:
-        assert scores[f"iou/{NAMES[train_id]}"] == pytest.approx(result["classScores"][NAMES[train_id]], abs=1e-12)
-    assert np.isnan(scores["iou/train"])
-    assert scores["miou"] == pytest.approx(np.mean([scores[f"iou/{NAMES[i]}"] for i in present]), abs=1e-12)
+        assert found[f"iou/{NAMES[train_id]}"] == pytest.approx(result["classScores"][NAMES[train_id]], abs=1e-12)
+    assert np.isnan(found["iou/train"])
+    assert found["miou"] == pytest.approx(np.mean([found[f"iou/{NAMES[i]}"] for i in present]), abs=1e-12)
 
 
 def test_no_labelled_pixel_is_not_a_score():
     nothing = confusion_matrix(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.uint8), 19)
-    assert np.isnan(iou_scores(nothing, NAMES)["miou"])
+    assert np.isnan(iou_metrics(nothing, NAMES)["miou"])

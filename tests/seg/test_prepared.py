@@ -17,10 +17,11 @@ from seg.data.dataset import collate
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
 from tests.seg.test_folder import make_garden
-from tools import prepare_masks as prepare_masks
-from tools import train_seg
+from tools import prepare_masks, train_seg
+from tools.converters import masks
 from tools.run.config import Run
-from tools.run.loop import SampleOrder, single_thread
+from tools.run.order import SampleOrder
+from tools.run.processes import single_thread
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo" / "seg.yaml"
 
@@ -125,7 +126,7 @@ def test_a_killed_preparation_leaves_nothing_half_done_and_goes_on(copy, tmp_pat
                 os._exit(9)
             np.save(path.open("wb"), array)
 
-        monkeypatch.setattr(prepare_masks, "write_array", write_half)
+        monkeypatch.setattr(masks, "write_array", write_half)
         try:
             prepare(copy, out, "--splits", "train")
         finally:
@@ -157,7 +158,7 @@ def test_damaged_copies_are_named(copy, tmp_path):
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(copy, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_masks.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
+    monkeypatch.setattr(masks.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
     with pytest.raises(InputError, match=r"out: 0\.00 GB are needed and 0\.00 GB free"):
         prepare(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,7 @@ def test_a_good_copy_has_no_faults(copy, capsys):
     code, faults, text = check(capsys, copy)
     assert code == 0 and faults == [] and "no faults" in text
     assert "train2017: 8 images" in text and "val2017: 5 images" in text and "192x96: 5" in text
-    assert cv2.imread(str(copy / "samples.png")).shape == (3 * 320, 2 * 480, 3)
+    assert cv2.imread(str(copy / "samples.png")).shape == (3 * 240, 2 * 480, 3)
 
 
 def test_every_fault_gets_its_line(copy, capsys):
@@ -87,3 +87,42 @@ def test_a_malformed_file_and_a_missing_folder_are_faults(copy, capsys):
 def test_a_folder_without_annotations_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no annotations/instances_SPLIT"):
         check_coco.main([str(tmp_path)])
+
+
+def test_images_of_splits_whose_boxes_are_secret_are_checked(copy, capsys):
+    """As of test-dev2017, whose images are some of those in test2017/."""
+    folder = copy / "annotations"
+    content = json.loads((folder / "instances_val2017.json").read_text())
+    del content["annotations"]
+    (folder / "image_info_test2017.json").write_text(json.dumps(content))
+    first = content["images"].pop()
+    (folder / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    assert "test2017" not in check(capsys, copy)[2]  # not asked for, and the images are not here
+    shutil.copytree(copy / "val2017", copy / "test2017")
+    code, faults, text = check(capsys, copy)
+    assert code == 0 and faults == [] and "test2017: 5 images, boxes are secret" in text
+    code, faults, text = check(capsys, copy, "--split", "test-dev2017")
+    assert code == 0 and "test-dev2017: 4 images, boxes are secret" in text and "no box of" not in text
+    (copy / "test2017" / first["file_name"]).write_bytes(b"")
+    assert check(capsys, copy, "--split", "test-dev2017")[0] == 0
+    code, faults, _ = check(capsys, copy, "--split", "test2017")
+    assert code == 1 and len(faults) == 1 and "is empty" in faults[0]
+
+
+def test_samples_lie_in_the_data_sets_folder_or_where_out_says(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(copy), "--split", "val2017", "--workers", "0"]
+    assert check_coco.main(arguments) == 0
+    assert cv2.imread(str(copy / "check" / "samples.png")).shape[1] == 2 * 480
+    assert [path.name for path in tmp_path.iterdir()] == ["coco"]
+    shutil.rmtree(copy / "check")
+    (copy / "check").write_text("")
+    with pytest.raises(InputError, match=r"check/samples\.png: cannot be written; say where to write it with --out"):
+        check_coco.main(arguments)
+    with pytest.raises(InputError, match=r"would lie among the data set's images; say where"):
+        check_coco.main([*arguments, "--out", str(copy / "val2017" / "samples.png")])
+    assert check_coco.main([*arguments, "--out", str(tmp_path / "new" / "sheet.png")]) == 0
+    assert (tmp_path / "new" / "sheet.png").is_file()
+    with pytest.raises(InputError, match="missing: no such folder"):
+        check_coco.main([str(tmp_path / "missing"), "--split", "val2017"])
+    assert not (tmp_path / "missing").exists()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from backbone import InputError
 from tests.seg.test_folder import make_garden
-from tools import check_masks as check_masks
+from tools import check_masks
 
 
 @pytest.fixture
@@ -92,3 +92,22 @@ def test_ones_own_data_is_checked_too(tmp_path, capsys):
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no leftImg8bit/SPLIT"):
         check_masks.main([str(tmp_path)])
+
+
+def test_samples_lie_in_the_data_sets_folder_but_never_among_its_images(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    classes = make_garden(tmp_path)
+    arguments = [str(tmp_path), "--classes", str(classes), "--workers", "0"]
+    assert check_masks.main(arguments) == 0
+    assert (tmp_path / "check" / "samples.png").is_file() and list(here.iterdir()) == []
+    for ending in (".png", "_mask.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(here / f"a{ending}")
+    (here / "classes.yaml").write_text("{images: ., masks: ., mask_ending: _mask.png, classes: [x]}")
+    with pytest.raises(InputError, match=r"would lie among the data set's images; say where to write it with --out"):
+        check_masks.main([".", "--classes", "classes.yaml", "--workers", "0"])
+    assert check_masks.main([".", "--classes", "classes.yaml", "--workers", "0", "--out", "../a.png"]) == 0
+    with pytest.raises(InputError, match="missing: no such folder"):
+        check_masks.main([str(tmp_path / "missing"), "--splits", "val"])
+    assert not (tmp_path / "missing").exists()

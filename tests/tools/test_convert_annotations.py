@@ -12,6 +12,7 @@ from PIL import Image
 import det
 from backbone import InputError
 from tools import convert_annotations
+from tools.converters.annotations import INSTANCE_CLASSES
 
 HEIGHT, WIDTH = 60, 80
 BOXES = {"a": [("car", 10, 20, 30, 50), ("person", 0, 0, 80, 60)], "b": [("car", 79, 59, 80, 60)], "c": []}
@@ -135,7 +136,7 @@ def test_instances_of_cityscapes_become_boxes_and_groups_crowds(tmp_path):
     content = converted(tmp_path, ["cityscapes", str(tmp_path / "gtFine" / "val"), str(tmp_path / "out.json")])
     assert content["images"][0]["file_name"] == "city/city_0_0_leftImg8bit.png"
     names = {row["id"]: row["name"] for row in content["categories"]}
-    assert list(names.values()) == convert_annotations.INSTANCE_CLASSES
+    assert list(names.values()) == INSTANCE_CLASSES
     found = [(names[row["category_id"]], row["bbox"], row["iscrowd"]) for row in content["annotations"]]
     assert found == [("person", [70, 0, 10, 20], 1), ("car", [20, 5, 11, 5], 0), ("car", [50, 40, 1, 1], 0)]
 

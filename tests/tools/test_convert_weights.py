@@ -15,7 +15,7 @@ import seg
 from backbone import InputError
 from tools import convert_weights, predict
 from tools.io import console
-from tools.io.model_file import load_description, load_initial_weights
+from tools.io.model_file import load_description, load_initial_weights, save_model
 
 
 def convert(monkeypatch, *arguments: object) -> int:
@@ -66,7 +66,7 @@ def test_the_description_beats_guessing(tmp_path, monkeypatch, randomise):
     }
     description["model"] |= {"width": 1.0, "norm_eps": 1e-5}
     description |= {"classes": ["a", "b", "c"], "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)}
-    convert_weights.save_model(tmp_path / "own.safetensors", ours, description)
+    save_model(tmp_path / "own.safetensors", ours, description)
     found = backbone.from_weights(tmp_path / "own.safetensors")
     assert (found.name, found.classes, found.mean) == (ours.backbone.name, ["a", "b", "c"], (0.1, 0.2, 0.3))
     images = torch.randn(1, 3, 64, 64)

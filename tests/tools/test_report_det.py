@@ -1,4 +1,4 @@
-"""The report of a detector: figures that agree with pycocotools', one file that loads nothing, every name escaped."""
+"""The report of a detector: metrics that agree with pycocotools', one file that loads nothing, every name escaped."""
 
 import json
 import re
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import det
-import det.metrics
 from backbone import InputError
+from det.metrics import METRICS
 from tests.det.test_metrics import CATEGORY_IDS, ground_truth, noisy_results
 from tests.tools.test_report_seg import Page
 from tools import eval_det
@@ -30,15 +30,15 @@ def small_truth(boxes: list[dict]) -> dict:
 def test_best_f1_is_what_filtering_at_each_score_gives():
     truth = ground_truth()
     results = [found | {"score": round(found["score"], 2)} for found in noisy_results(truth)]
-    best = best_f1(det.judge(truth, results))
+    best = best_f1(det.run_coco_eval(truth, results))
     num_boxes = [sum(a["category_id"] == c and not a["iscrowd"] for a in truth["annotations"]) for c in CATEGORY_IDS]
 
     def f1_from(score: float) -> np.ndarray:
-        judged = det.judge(truth, [found for found in results if found["score"] >= score])
+        coco_eval = det.run_coco_eval(truth, [found for found in results if found["score"] >= score])
         values = []
         for position, boxes in enumerate(num_boxes):
             first = position * 4 * 30
-            found = [entry for entry in judged.evalImgs[first : first + 30] if entry is not None]
+            found = [entry for entry in coco_eval.evalImgs[first : first + 30] if entry is not None]
             counted = [~entry["dtIgnore"][0].astype(bool) for entry in found]
             right = sum((entry["dtMatches"][0][c] > 0).sum() for entry, c in zip(found, counted, strict=True))
             values.append(2 * right / (sum(c.sum() for c in counted) + boxes))
@@ -70,7 +70,7 @@ def test_confusions_are_counted_by_hand():
         row(7, [20, 60, 9, 9], score=0.5),  # of nothing
         row(7, [0, 0, 10, 10], image_id=2, score=0.1),  # below the threshold
     ]
-    first, second = compared = compare(det.judge(truth, results), {3: 0.2, 7: 0.2})
+    first, second = compared = compare(det.run_coco_eval(truth, results), {3: 0.2, 7: 0.2})
     # rows: 3, 7, no box; columns: 3, 7, not detected
     assert confusion_matrix(compared, [3, 7]).tolist() == [[1, 0, 1], [1, 0, 1], [1, 1, 0]]
     assert first.missed() == [False, True, True, False] and second.missed() == [True]
@@ -110,9 +110,9 @@ def test_the_page_is_whole_and_loads_nothing(hostile):
     assert "<script>alert(1)</script>" in page.text and "<b>&.jpg" in page.text
     assert page.links[0].startswith("data:image/png;base64,")
     assert len(page.links) == 3 and page.links[1].startswith("data:image/jpeg;base64,")  # one image has errors
-    figures = json.loads((hostile / "metrics.json").read_text())
+    metrics = json.loads((hostile / "metrics.json").read_text())
     for name in ("AP", "AP50", "AP75", "AR1", "AR10"):
-        assert f"{100 * figures[name]:.2f}" in page.text
+        assert f"{100 * metrics[name]:.2f}" in page.text
 
 
 def test_a_report_without_images_or_detections_is_written(hostile):
@@ -124,7 +124,7 @@ def test_a_report_without_images_or_detections_is_written(hostile):
     assert len(Page((hostile / "report.html").read_text()).links) == 1
 
 
-def test_the_fast_judge_scores_alike_and_cannot_report(hostile):
+def test_the_fast_evaluation_scores_alike_and_cannot_report(hostile):
     pytest.importorskip("faster_coco_eval")
     arguments = ["--results", str(hostile / "results.json"), "--data", str(hostile / "data")]
     metrics = []
@@ -132,7 +132,7 @@ def test_the_fast_judge_scores_alike_and_cannot_report(hostile):
         assert eval_det.main([*arguments, *options]) == 0
         metrics.append(json.loads((hostile / "metrics.json").read_text()))
     assert "faster-coco-eval" in metrics[1]["protocol"] and "pycocotools" in metrics[0]["protocol"]
-    for name in det.metrics.FIGURES:
+    for name in METRICS:
         assert metrics[1][name] == pytest.approx(metrics[0][name], abs=1e-12)
-    with pytest.raises(InputError, match="leave one of them away"):
+    with pytest.raises(InputError, match="leave one of them out"):
         eval_det.main([*arguments, "--fast", "--report"])

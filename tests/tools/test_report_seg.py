@@ -11,6 +11,7 @@ from PIL import Image
 from seg.data.folder import Folder
 from tests.seg.test_folder import CLASSES, make_garden
 from tools import eval_seg
+from tools.scoring.segmentation import evaluate_files
 
 
 class Page(HTMLParser):
@@ -65,12 +66,12 @@ def test_the_page_is_whole_and_loads_nothing(garden, tmp_path):
 
 def test_only_the_worst_images_are_kept(garden):
     dataset = Folder(garden, "val", garden / "classes.yaml")
-    worst = eval_seg.evaluate_files(garden / "predictions", dataset, num_worst=2).worst
-    assert [image.number for image in worst] == [1, 2] and worst[0].score < worst[1].score
-    assert eval_seg.evaluate_files(garden / "predictions", dataset).worst == []
+    worst = evaluate_files(garden / "predictions", dataset, num_worst=2).worst
+    assert [image.number for image in worst] == [1, 2] and worst[0].miou < worst[1].miou
+    assert evaluate_files(garden / "predictions", dataset).worst == []
 
 
-def test_a_report_of_cityscapes_has_the_official_figures(world, tmp_path):
+def test_a_report_of_cityscapes_has_the_official_metrics(world, tmp_path):
     for label in (world / "cityscapes" / "gtFine" / "val").glob("*/*_labelIds.png"):
         Image.open(label).save(tmp_path / label.name)
     data = str(world / "cityscapes")

@@ -19,52 +19,12 @@ from safetensors import safe_open
 from backbone import InputError
 from backbone.data.images import read_label
 from seg.data.cityscapes import LABEL_ID_OF_TRAIN_ID, Cityscapes, find_images
+from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
 from tests.seg.test_cityscapes import assert_official, old_name  # noqa: F401 - a fixture
 from tools import eval_det, eval_seg, train_det, train_seg
-from tools.io import console, files, model_file
+from tools.io import model_file
 from tools.predict import load
-from tools.run import checkpoint, loop
-from tools.run.config import Optim, Run
-from tools.run.loop import SampleOrder, for_batch, learning_rate
-
-ROOT = Path(__file__).parents[2]
-COMMON = ["run.steps=6", "run.batch=4", "run.eval_every=3", "run.log_every=2", "optim.warmup=2", "data.workers=0"]
-
-
-def command(task: str, world: Path, out: Path) -> tuple:
-    """The training tool of a task and a small experiment for it."""
-    config = str(ROOT / "configs" / "demo" / f"{task}.yaml")
-    if task == "seg":
-        own = [f"data.root={world / 'cityscapes'}", "augment.crop_hw=[48,64]"]
-        return train_seg.main, [config, *COMMON, *own, f"run.out={out}"]
-    own = [f"data.root={world / 'coco'}", "model.image_size=[96,128]", "weights=null"]
-    return train_det.main, [config, *COMMON, *own, f"run.out={out}"]
-
-
-@pytest.fixture(scope="module")
-def finished(world, tmp_path_factory):
-    """One uninterrupted run of each task."""
-    runs = {}
-    for task in ("seg", "det"):
-        runs[task] = tmp_path_factory.mktemp(task) / "run"
-        main, arguments = command(task, world, runs[task])
-        assert main(arguments) == 0
-    return runs
-
-
-def assert_equal(one, other) -> None:
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list):
-        for a, b in zip(one, other, strict=True):
-            assert_equal(a, b)
-    else:
-        assert one == other
+from tools.run import checkpoint, segmentation
 
 
 @pytest.mark.parametrize("task", ["seg", "det"])
@@ -85,19 +45,6 @@ def test_a_run_leaves_what_it_promises(finished, task):
     assert state["step"] == 6
 
 
-def interrupted(main, arguments: list[str], stop_at: int, monkeypatch) -> int:
-    """The exit code of a run that is told to end while it is at step `stop_at`."""
-
-    def interrupt(optim: Optim, step: int, steps: int) -> float:
-        if step == stop_at - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate(optim, step, steps)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", interrupt)
-        return main(arguments)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 @pytest.mark.parametrize("task", ["seg", "det"])
@@ -111,8 +58,7 @@ def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkey
     for state in states:
         del state["config"]
     assert_equal(*states)
-    logs = [(folder / "log.csv").read_text().splitlines() for folder in (finished[task], tmp_path / "run")]
-    assert_equal(*([line for line in log if "images_per_second" not in line] for log in logs))
+    assert_equal(*(log_of(folder) for folder in (finished[task], tmp_path / "run")))
 
 
 def test_a_run_with_mixed_images_and_sizes_resumes_to_the_bit(world, tmp_path, monkeypatch):
@@ -136,28 +82,6 @@ def test_a_run_is_never_overwritten_nor_resumed_with_another_config(finished, wo
     main, arguments = command("seg", world, finished["seg"] / "elsewhere")
     with pytest.raises(InputError, match="nothing to resume"):
         main([*arguments, "--resume"])
-
-
-def test_a_damaged_checkpoint_is_named(finished, world, tmp_path):
-    main, arguments = command("seg", world, tmp_path)
-    (tmp_path / "last.pt").write_bytes((finished["seg"] / "last.pt").read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"last\.pt: damaged"):
-        main([*arguments, "--resume"])
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_and_changes_nothing(world, tmp_path, capsys):
-    main, arguments = command("seg", world, tmp_path / "run")
-    code = main([*arguments, "loss.cross_entropy=.inf", "run.save_every=1"])
-    assert code == loop.NON_FINITE
-    assert "step 1: the loss is inf" in capsys.readouterr().out
-    assert not (tmp_path / "run" / "last.pt").exists()
-
-
-def test_a_run_folder_that_cannot_be_made_is_named(world, tmp_path):
-    (tmp_path / "file").write_text("")
-    main, arguments = command("seg", world, tmp_path / "file" / "run")
-    with pytest.raises(InputError, match="cannot be written"):
-        main(arguments)
 
 
 def test_initial_weights_come_from_a_backbone_or_a_whole_model(finished, world, tmp_path):
@@ -278,34 +202,6 @@ def test_what_is_kept_is_the_average_and_scores_as_the_run_said(world, tmp_path,
         assert not torch.equal(kept.get_tensor("head.gate.weight"), raw["head.gate.weight"])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_ends_the_run_with_one_line_and_loses_no_step(world, tmp_path, capsys, workers):
-    shutil.copytree(world / "cityscapes", tmp_path / "cityscapes")
-    broken = next((tmp_path / "cityscapes").glob("leftImg8bit/train/*/*.png"))
-    broken.write_bytes(broken.read_bytes()[:-500])
-    main, arguments = command("seg", tmp_path, tmp_path / "run")
-    # Two images a step: the damaged one is met in one of the first four, and with this seed not in the first.
-    arguments = [*arguments, "run.batch=2", "run.seed=1", f"data.workers={workers}"]
-    with pytest.raises(SystemExit) as stop:
-        console.run(lambda: main(arguments))
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("error: ") and broken.name in error
-    assert 1 <= checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] < 4
-
-
-@pytest.mark.slow
-def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "tools.train_seg", *command("seg", tmp_path / "nowhere", tmp_path / "run")[1]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and "nowhere" in run.stderr
-
-
 @pytest.mark.slow
 def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     """Five images do not divide by two: each must count exactly once."""
@@ -343,50 +239,9 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 
-def test_every_epoch_has_every_sample_once_whatever_the_number_of_processes():
-    run = Run(steps=15, batch=4, seed=5)
-    whole = [pair for batch in SampleOrder(20, run) for pair in batch]
-    for epoch in range(3):
-        assert sorted(index for at, index in whole if at == epoch) == list(range(20))
-    halves = [list(SampleOrder(20, run, process=p, num_processes=2)) for p in range(2)]
-    for number, batch in enumerate(SampleOrder(20, run)):
-        assert sorted(batch) == sorted(halves[0][number] + halves[1][number])
-    assert list(SampleOrder(20, run, start=7)) == list(SampleOrder(20, run))[7:]
-
-
-def test_schedules_start_with_warmup_and_end_near_zero():
-    optim = Optim(lr=1.0, warmup=10, schedule="poly", power=0.9)
-    rates = [learning_rate(optim, step, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
-    assert max(rates) == rates[10] == 1.0 and rates[-1] < 0.02
-    cosine = Optim(lr=1.0, warmup=0, schedule="cosine")
-    assert learning_rate(cosine, 50, 100) == pytest.approx(0.5)
-
-
-def test_a_killed_writer_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write(part: Path) -> None:
-        part.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(InputError, match=r"cannot be written \(disk full"):
-        files.replace_file(path, write)
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_folder_for_results_that_cannot_be_made_is_named_before_anything_is_computed(tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="taken/writable: cannot be written"):
-        files.open_folder(tmp_path / "taken")
-    files.open_folder(tmp_path / "new" / "folder")
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
-    monkeypatch.setattr(train_seg, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))
+    monkeypatch.setattr(segmentation, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))
     own = ["run.steps=1", "run.batch=2", "data.workers=0", "data.val_limit=1", "model.width=0.35", "run.precision='no'"]
     own += ["augment.crop_hw=[64,64]", f"data.root={world / 'cityscapes'}", f"run.out={tmp_path / 'run'}"]
     assert train_seg.main([str(path), *own]) == 0
@@ -396,42 +251,18 @@ def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
 class Evaluation(NamedTuple):
     """What stands in for an evaluation."""
 
-    scores: dict[str, float]
+    metrics: dict[str, float]
 
 
 def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
     main, arguments = command("seg", world, tmp_path / "run")
-    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss.cross_entropy=0", "loss.ohem=1"]
+    own = ["model.head=fpn", "model.auxiliary=true", "model.head_channels=32", "loss={ohem: 1}"]
     own += ["loss.dice=0.5", "loss.lovasz=0.1", "loss_settings.balanced=true", "loss_settings.min_kept=50"]
     assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
     names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
     assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
-    model = load(tmp_path / "run" / "best.safetensors").model
+    model = load(tmp_path / "run" / "best.safetensors").network
     assert model.auxiliary is not None and model.stride == 4
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("loss.cross=1", "loss.cross: no such loss; valid: cross_entropy, ohem"),
-        ("loss.cross_entropy=0", "loss: every factor is 0"),
-        ("loss_settings.class_weights=[1,2]", r"class_weights \[1.0, 2.0\] must be 19 numbers"),
-    ],
-)
-def test_losses_that_cannot_be_are_refused(world, tmp_path, override, message):
-    main, arguments = command("seg", world, tmp_path / "run")
-    with pytest.raises(InputError, match=message):
-        main([*arguments, override])
-
-
-def test_the_rate_grows_with_the_batch_where_a_recipe_says_for_which_it_is(world, tmp_path, capsys):
-    assert for_batch(Optim(lr=0.01), 8) == Optim(lr=0.01)
-    assert for_batch(Optim(lr=0.01, lr_for_batch=16), 8).lr == pytest.approx(0.005)
-    main, arguments = command("seg", world, tmp_path / "run")
-    own = ["optim.lr=0.01", "optim.lr_for_batch=16", "optim.warmup=0", "run.steps=1", "run.log_every=1"]
-    assert main([*arguments, *own]) == 0
-    assert "learning rate 0.0025 for run.batch 4; given as 0.01 for a batch of 16" in capsys.readouterr().out
-    assert "1,lr,0.0025" in (tmp_path / "run" / "log.csv").read_text()
 
 
 # Table 6's other rows differ from ssdlite_large in the backbone alone.

@@ -15,7 +15,6 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
 import backbone
 from backbone import InputError
@@ -24,14 +23,14 @@ from backbone.data.folder import ImageFolder
 from backbone.data.images import read_image
 from backbone.data.transforms import eval_transform, train_transform
 from backbone.weights.preprocessing import Preprocessing
-from tests.tools.test_train import assert_equal
+from tests.builders.runs import assert_equal, interrupted
 from tools import eval_backbone, train_backbone
 from tools.io import model_file
 from tools.predict import load
-from tools.run import checkpoint, loop
-from tools.run.config import BackboneConfig, Optim
+from tools.run import checkpoint, classification
+from tools.run.config import BackboneConfig
 from tools.run.curves import draw_lr_range
-from tools.run.loop import learning_rate
+from tools.scoring.classification import load_classifier
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "imagenet").glob("*.yaml"))
@@ -66,16 +65,11 @@ ALL_THAT_IS_RANDOM = ["augment.mixup=0.2", "augment.cutmix=1", "model.drop_block
 def test_an_interrupted_run_resumes_to_the_bit(images, tmp_path, monkeypatch, stop_at, workers):
     assert train(images, tmp_path / "whole", *ALL_THAT_IS_RANDOM) == 0
 
-    def interrupt(optim: Optim, step: int, steps: int) -> float:
-        if step == stop_at - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate(optim, step, steps)
+    def cut(more: list[str]) -> int:
+        return train(images, tmp_path / "cut", *ALL_THAT_IS_RANDOM, f"data.workers={workers}", *more)
 
-    more = [*ALL_THAT_IS_RANDOM, f"data.workers={workers}"]
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", interrupt)
-        assert train(images, tmp_path / "cut", *more) == 128 + signal.SIGTERM
-    assert train(images, tmp_path / "cut", *more, "--resume") == 0
+    assert interrupted(cut, [], stop_at, monkeypatch) == 128 + signal.SIGTERM
+    assert cut(["--resume"]) == 0
     states = [checkpoint.load_state(tmp_path / name / "last.pt") for name in ("whole", "cut")]
     for state in states:
         del state["config"]
@@ -118,7 +112,7 @@ def test_evaluation_scores_what_training_kept_and_published_weights_alike(images
     kept = model_file.load_description(weights)["metrics"]
     assert (metrics["top1"], metrics["top5"]) == (kept["top1"], kept["top5"]) == (metrics["top1"], 1.0)
 
-    model, _ = eval_backbone.load_classifier(weights)
+    model, _ = load_classifier(weights)
     with_background = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=1001)
     state = with_background.state_dict()
     state |= {name: value for name, value in model.state_dict().items() if not name.startswith("output.")}
@@ -145,12 +139,12 @@ def test_weights_for_other_classes_begin_with_a_new_output_layer(images, tmp_pat
     torch.save(published.state_dict(), tmp_path / "seven.pt")
     model = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=3)
     output = model.output.weight.clone()
-    said = train_backbone.load_start(model, str(tmp_path / "seven.pt"), ["blue", "green", "red"])
+    said = classification.load_start(model, str(tmp_path / "seven.pt"), ["blue", "green", "red"])
     assert "without its output layer for 7 classes" in said
     assert torch.equal(model.output.weight, output)
     assert torch.equal(model.hidden.weight, published.hidden.weight)
     other = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=7)
-    assert "whole" in train_backbone.load_start(other, str(tmp_path / "seven.pt"), list("abcdefg"))
+    assert "whole" in classification.load_start(other, str(tmp_path / "seven.pt"), list("abcdefg"))
     assert torch.equal(other.output.weight, published.output.weight)
 
 
@@ -187,9 +181,9 @@ def test_inputs_are_normalised_as_the_start_weights_expect(images, tmp_path):
     assert train_backbone.main([str(run / "config.yaml"), "--resume"]) == 0
 
     own = BackboneConfig(weights=str(run / "best.safetensors"), std=[1.0, 1.0, 1.0])
-    filled = train_backbone.with_normalisation(own)
+    filled = classification.with_normalisation(own)
     assert (filled.mean, filled.std) == (mean, [1.0, 1.0, 1.0])
-    filled = train_backbone.with_normalisation(BackboneConfig())
+    filled = classification.with_normalisation(BackboneConfig())
     assert (filled.mean, filled.std) == (list(Preprocessing().mean), list(Preprocessing().std))
 
 
@@ -201,10 +195,10 @@ def test_a_network_in_strings_is_trained_scored_and_started_from(images, tmp_pat
     assert eval_backbone.main(["--weights", str(weights), "--data", str(images), "--workers", "0"]) == 0
     found = json.loads((out / "metrics.json").read_text())
     assert found["top1"] == model_file.load_description(weights)["metrics"]["top1"]
-    model, _ = eval_backbone.load_classifier(weights)
+    model, _ = load_classifier(weights)
     assert model.backbone.definition()[2] == "ir_r2_k3_s2_e2_c24_se0.25_nre"
     twin = backbone.classifier(own[0].removeprefix("model.name="), num_classes=3)
-    assert train_backbone.load_start(twin, str(weights), ["blue", "green", "red"]) == "taproot layout, whole"
+    assert classification.load_start(twin, str(weights), ["blue", "green", "red"]) == "taproot layout, whole"
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in twin.state_dict().items())
     with pytest.raises(InputError, match="character 8: '17' must be channels"):
         train(images, tmp_path / "fault", "model.name=ds_k3_c17")
@@ -285,6 +279,17 @@ def test_a_range_test_stops_when_the_loss_grows_and_leaves_figures_and_a_plot(im
     assert train(images, tmp_path / "run", "optim.lr=1e-4", steps=1) == 0  # the run folder is still free
 
 
+def test_a_range_test_names_the_rate_in_the_units_of_the_config(images, tmp_path, capsys):
+    """A recipe whose rate is meant for a batch of 12 runs with half of it on a batch of 6."""
+    found = []
+    for name, own in (("plain", []), ("scaled", ["optim.lr_for_batch=12"])):
+        assert train(images, tmp_path / name, "--find-lr", "optim.lr=1", *own, steps=15) == 0
+        found.append(float(said(capsys).partition("at optim.lr=")[2].partition(";")[0]))
+    assert found[1] == pytest.approx(2 * found[0], rel=0.05)
+    curves = [(tmp_path / name / "find_lr" / "lr_range.csv").read_text() for name in ("plain", "scaled")]
+    assert curves[0] == curves[1]
+
+
 def said(capsys) -> str:
     return " ".join(capsys.readouterr().out.split())
 
@@ -310,26 +315,6 @@ def test_two_processes_score_like_one(images, tmp_path):
     for row, other in zip(*tables, strict=True):
         assert float(row.pop("probability")) == pytest.approx(float(other.pop("probability")), abs=1e-5)
         assert row == other
-
-
-def test_schedules_are_functions_of_the_step():
-    step = Optim(lr=1.0, warmup=0, schedule="step", gamma=0.5, step_every=3)
-    assert [learning_rate(step, n, 9) for n in range(9)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
-    cyclic = Optim(lr=1.0, min_lr=0.2, warmup=0, schedule="triangular2", half_cycle=2)
-    rates = [learning_rate(cyclic, n, 9) for n in range(9)]
-    weights = nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(weights.parameters(), lr=0.2, momentum=0.9)
-    theirs = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.2, 1.0, step_size_up=2, mode="triangular2")
-    expected = []
-    for _ in range(9):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        theirs.step()
-    assert rates == pytest.approx(expected)
-    ranged = Optim(lr=1.0, min_lr=0.01, schedule="range", warmup=2)  # which a range test leaves out
-    assert [learning_rate(ranged, n, 3) for n in range(3)] == pytest.approx([0.01, 0.1, 1])
-    cosine = Optim(lr=1.0, min_lr=0.1, warmup=0, schedule="cosine")
-    assert learning_rate(cosine, 0, 100) == 1 and learning_rate(cosine, 99, 100) == pytest.approx(0.1, abs=1e-3)
 
 
 def test_drop_block_is_built_deep_down_only_and_leaves_evaluation_alone():

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import det
-from det.metrics import FIGURES
+from det.metrics import METRICS
 from tools.io.console import console, progress, table
 
 OURS, PEER = "taproot, fast", "pycocotools"
@@ -114,7 +114,7 @@ def evaluate_by_pycocotools(truth: Path, results: Path) -> list[float]:
 def evaluate_fast(truth: Path, results: Path) -> list[float]:
     """The twelve figures by this suite's fast evaluation."""
     metrics = det.evaluate(truth, det.read_results(results), fast=True)
-    return [metrics[name] for name in FIGURES]
+    return [metrics[name] for name in METRICS]
 
 
 def measure(evaluate: Callable[[Path, Path], list[float]], files: tuple[Path, Path]) -> Measured:

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 import det
 from tools.benchmarks.timing import alternate, print_times
 from tools.io.console import console
-from tools.run.loop import single_thread
+from tools.run.processes import single_thread
 
 SIDE = 320  # pixels
 PILLOW, TENSORS, OURS = "torchvision, Pillow", "torchvision, tensors", "taproot"

@@ -11,7 +11,7 @@ import det
 from backbone.inference import normalise
 from tools.benchmarks.timing import alternate, print_times
 from tools.run.config import Optim
-from tools.run.loop import make_optimizer
+from tools.run.optimizer import make_optimizer
 
 NUM_CLASSES = 90
 SIDE = 320  # pixels; torchvision's own transform would resize to this

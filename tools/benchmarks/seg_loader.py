@@ -20,9 +20,9 @@ from seg.data.dataset import IGNORE, SegDataset
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
 from tools.benchmarks.timing import alternate, medians
+from tools.converters.masks import prepare_split
 from tools.io.console import console, table
 from tools.make_demo_data import make_demo_data
-from tools.prepare_masks import prepare_split
 
 SIZE_HW = (1024, 2048)
 CROP_HW = (512, 1024)

@@ -15,7 +15,7 @@ from seg.loss import cross_entropy as coarse_cross_entropy
 from tools.benchmarks.timing import alternate, medians
 from tools.io.console import console, table
 from tools.run.config import Optim
-from tools.run.loop import make_optimizer
+from tools.run.optimizer import make_optimizer
 
 PEER, OURS, COMPILED = "torchvision", "taproot", "taproot compiled"
 

@@ -1,7 +1,7 @@
 """The terminal: bad input becomes one line and exit code 2; progress bars and tables."""
 
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 
 from rich.console import Console
@@ -10,7 +10,8 @@ from rich.table import Table
 
 from backbone.errors import InputError
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
+"""Prints text as it is: names of classes, files and splits may hold [brackets] and :colons:."""
 BAD_INPUT = 2
 
 
@@ -29,6 +30,13 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code or 0)
 
 
+def command_parser(command: str, description: str | None) -> ArgumentParser:
+    """The parser of `python -m tools.COMMAND`; the description is shown as it is laid out."""
+    return ArgumentParser(
+        prog=f"python -m tools.{command}", description=description, formatter_class=RawDescriptionHelpFormatter
+    )
+
+
 def num_workers(text: str) -> int:
     """A number of processes, for argparse, which names the option and ends with exit code 2 if it cannot be."""
     if not text.isdecimal() or int(text) > 256:
@@ -38,13 +46,13 @@ def num_workers(text: str) -> int:
 
 def progress(*extra: str) -> Progress:
     """A progress bar with counts, elapsed and remaining time; `extra` are templates over a task's fields."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns += [TextColumn(template) for template in extra]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn(template, markup=False) for template in extra]
     return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """A table whose first column is text and whose others are figures."""
+    """A table whose first column is text, aligned left, and whose others are numbers; `console` prints it."""
     drawn = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
         drawn.add_column(column, justify="left" if position == 0 else "right")

@@ -7,7 +7,7 @@ from pathlib import Path
 from backbone.errors import InputError
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under a temporary name beside its own and renames it: a killed process leaves the old one whole.
 
     Raises:
@@ -24,7 +24,9 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free or choose the place") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space there or choose another folder"
+        ) from error
 
 
 def open_folder(path: Path) -> None:

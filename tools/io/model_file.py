@@ -23,10 +23,21 @@ PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/
 
 
 def save_model(path: Path, model: nn.Module, description: dict[str, Any]) -> None:
-    """Writes weights with the description of their model: task, keywords of `create`, classes, normalisation."""
+    """Writes weights with the description of their model: task, keywords of `create`, classes, normalisation.
+
+    Raises:
+        InputError: the file cannot be written; the old one is untouched.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = write_header(description)
-    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # its own form of the system's errors
+            raise OSError(str(error)) from error
+
+    replace_file(path, write)
 
 
 def load_description(path: str | Path) -> dict[str, Any]:

@@ -1,27 +1,80 @@
-"""Experiments as YAML files: every knob with its default and meaning, merged with dotted overrides and checked."""
+"""Experiments as YAML files: every knob with its default, meaning and limits, merged with dotted overrides.
+
+Nothing here imports torch, so that `--help` and the refusal of a wrong key come at once.
+"""
 
 import argparse
 import difflib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from backbone.architectures.definitions import parse
+from backbone.architectures.plan import ARCHITECTURES, tails
+from backbone.data import more
 from backbone.errors import InputError
+from backbone.options import PADDINGS, POLICIES
+from det import options as det_options
+from seg import options as seg_options
 from tools.io.shipped import find_config
 
 for resolver in ("oc.env", "oc.create", "oc.decode", "oc.deprecated", "oc.select", "oc.dict.keys", "oc.dict.values"):
     OmegaConf.clear_resolver(resolver)  # a config is plain data: it reads no environment and computes nothing
 
 
-def knob(default: Any, meaning: str) -> Any:
-    """A dataclass field with its meaning, which --help prints."""
+class Rule(NamedTuple):
+    """What a knob's value must keep to; None, an unset knob, always may stand."""
+
+    meaning: str
+    limits: tuple[float, float] | None  # smallest and largest number: of the value, of each in a list or mapping
+    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys
+    length: int | None  # of a list
+    check: Callable[[Any], None] | None  # raises InputError for a value that cannot be
+
+
+def knob(
+    default: Any,
+    meaning: str,
+    *,
+    limits: tuple[float, float] | None = None,
+    choices: Sequence[Any] | None = None,
+    length: int | None = None,
+    check: Callable[[Any], None] | None = None,
+) -> Any:
+    """A dataclass field with its meaning, which --help prints, and its `Rule`."""
+    metadata = {"rule": Rule(meaning, limits, choices, length, check)}
     if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata={"meaning": meaning})
-    return field(default=default, metadata={"meaning": meaning})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check_architecture(value: str) -> None:
+    """Refuses what is neither the name of an architecture nor a network in strings.
+
+    Raises:
+        InputError: the message suggests the nearest name and lists all, or says where a string is wrong.
+    """
+    if "_k" in value:  # every string says its kernel, no name does
+        parse(value)
+    elif value not in ARCHITECTURES:
+        raise InputError(f"{value!r} is no architecture; {_suggest(value, sorted(ARCHITECTURES))}")
+
+
+TAILS = sorted({tail for architecture in ARCHITECTURES.values() for tail in tails(architecture)})
+"""The last stages that some architecture has; which ones a given architecture has, its table says."""
+
+COUNT = (1, 1e9)
+WORKERS = (0, 256)
+SHARE = (0, 1)
+BELOW_1 = (0, 0.99)
+WIDTH = (0.1, 8)
+MEAN = (0, 1)
+STD = (1e-6, 1e3)
 
 
 @dataclass(frozen=True)
@@ -31,46 +84,71 @@ class SegData:
     prepared: str | None = knob(None, "copy that tools.prepare_masks made of data.root, to read from; same samples")
     train_split: str = knob("train", "split to learn from; train_extra with data.train_labels=gtCoarse")
     val_split: str = knob("val", "split to evaluate on")
-    train_labels: str = knob("gtFine", "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine")
-    workers: int = knob(2, "loader processes per training process; 0 loads in the training process")
-    val_limit: int | None = knob(None, "evaluate during training on the first N images only")
+    train_labels: str = knob(
+        "gtFine",
+        "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine",
+        choices=("gtFine", "gtCoarse"),
+    )
+    workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    val_limit: int | None = knob(None, "evaluate during training on the first N images only", limits=COUNT)
 
 
 @dataclass(frozen=True)
 class SegModel:
-    head: str = knob("lraspp", "lraspp, raspp, deeplabv3plus, fpn, unet, …; an unknown one lists all")
-    backbone: str = knob("mobilenet_v3_large", "any network that `python -m tools.summary` lists")
-    variant: str = knob("paper", "of lraspp: paper, or torchvision (its numbers and weights)")
-    width: float = knob(1.0, "multiplies the backbone's channels")
-    tail: str | None = knob(None, "full, detection or segmentation; by default the variant's")
-    output_stride: int | None = knob(None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp")
-    head_channels: int | None = knob(None, "channels inside the head; by default its own, 128 for lraspp")
-    pooling: str | None = knob(None, "of lraspp: windows (49x49) or global; by default the variant's")
-    dropout: float = knob(0.0, "probability of leaving out a channel before the classifying convolution")
+    head: str = knob(
+        "lraspp", "lraspp, raspp, deeplabv3plus, fpn, unet, …; an unknown one lists all", choices=seg_options.HEADS
+    )
+    backbone: str = knob(
+        "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
+    )
+    variant: str = knob(
+        "paper", "of lraspp: paper, or torchvision (its numbers and weights)", choices=seg_options.VARIANTS
+    )
+    width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
+    tail: str | None = knob(None, "full, detection or segmentation; by default the variant's", choices=TAILS)
+    output_stride: int | None = knob(
+        None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp", choices=(8, 16, 32)
+    )
+    head_channels: int | None = knob(
+        None, "channels inside the head; by default its own, 128 for lraspp", limits=(1, 4096)
+    )
+    pooling: str | None = knob(
+        None, "of lraspp: windows (49x49) or global; by default the variant's", choices=seg_options.POOLINGS
+    )
+    dropout: float = knob(
+        0.0, "probability of leaving out a channel before the classifying convolution", limits=BELOW_1
+    )
     auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
-    padding: str = knob("symmetric", "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads")
+    padding: str = knob(
+        "symmetric", "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads", choices=PADDINGS
+    )
     align_corners: bool = knob(False, "of lraspp: resize maps with aligned corners, as DeepLab's checkpoints need")
 
 
 @dataclass(frozen=True)
 class SegAugment:
-    crop_hw: list[int] = knob([768, 768], "height and width of training crops")
-    scale: list[float] = knob([0.5, 2.0], "smallest and largest resizing factor")
-    brightness: float = knob(0.3, "largest change of brightness")
-    contrast: float = knob(0.3, "largest change of contrast")
-    saturation: float = knob(0.3, "largest change of saturation")
-    hue: float = knob(0.05, "largest change of hue, in turns")
+    crop_hw: list[int] = knob([768, 768], "height and width of training crops", limits=(1, 65536), length=2)
+    scale: list[float] = knob([0.5, 2.0], "smallest and largest resizing factor", limits=(1e-3, 1e3), length=2)
+    brightness: float = knob(0.3, "largest change of brightness", limits=SHARE)
+    contrast: float = knob(0.3, "largest change of contrast", limits=SHARE)
+    saturation: float = knob(0.3, "largest change of saturation", limits=SHARE)
+    hue: float = knob(0.05, "largest change of hue, in turns", limits=(0, 0.5))
+    more: list[Any] = knob([], "transforms of albumentations by name, after all others: [{name: RandomRain, p: 0.1}]")
 
 
 @dataclass(frozen=True)
 class SegLoss:
-    class_weights: list[float] | None = knob(None, "of cross_entropy and ohem: one number for each class, in order")
+    class_weights: list[float] | None = knob(
+        None, "of cross_entropy and ohem: one number for each class, in order", limits=(0, 1e9)
+    )
     balanced: bool = knob(False, "of cross_entropy and ohem: weights of classes from the training labels' counts")
-    label_smoothing: float = knob(0.0, "of cross_entropy: share of the target spread over all classes")
-    threshold: float = knob(0.7, "of ohem: pixels whose label has a smaller probability are hard")
-    min_kept: int = knob(130000, "of ohem: at least so many pixels of a process's batch, the hardest, count")
-    gamma: float = knob(2.0, "of focal: how much easy pixels are left out")
-    auxiliary: float = knob(0.4, "factor of the auxiliary head's loss, for model.auxiliary")
+    label_smoothing: float = knob(0.0, "of cross_entropy: share of the target spread over all classes", limits=SHARE)
+    threshold: float = knob(0.7, "of ohem: pixels whose label has a smaller probability are hard", limits=(1e-6, 1))
+    min_kept: int = knob(
+        130000, "of ohem: at least so many pixels of a process's batch, the hardest, count", limits=(0, 1e12)
+    )
+    gamma: float = knob(2.0, "of focal: how much easy pixels are left out", limits=(0, 100))
+    auxiliary: float = knob(0.4, "factor of the auxiliary head's loss, for model.auxiliary", limits=(0, 100))
 
 
 @dataclass(frozen=True)
@@ -79,38 +157,57 @@ class DetData:
     train_split: str = knob("train2017", "split to learn from")
     val_split: str = knob("val2017", "split to evaluate on")
     filter_empty: bool = knob(False, "leave images without boxes out of training, where they are negatives")
-    workers: int = knob(2, "loader processes per training process; 0 loads in the training process")
+    workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
 
 
 @dataclass(frozen=True)
 class DetModel:
-    head: str = knob("ssdlite", "ssdlite, or ssdlite_fpn (maps from stride 8 on, merged top-down)")
-    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists")
-    variant: str = knob("paper", "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)")
-    width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps")
-    tail: str | None = knob(None, "full, detection or segmentation; by default detection where the backbone has it")
+    head: str = knob(
+        "ssdlite", "ssdlite, or ssdlite_fpn (maps from stride 8 on, merged top-down)", choices=det_options.HEADS
+    )
+    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
+    variant: str = knob(
+        "paper",
+        "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)",
+        choices=det_options.VARIANTS,
+    )
+    width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps", limits=WIDTH)
+    tail: str | None = knob(
+        None, "full, detection or segmentation; by default detection where the backbone has it", choices=TAILS
+    )
     taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
-    head_channels: int = knob(128, "channels of the merged maps, ssdlite_fpn only")
-    padding: str = knob("symmetric", "of strided convolutions: symmetric, or same as TensorFlow pads")
-    image_size: list[int] = knob([320, 320], "height and width of the network's input")
-    resize: str = knob("stretch", "how an image becomes the input: stretch, or letterbox (on grey)")
+    head_channels: int = knob(128, "channels of the merged maps, ssdlite_fpn only", limits=(1, 4096))
+    padding: str = knob("symmetric", "of strided convolutions: symmetric, or same as TensorFlow pads", choices=PADDINGS)
+    image_size: list[int] = knob([320, 320], "height and width of the network's input", limits=(1, 65536), length=2)
+    resize: str = knob(
+        "stretch", "how an image becomes the input: stretch, or letterbox (on grey)", choices=det_options.RESIZES
+    )
 
 
 @dataclass(frozen=True)
 class DetAugment:
-    strength: str = knob("ssd", "ssd (colors, expand, crop, flip), crop (crop, flip), flip, or none")
-    mosaic: float = knob(0.0, "share of samples made of four images")
-    mixup: float = knob(0.0, "share of samples with a second one laid over them")
-    input_scale: list[float] = knob([1.0, 1.0], "each step's input is drawn between these times model.image_size")
+    strength: str = knob(
+        "ssd", "ssd (colors, expand, crop, flip), crop (crop, flip), flip, or none", choices=det_options.STRENGTHS
+    )
+    mosaic: float = knob(0.0, "share of samples made of four images", limits=SHARE)
+    mixup: float = knob(0.0, "share of samples with a second one laid over them", limits=SHARE)
+    input_scale: list[float] = knob(
+        [1.0, 1.0], "each step's input is drawn between these times model.image_size", limits=(0.01, 100), length=2
+    )
+    more: list[Any] = knob([], "transforms of albumentations by name, after all others: [{name: RandomRain, p: 0.1}]")
 
 
 @dataclass(frozen=True)
 class DetLoss:
-    kind: str = knob("softmax", "softmax (hard negatives 3:1), focal (sigmoid) or quality (learns the box's IoU)")
-    alpha: float = knob(0.75, "focal: weight of the anchor's class; 0.5 weighs all classes alike")
-    gamma: float = knob(2.0, "focal and quality: focusing power")
-    box: str = knob("smooth_l1", "of the offsets; or giou, diou, ciou, of the boxes")
-    box_weight: float = knob(1.0, "factor of the box loss")
+    kind: str = knob(
+        "softmax",
+        "softmax (hard negatives 3:1), focal (sigmoid) or quality (learns the box's IoU)",
+        choices=det_options.LOSS_KINDS,
+    )
+    alpha: float = knob(0.75, "focal: weight of the anchor's class; 0.5 weighs all classes alike", limits=SHARE)
+    gamma: float = knob(2.0, "focal and quality: focusing power", limits=(0, 10))
+    box: str = knob("smooth_l1", "of the offsets; or giou, diou, ciou, of the boxes", choices=det_options.BOX_LOSSES)
+    box_weight: float = knob(1.0, "factor of the box loss", limits=(0, 1e6))
 
 
 @dataclass(frozen=True)
@@ -118,73 +215,101 @@ class BackboneData:
     root: str = knob("data/imagenet", "folder with train/CLASS/ and val/CLASS/, images in them")
     train_split: str = knob("train", "folder to learn from")
     val_split: str = knob("val", "folder to evaluate on")
-    workers: int = knob(2, "loader processes per training process; 0 loads in the training process")
-    crop_pct: float = knob(0.875, "share of the shorter side that the central crop of an evaluation keeps")
+    workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    crop_pct: float = knob(
+        0.875, "share of the shorter side that the central crop of an evaluation keeps", limits=(0.1, 1)
+    )
 
 
 @dataclass(frozen=True)
 class BackboneModel:
-    name: str = knob("mobilenet_v3_large", "architecture that tools.summary lists, or one in strings")
-    width: float = knob(1.0, "multiplies all channels")
-    padding: str = knob("symmetric", "symmetric, or same as TensorFlow pads")
-    tail: str = knob("full", "full; of MobileNetV3 also detection or segmentation")
+    name: str = knob(
+        "mobilenet_v3_large", "architecture that tools.summary lists, or one in strings", check=check_architecture
+    )
+    width: float = knob(1.0, "multiplies all channels", limits=WIDTH)
+    padding: str = knob("symmetric", "symmetric, or same as TensorFlow pads", choices=PADDINGS)
+    tail: str = knob("full", "full; of MobileNetV3 also detection or segmentation", choices=TAILS)
     fixed_stem: bool = knob(False, "the stem's channels do not follow the width, as in some published narrow networks")
-    hidden: int | None = knob(None, "channels of the hidden layer, 0 for none; by default the architecture's")
-    norm_eps: float = knob(1e-3, "epsilon of the norms")
-    norm_momentum: float = knob(0.01, "momentum of the norms' running statistics; raise it for short runs")
-    dropout: float = knob(0.2, "probability before the output layer")
-    drop_path: float = knob(0.0, "stochastic depth: probability of leaving out the last block")
-    drop_block: float = knob(0.0, "DropBlock in blocks of stride 16 and 32: probability that the last step reaches")
+    hidden: int | None = knob(
+        None, "channels of the hidden layer, 0 for none; by default the architecture's", limits=(0, 65536)
+    )
+    norm_eps: float = knob(1e-3, "epsilon of the norms", limits=(1e-12, 1))
+    norm_momentum: float = knob(
+        0.01, "momentum of the norms' running statistics; raise it for short runs", limits=SHARE
+    )
+    dropout: float = knob(0.2, "probability before the output layer", limits=BELOW_1)
+    drop_path: float = knob(0.0, "stochastic depth: probability of leaving out the last block", limits=BELOW_1)
+    drop_block: float = knob(
+        0.0, "DropBlock in blocks of stride 16 and 32: probability that the last step reaches", limits=BELOW_1
+    )
 
 
 @dataclass(frozen=True)
 class BackboneAugment:
-    size: int = knob(224, "height and width of crops, in evaluation too")
-    scale: list[float] = knob([0.08, 1.0], "smallest and largest share of the area in a training crop")
-    flip: float = knob(0.5, "probability of a mirror image")
-    jitter: float = knob(0.0, "largest change of brightness, contrast and saturation")
-    policy: str = knob("none", "none, randaugment or autoaugment")
-    erase: float = knob(0.0, "probability of random erasing")
-    mixup: float = knob(0.0, "alpha of mixup; 0 for none; with cutmix, one of the two per batch")
-    cutmix: float = knob(0.0, "alpha of cutmix; 0 for none")
+    size: int = knob(224, "height and width of crops, in evaluation too", limits=(8, 4096))
+    scale: list[float] = knob(
+        [0.08, 1.0], "smallest and largest share of the area in a training crop", limits=(1e-3, 1), length=2
+    )
+    flip: float = knob(0.5, "probability of a mirror image", limits=SHARE)
+    jitter: float = knob(0.0, "largest change of brightness, contrast and saturation", limits=(0, 10))
+    policy: str = knob("none", "none, randaugment or autoaugment", choices=POLICIES)
+    erase: float = knob(0.0, "probability of random erasing", limits=SHARE)
+    mixup: float = knob(0.0, "alpha of mixup; 0 for none; with cutmix, one of the two per batch", limits=SHARE)
+    cutmix: float = knob(0.0, "alpha of cutmix; 0 for none", limits=SHARE)
 
 
 @dataclass(frozen=True)
 class BackboneLoss:
-    label_smoothing: float = knob(0.1, "share of the target that all classes get")
+    label_smoothing: float = knob(0.1, "share of the target that all classes get", limits=BELOW_1)
 
 
 @dataclass(frozen=True)
 class Optim:
-    name: str = knob("adamw", "adamw, sgd or rmsprop")
-    lr: float = knob(0.002, "highest learning rate")
-    lr_for_batch: int | None = knob(None, "lr is meant for this batch and grows with run.batch; by default as given")
-    momentum: float = knob(0.9, "of sgd and rmsprop")
+    name: str = knob("adamw", "adamw, sgd or rmsprop", choices=("sgd", "rmsprop", "adamw"))
+    lr: float = knob(0.002, "highest learning rate", limits=(0, 100))
+    lr_for_batch: int | None = knob(
+        None, "lr is meant for this batch and grows with run.batch; by default as given", limits=(1, 65536)
+    )
+    momentum: float = knob(0.9, "of sgd and rmsprop", limits=(0, 0.99999))
     nesterov: bool = knob(False, "Nesterov momentum, for sgd")
-    alpha: float = knob(0.9, "decay of rmsprop's mean of squares")
-    eps: float = knob(0.0316, "of rmsprop, added to the root; TensorFlow's 0.001, below the root, is about 0.0316 here")
-    weight_decay: float = knob(0.01, "of convolution weights; norms and biases have none")
-    clip: float = knob(0.0, "largest norm of the gradient; 0 does not clip")
-    min_lr: float = knob(0.0, "lowest learning rate: where poly and cosine end, triangular2 and range begin")
-    schedule: str = knob("poly", "poly, cosine, step, triangular2 (cyclic), or range (a learning-rate range test)")
-    power: float = knob(0.9, "exponent of the poly schedule")
-    gamma: float = knob(0.97, "factor of the step schedule, every optim.step_every steps")
-    step_every: int = knob(1000, "steps between the step schedule's falls")
-    half_cycle: int = knob(1000, "steps from triangular2's lowest rate to its highest, which halves in each cycle")
-    warmup: int = knob(100, "steps of linear warm-up")
-    ema: float = knob(0.999, "decay of the weight average that is evaluated and kept; 0 for none")
+    alpha: float = knob(0.9, "decay of rmsprop's mean of squares", limits=(0, 0.99999))
+    eps: float = knob(
+        0.0316,
+        "of rmsprop, added to the root; TensorFlow's 0.001, below the root, is about 0.0316 here",
+        limits=(1e-12, 1),
+    )
+    weight_decay: float = knob(0.01, "of convolution weights; norms and biases have none", limits=SHARE)
+    clip: float = knob(0.0, "largest norm of the gradient; 0 does not clip", limits=(0, 1e9))
+    min_lr: float = knob(
+        0.0, "lowest learning rate: where poly and cosine end and triangular2 and a range test begin", limits=(0, 100)
+    )
+    schedule: str = knob(
+        "poly",
+        "poly, cosine, step or triangular2 (cyclic)",
+        choices=("poly", "cosine", "step", "triangular2"),
+    )
+    power: float = knob(0.9, "exponent of the poly schedule", limits=(0, 10))
+    gamma: float = knob(0.97, "factor of the step schedule, every optim.step_every steps", limits=SHARE)
+    step_every: int = knob(1000, "steps between the step schedule's falls", limits=COUNT)
+    half_cycle: int = knob(
+        1000, "steps from triangular2's lowest rate to its highest, which halves in each cycle", limits=COUNT
+    )
+    warmup: int = knob(100, "steps of linear warm-up", limits=(0, 1e9))
+    ema: float = knob(
+        0.999, "decay of the weight average that is evaluated and kept; 0 for none", limits=(0, 0.99999999)
+    )
 
 
 @dataclass(frozen=True)
 class Run:
     out: str = knob("runs/experiment", "folder of the run: config.yaml, log.csv, last.pt, best.safetensors, curves.png")
-    steps: int = knob(1000, "optimiser steps")
-    batch: int = knob(16, "images per step, over all processes")
-    seed: int = knob(0, "fixes the order of samples, augmentation, initial weights and dropout")
-    eval_every: int = knob(500, "steps between evaluations; the last step is always evaluated")
-    save_every: int = knob(500, "steps between writing last.pt")
-    log_every: int = knob(20, "steps between log rows")
-    precision: str = knob("no", "mixed precision: no, bf16 or fp16")
+    steps: int = knob(1000, "optimiser steps", limits=COUNT)
+    batch: int = knob(16, "images per step, over all processes", limits=(1, 65536))
+    seed: int = knob(0, "fixes the order of samples, augmentation, initial weights and dropout", limits=(0, 2**32 - 1))
+    eval_every: int = knob(500, "steps between evaluations; the last step is always evaluated", limits=COUNT)
+    save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
+    log_every: int = knob(20, "steps between log rows", limits=COUNT)
+    precision: str = knob("no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16"))
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
     compile: bool = knob(
         False, "torch.compile model and loss as one (over several processes the model); needs a C++ compiler"
@@ -203,11 +328,14 @@ class SegConfig:
     )
     augment: SegAugment = field(default_factory=SegAugment)
     loss: dict[str, float] = knob(
-        {"cross_entropy": 1.0}, "losses and their factors: cross_entropy, ohem, dice, jaccard, lovasz, focal"
+        {"cross_entropy": 1.0},
+        "losses and their factors: cross_entropy, ohem, dice, jaccard, lovasz, focal",
+        limits=(0, 1e6),
+        choices=seg_options.LOSSES,
     )
     loss_settings: SegLoss = field(default_factory=SegLoss)
-    mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1")
-    std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1")
+    mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1", limits=MEAN, length=3)
+    std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1", limits=STD, length=3)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -223,8 +351,8 @@ class DetConfig:
     )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
-    mean: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1")
-    std: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1")
+    mean: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1", limits=MEAN, length=3)
+    std: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1", limits=STD, length=3)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -236,12 +364,14 @@ class BackboneConfig:
     data: BackboneData = field(default_factory=BackboneData)
     model: BackboneModel = field(default_factory=BackboneModel)
     weights: str | None = knob(
-        None, "start from this file, ours or published; an output layer for other classes begins anew"
+        None, "start from this file, ours or published; an output layer for other classes is re-initialised"
     )
     augment: BackboneAugment = field(default_factory=BackboneAugment)
     loss: BackboneLoss = field(default_factory=BackboneLoss)
-    mean: list[float] | None = knob(None, "input normalisation, RGB in 0..1; by default the weights', or ImageNet's")
-    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise")
+    mean: list[float] | None = knob(
+        None, "input normalisation, RGB in 0..1; by default the weights', or ImageNet's", limits=MEAN, length=3
+    )
+    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -249,79 +379,29 @@ class BackboneConfig:
 AnyConfig = SegConfig | DetConfig | BackboneConfig
 Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
 
-LIMITS: dict[str, tuple[float, float]] = {
-    "data.workers": (0, 256),
-    "data.crop_pct": (0.1, 1),
-    "augment.size": (8, 4096),
-    "augment.flip": (0, 1),
-    "augment.jitter": (0, 10),
-    "augment.erase": (0, 1),
-    "augment.mixup": (0, 1),
-    "augment.cutmix": (0, 1),
-    "loss.label_smoothing": (0, 0.99),
-    "model.norm_eps": (1e-12, 1),
-    "model.norm_momentum": (0, 1),
-    "model.dropout": (0, 0.99),
-    "model.drop_path": (0, 0.99),
-    "model.drop_block": (0, 0.99),
-    "model.width": (0.1, 8),
-    "model.hidden": (0, 65536),
-    "model.head_channels": (1, 4096),
-    "loss_settings.label_smoothing": (0, 1),
-    "loss_settings.threshold": (1e-6, 1),
-    "loss_settings.min_kept": (0, 1e12),
-    "loss_settings.gamma": (0, 100),
-    "loss_settings.auxiliary": (0, 100),
-    "augment.mosaic": (0, 1),
-    "loss.alpha": (0, 1),
-    "loss.gamma": (0, 10),
-    "loss.box_weight": (0, 1e6),
-    "optim.lr": (0, 100),
-    "optim.lr_for_batch": (1, 65536),
-    "optim.momentum": (0, 0.99999),
-    "optim.alpha": (0, 0.99999),
-    "optim.eps": (1e-12, 1),
-    "optim.weight_decay": (0, 1),
-    "optim.clip": (0, 1e9),
-    "optim.min_lr": (0, 100),
-    "optim.power": (0, 10),
-    "optim.gamma": (0, 1),
-    "optim.step_every": (1, 1e9),
-    "optim.half_cycle": (1, 1e9),
-    "optim.warmup": (0, 1e9),
-    "optim.ema": (0, 0.99999999),
-    "run.steps": (1, 1e9),
-    "run.batch": (1, 65536),
-    "run.seed": (0, 2**32 - 1),
-    "run.eval_every": (1, 1e9),
-    "run.save_every": (1, 1e9),
-    "run.log_every": (1, 1e9),
-}
-"""Smallest and largest value of numeric keys."""
-
-CHOICES = {
-    "data.train_labels": ("gtFine", "gtCoarse"),
-    "optim.name": ("sgd", "rmsprop", "adamw"),
-    "optim.schedule": ("poly", "cosine", "step", "triangular2", "range"),
-    "augment.policy": ("none", "randaugment", "autoaugment"),
-    "run.precision": ("no", "bf16", "fp16"),
-    "model.padding": ("symmetric", "same"),
-    "model.resize": ("stretch", "letterbox"),
-    "augment.strength": ("ssd", "crop", "flip", "none"),
-    "loss.kind": ("softmax", "focal", "quality_focal"),
-    "loss.box": ("smooth_l1", "giou", "diou", "ciou"),
-}
-"""The values of keys that name one of a few things."""
-
-RANGE_TEST = ("optim.schedule=range", "optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
+RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
 """What --find-lr sets, before the command line's own overrides."""
 
 FREE_ON_RESUME = ("data.workers", "data.prepared", "run.out", "run.save_every", "run.log_every", "run.eval_every")
 """Keys that may change when a run goes on, as they do not change its weights."""
 
 
-def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examples: str) -> tuple[Config, bool] | None:
-    """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`: (config, resume), or None after --print-config."""
+class Arguments(NamedTuple, Generic[Config]):
+    """A training tool's command line."""
+
+    config: Config
+    resume: bool  # go on from last.pt
+    find_lr: bool  # a learning-rate range test instead of a training
+
+
+def parse_arguments(
+    kind: type[Config], argv: list[str] | None, tool: str, examples: str | None
+) -> Arguments[Config] | None:
+    """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`; None after --print-config.
+
+    Raises:
+        InputError: what `load` raises; a range test's rates cannot be.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m tools.{tool}",
         description=examples,
@@ -335,24 +415,30 @@ def parse_arguments(kind: type[Config], argv: list[str] | None, tool: str, examp
     how.add_argument(
         "--find-lr",
         action="store_true",
-        help=f"a learning-rate range test into run.out/find_lr instead: {' '.join(RANGE_TEST)}",
+        help="a learning-rate range test from optim.min_lr to optim.lr into run.out/find_lr instead; first sets "
+        + " ".join(RANGE_TEST),
     )
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
     arguments = parser.parse_intermixed_args(argv)
     config = load(kind, find_config(arguments.config), [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
     if arguments.find_lr:
         config = replace(config, run=replace(config.run, out=str(Path(config.run.out) / "find_lr")))
+        lowest, highest = config.optim.min_lr, config.optim.lr
+        if not 0 < lowest < highest:
+            raise InputError(f"optim.min_lr {lowest:g} must lie between 0 and optim.lr {highest:g} for a range test")
     if arguments.print_config:
         print(to_yaml(config), end="")
         return None
-    return config, arguments.resume
+    return Arguments(config, arguments.resume, arguments.find_lr)
 
 
 def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
     """The defaults of `kind`, the file and the overrides merged, in this order.
 
+    A mapping that is given whole, as `loss: {ohem: 1}`, replaces the one before; `loss.ohem=1` adds to it.
+
     Raises:
-        InputError: the file cannot be read, a key is unknown, or a value has the wrong type.
+        InputError: the file cannot be read, a key is unknown, or a value is of the wrong type or breaks its rule.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such config file; see configs/")
@@ -360,22 +446,23 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         from_file = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    config = OmegaConf.structured(kind)
-    for source, part in [(str(path), from_file), *((text, _override(text)) for text in overrides)]:
+    merged: Any = OmegaConf.structured(kind)
+    mappings = [key for key, value in flatten(kind()).items() if isinstance(value, dict)]
+    parts = [(str(path), "", from_file), *((text, text.partition("=")[0], _override(text)) for text in overrides)]
+    for source, dotted, part in parts:
         if not OmegaConf.is_dict(part):
             raise InputError(f"{source}: must be a table of keys and values")
         _check_keys(kind(), OmegaConf.to_container(part), source)
         if OmegaConf.select(part, "run.precision") is False:  # YAML reads a bare no as false
             OmegaConf.update(part, "run.precision", "no")
-        try:
-            config = OmegaConf.merge(config, part)
-        except OmegaConfBaseException as error:
-            raise InputError(f"{source}: {error.full_key}: {str(error.msg).splitlines()[0]}") from error
-    try:
-        config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
-    _check_values(flatten(config), str(path))
+        whole = [key for key in mappings if OmegaConf.select(part, key) is not None]
+        whole = [key for key in whole if not dotted.startswith(f"{key}.")]
+        merged = _merge(merged, part, whole, source)
+        _check_values(OmegaConf.to_object(merged), source)
+    config: Any = OmegaConf.to_object(merged)
+    if isinstance(config, SegConfig | DetConfig):  # tried on an image of the size that training makes
+        height, width = config.augment.crop_hw if isinstance(config, SegConfig) else config.model.image_size
+        more.check(config.augment.more, (height, width), f"{path}: augment.more")
     return config
 
 
@@ -384,28 +471,24 @@ def to_yaml(config: AnyConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """Dotted keys and values of a config."""
-    values = {}
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        if is_dataclass(value):
-            values |= flatten(value, f"{prefix}{entry.name}.")
-        else:
-            values[prefix + entry.name] = value
-    return values
+    return {key: value for key, value, _ in _knobs(config)}
 
 
-def describe(config: Any, prefix: str = "") -> list[str]:
+def describe(config: Any) -> list[str]:
     """One line per key: name, default and meaning."""
-    lines = []
+    return [f"  {key + '=' + _text(value):<44} {rule.meaning}" for key, value, rule in _knobs(config)]
+
+
+def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Rule]]:
+    """Dotted key, value and rule of every knob of a config or of one of its sections, as they are defined."""
     for entry in fields(config):
         value = getattr(config, entry.name)
         if is_dataclass(value):
-            lines += describe(value, f"{prefix}{entry.name}.")
+            yield from _knobs(value, f"{prefix}{entry.name}.")
         else:
-            lines.append(f"  {prefix + entry.name + '=' + _text(value):<44} {entry.metadata['meaning']}")
-    return lines
+            yield prefix + entry.name, value, entry.metadata["rule"]
 
 
 def _override(text: str) -> Any:
@@ -417,11 +500,25 @@ def _override(text: str) -> Any:
         raise InputError(f"{text}: not a valid override ({' '.join(str(error).split())})") from error
 
 
-def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
+def _merge(config: Any, part: Any, whole: list[str], source: str) -> Any:
+    """The config with the keys of `part` changed and the mappings `whole` replaced; a wrong type is an InputError."""
+    try:
+        config = OmegaConf.merge(config, part)
+        with read_write(config):
+            for key in whole:
+                OmegaConf.update(config, key, OmegaConf.select(part, key), merge=False)
+        OmegaConf.to_object(config)  # finds references to other keys that lead nowhere
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{source}: {key}{str(error.msg).splitlines()[0]}") from error
+    return config
+
+
+def _check_keys(known: Any, given: Any, source: str, prefix: str = "") -> None:
     names = {entry.name: getattr(known, entry.name) for entry in fields(known)}
     for key, value in given.items():
         if key not in names:
-            everywhere = [*flatten(type(known)(), prefix), *(prefix + name for name in names)]
+            everywhere = [*(dotted for dotted, _, _ in _knobs(known, prefix)), *(prefix + name for name in names)]
             close = difflib.get_close_matches(f"{prefix}{key}", everywhere, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"valid here: {', '.join(names)}"
             raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
@@ -431,24 +528,50 @@ def _check_keys(known: Any, given: dict, source: str, prefix: str = "") -> None:
             _check_keys(names[key], value, source, f"{prefix}{key}.")
 
 
-def _check_values(values: dict[str, Any], source: str) -> None:
-    for key, (low, high) in LIMITS.items():
-        if values.get(key) is not None and not low <= values[key] <= high:
-            raise InputError(f"{source}: {key} is {values[key]}; it must lie between {low:g} and {high:g}")
-    for key, valid in CHOICES.items():
-        if key in values and values[key] not in valid:
-            raise InputError(f"{source}: {key} is {values[key]!r}; valid: {', '.join(valid)}")
-    for key, length in (
-        ("mean", 3),
-        ("std", 3),
-        ("augment.crop_hw", 2),
-        ("model.image_size", 2),
-        ("augment.scale", 2),
-        ("augment.input_scale", 2),
-    ):
-        value = values.get(key)
-        if value is not None and (len(value) != length or (key != "mean" and min(value) <= 0)):
-            raise InputError(f"{source}: {key} is {value}; it takes {length} numbers above 0")
+def _check_values(config: Any, source: str) -> None:
+    for key, value, rule in _knobs(config):
+        if value is not None:
+            try:
+                _check_value(key, value, rule)
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from error
+
+
+def _check_value(key: str, value: Any, rule: Rule) -> None:
+    """Holds a value against its rule; of a mapping, the keys are what is chosen and the values are the numbers."""
+    if isinstance(value, dict):
+        for name in value:
+            if name not in rule.choices:
+                raise InputError(f"{key}.{name} is unknown; {_suggest(name, rule.choices)}")
+    elif rule.choices is not None and value not in rule.choices:
+        raise InputError(f"{key} is {value!r}; {_suggest(value, rule.choices)}")
+    if rule.length is not None and len(value) != rule.length:
+        raise InputError(f"{key} is {value}; it takes {rule.length} numbers")
+    if rule.limits is not None:
+        low, high = rule.limits
+        for name, number in _numbers(key, value):
+            if not low <= number <= high:  # NaN is refused too
+                raise InputError(f"{name} is {number}; it must lie between {low:g} and {high:g}")
+    if rule.check is not None:
+        try:
+            rule.check(value)
+        except InputError as error:
+            raise InputError(f"{key}: {error}") from error
+
+
+def _numbers(key: str, value: Any) -> list[tuple[str, float]]:
+    """The numbers in a value, each with what to call it."""
+    if isinstance(value, dict):
+        return [(f"{key}.{name}", number) for name, number in value.items()]
+    if isinstance(value, list):
+        return [(f"a number of {key}", number) for number in value]
+    return [(key, value)]
+
+
+def _suggest(value: Any, valid: Sequence[Any]) -> str:
+    names = [str(name) for name in valid]
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    return f"{f'did you mean {close[0]}? ' if close else ''}valid: {', '.join(names)}"
 
 
 def _text(value: Any) -> str:

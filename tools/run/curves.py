@@ -9,10 +9,17 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from tools.io.files import replace_file
 
 
 def draw_curves(log: Path, image: Path) -> None:
-    """Reads `log.csv` (step, name, value) and writes a PNG with one panel per kind of figure."""
+    """Reads `log.csv` (step, name, value) and writes a PNG: losses, learning rate and validation over the steps.
+
+    Raises:
+        InputError: the PNG cannot be written.
+    """
     curves = read_log(log)
     losses = {name: points for name, points in curves.items() if "loss" in name}
     scores = {name: points for name, points in curves.items() if name.startswith("val/") and name.count("/") == 1}
@@ -29,28 +36,34 @@ def draw_curves(log: Path, image: Path) -> None:
         axis.grid(alpha=0.3)
         if len(lines) > 1:
             axis.legend(fontsize="small")
-    figure.savefig(image, dpi=110)
-    plt.close(figure)
+    _save(figure, image)
 
 
 def draw_lr_range(log: Path, figures: Path, image: Path) -> float:
     """Draws the loss of a learning-rate range test over the rate and returns the rate at which the loss falls fastest.
 
     `figures` becomes a CSV of rate, loss and the loss's running mean, which decides.
+
+    Raises:
+        InputError: a file cannot be written.
     """
     curves = read_log(log)
     rates, losses = (np.array([value for _, value in curves[name]]) for name in ("lr", "loss"))
     smooth = np.empty_like(losses)
     mean = 0.0
-    for index, value in enumerate(losses):  # a running mean, freed of its start at 0
+    for index, value in enumerate(losses):  # a running mean, corrected for its start at 0
         mean = 0.9 * mean + 0.1 * value
         smooth[index] = mean / (1 - 0.9 ** (index + 1))
     lowest = int(smooth.argmin())
     slopes = np.gradient(smooth, np.log(rates)) if len(rates) > 1 else np.zeros(1)
-    first = min(10, lowest)  # before it the running mean is of few losses, and falls and rises with each
+    first = min(10, lowest)  # a running mean of fewer losses follows each of them
     fastest = float(rates[first + slopes[first : lowest + 1].argmin()])
-    with figures.open("w", newline="") as file:
-        csv.writer(file).writerows([("lr", "loss", "running_mean"), *zip(rates, losses, smooth, strict=True)])
+
+    def write_figures(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([("lr", "loss", "running_mean"), *zip(rates, losses, smooth, strict=True)])
+
+    replace_file(figures, write_figures)
 
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     axis.plot(rates, losses, alpha=0.3, label="loss")
@@ -61,8 +74,7 @@ def draw_lr_range(log: Path, figures: Path, image: Path) -> float:
     axis.set_ylim(top=2 * losses[0] - min(0, smooth.min()))
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(image, dpi=110)
-    plt.close(figure)
+    _save(figure, image)
     return fastest
 
 
@@ -73,3 +85,8 @@ def read_log(log: Path) -> dict[str, list[tuple[int, float]]]:
         for row in csv.DictReader(file):
             curves[row["name"]].append((int(row["step"]), float(row["value"])))
     return curves
+
+
+def _save(figure: Figure, image: Path) -> None:
+    replace_file(image, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    plt.close(figure)

@@ -1,1 +1,1 @@
-"""What the evaluations share: scoring a model or files, metrics.json and report pages."""
+"""What the evaluations share: the loader, scoring a model or files, metrics.json and report pages."""

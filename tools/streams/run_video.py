@@ -36,7 +36,7 @@ def run_video(
     device: str | None,
     status: Path | None,
 ) -> int:
-    """Sends a source through the models and returns the exit code; what it does with the frames is printed.
+    """Sends a source through the models, prints a line about it, and returns the exit code.
 
     Arguments:
         source, output: as `open_source` and `open_sink` take them; without an output the frames are only shown.
@@ -98,8 +98,11 @@ def run_video(
         seconds = time.perf_counter() - start
         outcome = warn_of_speed(outcome, counts, fps, seconds)
         if status is not None:
-            given = {"source": without_password(source), "output": None if output is None else str(output)}
-            given["weights"] = [str(path) for path in weights]
+            given = {
+                "source": without_password(source),
+                "output": None if output is None else str(output),
+                "weights": [str(path) for path in weights],
+            }
             write_status(status, status_report(outcome, given, counts, fps, stream.frames_expected, seconds))
 
     if outcome.message:

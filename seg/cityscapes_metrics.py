@@ -1,4 +1,4 @@
-"""The scores of the official Cityscapes evaluation: IoU of classes and categories, and weighted by instance (iIoU)."""
+"""The metrics of the official Cityscapes evaluation: IoU of classes and categories, and weighted by instance (iIoU)."""
 
 import math
 from collections import defaultdict
@@ -37,17 +37,17 @@ _UNSCORED_THINGS = [label_id for label_id in _THINGS if CLASSES[label_id].train_
 
 
 class InstanceCounts:
-    """Pixels found of each instance, over a set.
+    """How many pixels of each instance were found, over a set.
 
-    Instances of one class and size are added up: integers, so that neither the order of the images nor the number
-    of processes shows in the last digit, and memory does not grow with the set.
+    Instances of one class and size are added up, as integers: the result depends neither on the order of the images
+    nor on the number of processes, and memory does not grow with the set.
     """
 
     def __init__(self) -> None:
         self.found: dict[tuple[int, int], np.ndarray] = {}
         """(label_id, size in pixels) -> [instances, pixels found as the class, pixels found as its category]."""
         self.wrong_category = np.zeros(len(CATEGORIES), np.int64)
-        """Pixels of other categories that were predicted as a class which is not evaluated."""
+        """By category: pixels of another category that were predicted as one of its classes that is not evaluated."""
 
     def add(self, labels: np.ndarray, predicted_ids: np.ndarray, instance_ids: np.ndarray, source: Path) -> None:
         """Counts an image.
@@ -56,15 +56,18 @@ class InstanceCounts:
             labels: train ids, uint8 [H, W].
             predicted_ids: label ids, uint8 [H, W].
             instance_ids: integers [H, W], as the file `source` holds them.
+
+        Raises:
+            InputError: the instances have another size than the labels, or are of a class without instances.
         """
         if instance_ids.shape != labels.shape:
-            raise InputError(f"{source}: has not the size of its labels; both must be one size")
+            raise InputError(f"{source}: is {_size(instance_ids)}, its labels {_size(labels)}; both must have one size")
         mask = instance_ids > INSTANCE_ID_FACTOR
         ids, predicted = instance_ids[mask].astype(np.int64), predicted_ids[mask]
         label_ids = ids // INSTANCE_ID_FACTOR
-        strange = ids[~np.isin(label_ids, _THINGS)]
-        if strange.size:
-            raise InputError(f"{source}: id {strange[0]} is not of a class with instances (24001 to 33999)")
+        unknown = ids[~np.isin(label_ids, _THINGS)]
+        if unknown.size:
+            raise InputError(f"{source}: id {unknown[0]} is not of a class with instances (24001 to 33999)")
         in_category = _CATEGORY_OF_LABEL_ID[predicted] == _CATEGORY_OF_LABEL_ID[label_ids]
         sizes = np.bincount(ids)
         hits = np.bincount(ids[predicted == label_ids], minlength=len(sizes))
@@ -86,24 +89,26 @@ class InstanceCounts:
         self.wrong_category = self.wrong_category + other.wrong_category
 
 
-def cityscapes_scores(confusion: np.ndarray, instances: InstanceCounts | None) -> dict[str, float]:
-    """The figures of `evalPixelLevelSemanticLabeling`, equal to its own to 1e-12.
+def cityscapes_metrics(confusion: np.ndarray, instances: InstanceCounts | None) -> dict[str, float]:
+    """The metrics of `evalPixelLevelSemanticLabeling`, equal to its own to 1e-12.
 
     Arguments:
         confusion: int64 [19, 20] over train ids, as `seg.metrics.confusion_matrix` gives it.
         instances: of the same predictions; without them there is no iIoU.
-    Returns: `miou`, `category_miou`, `iou/CLASS`, `category_iou/CATEGORY`, and with instances `miiou`,
-        `category_miiou`, `iiou/CLASS`, `category_iiou/CATEGORY`. What is neither in labels nor in predictions is
-        NaN and in no mean; a class that is only predicted scores 0 and counts, unlike in `seg.metrics.iou_scores`.
+
+    Returns:
+        `miou`, `category_miou`, `iou/CLASS`, `category_iou/CATEGORY`, and with instances `miiou`, `category_miiou`,
+        `iiou/CLASS`, `category_iiou/CATEGORY`, all 0 to 1. A class that is neither in the labels nor predicted is NaN
+        and in no mean; one that is only predicted scores 0 and counts, unlike in `seg.metrics.iou_metrics`.
     """
     by_class = confusion[:, : len(NAMES)]
     one_category = np.equal.outer(_CATEGORY_OF_CLASS, np.arange(len(CATEGORIES)))  # [19, 7]
     by_category = one_category.T @ by_class @ one_category  # [7, 7]
     labelled = confusion.sum(1)
-    scores = _with_mean("miou", "iou", NAMES, _iou(by_class, labelled))
-    scores |= _with_mean("category_miou", "category_iou", CATEGORIES, _iou(by_category, labelled @ one_category))
+    metrics = _with_mean("miou", "iou", NAMES, _iou(by_class, labelled))
+    metrics |= _with_mean("category_miou", "category_iou", CATEGORIES, _iou(by_category, labelled @ one_category))
     if instances is None:
-        return scores
+        return metrics
 
     class_iou, category_iou = [], []
     for row in TRAIN_CLASSES:
@@ -118,18 +123,19 @@ def cityscapes_scores(confusion: np.ndarray, instances: InstanceCounts | None) -
         wrong = int(by_category[:, category].sum() - by_category[category, category])
         wrong += int(instances.wrong_category[category])
         category_iou.append(_ratio(found, found + missed + wrong))
-    scores |= _with_mean("miiou", "iiou", list(AVERAGE_INSTANCE_SIZE), class_iou)
-    return scores | _with_mean("category_miiou", "category_iiou", list(INSTANCE_CATEGORIES), category_iou)
+    metrics |= _with_mean("miiou", "iiou", list(AVERAGE_INSTANCE_SIZE), class_iou)
+    return metrics | _with_mean("category_miiou", "category_iiou", list(INSTANCE_CATEGORIES), category_iou)
 
 
 def _iou(confusion: np.ndarray, labelled: np.ndarray) -> list[float]:
+    """Of counts [K, K] and labelled pixels [K], which include those predicted as none of the K."""
     hits = np.diagonal(confusion)
     union = labelled + confusion.sum(0) - hits
     return [_ratio(int(hit), int(total)) for hit, total in zip(hits, union, strict=True)]
 
 
 def _weighted(instances: InstanceCounts, label_ids: list[int], *, category: bool) -> tuple[float, float]:
-    """Pixels found and missed, each instance weighted to its class's average size."""
+    """Pixels found and missed, each instance weighted by the average size of its class over its own size."""
     terms = defaultdict(list)
     for (label_id, size), (count, hits, category_hits) in sorted(instances.found.items()):
         if label_id in label_ids:
@@ -140,11 +146,15 @@ def _weighted(instances: InstanceCounts, label_ids: list[int], *, category: bool
     return math.fsum(terms["found"]), math.fsum(terms["missed"])
 
 
+def _size(values: np.ndarray) -> str:
+    return f"{values.shape[1]}x{values.shape[0]}"
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
 def _with_mean(mean: str, kind: str, names: list[str], values: list[float]) -> dict[str, float]:
     known = [value for value in values if not math.isnan(value)]
-    scores = {mean: sum(known) / len(known) if known else math.nan}
-    return scores | {f"{kind}/{name}": value for name, value in zip(names, values, strict=True)}
+    metrics = {mean: sum(known) / len(known) if known else math.nan}
+    return metrics | {f"{kind}/{name}": value for name, value in zip(names, values, strict=True)}

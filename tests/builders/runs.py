@@ -1,0 +1,63 @@
+"""Small experiments on the demo world, and how two runs are compared."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools import train_det, train_seg
+from tools.run import loop
+from tools.run.config import Optim
+from tools.run.schedule import learning_rate
+
+ROOT = Path(__file__).parents[2]
+COMMON = ["run.steps=6", "run.batch=4", "run.eval_every=3", "run.log_every=2", "optim.warmup=2", "data.workers=0"]
+
+
+def command(task: str, world: Path, out: Path) -> tuple[Callable[[list[str]], int], list[str]]:
+    """The training tool of a task and a small experiment for it."""
+    config = str(ROOT / "configs" / "demo" / f"{task}.yaml")
+    if task == "seg":
+        own = [f"data.root={world / 'cityscapes'}", "augment.crop_hw=[48,64]"]
+        return train_seg.main, [config, *COMMON, *own, f"run.out={out}"]
+    own = [f"data.root={world / 'coco'}", "model.image_size=[96,128]", "weights=null"]
+    return train_det.main, [config, *COMMON, *own, f"run.out={out}"]
+
+
+def assert_equal(one: object, other: object) -> None:
+    """Two states, or parts of them, are of the same types and equal to the bit."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+def log_of(folder: Path) -> list[str]:
+    """The lines of a run's log that do not depend on the clock."""
+    return [line for line in (folder / "log.csv").read_text().splitlines() if "images_per_second" not in line]
+
+
+def interrupted(
+    main: Callable[[list[str]], int], arguments: list[str], stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """The exit code of a run that is told to end while it is at step `stop_at`."""
+
+    def interrupt(optim: Optim, step: int, steps: int) -> float:
+        if step == stop_at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(optim, step, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", interrupt)
+        return main(arguments)

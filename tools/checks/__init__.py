@@ -1,0 +1,1 @@
+"""What the checks of data sets share, and what each of them looks for."""

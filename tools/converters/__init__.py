@@ -1,0 +1,1 @@
+"""What the converters of data sets and of weights do."""

@@ -1,0 +1,52 @@
+"""Evaluation during training: when it is due, and which weights are kept."""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from tools.io.console import console
+from tools.io.model_file import save_model
+from tools.run.config import Run
+from tools.run.log import Log
+from tools.run.processes import gather_parts
+from tools.run.state import TrainingState
+from tools.run.task import Task
+from tools.scoring.metrics_file import finite
+
+
+def evaluation_is_due(run: Run, step: int) -> bool:
+    """Whether the model is evaluated after so many steps."""
+    return step % run.eval_every == 0 or step == run.steps
+
+
+def evaluation_is_missing(run: Run, state: TrainingState, accelerator: Accelerator) -> bool:
+    """Whether an earlier process made the last step but not its evaluation; the same answer in all processes."""
+    done = state.evaluated == state.step and best_file(run).exists()
+    return gather_parts(accelerator, state.step > 0 and evaluation_is_due(run, state.step) and not done)[0]
+
+
+def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log | None) -> None:
+    """Evaluates the model; where it is the best so far, writes `best.safetensors`.
+
+    Arguments:
+        log: takes the metrics; None in all processes but the main one.
+    Raises:
+        InputError: what the evaluation raises; a file cannot be written. The state then says that no evaluation was.
+    """
+    scores = task.evaluate(state.kept.eval())
+    if log is not None:
+        score = scores[task.score]
+        improved = score > state.best
+        best = best_file(run)
+        if improved or not best.exists():
+            save_model(best, state.kept, task.description | {"step": state.step, "metrics": finite(scores)})
+            state.best = max(state.best, score)
+        if state.evaluated < state.step:  # else only best.safetensors was missing
+            log.write(state.step, {f"val/{name}": value for name, value in scores.items()})
+        console.out(f"step {state.step}: {task.score} {score:.4f}{' (best so far)' if improved else ''}")
+    state.evaluated = state.step
+
+
+def best_file(run: Run) -> Path:
+    """Where the best weights of a run are."""
+    return Path(run.out) / "best.safetensors"

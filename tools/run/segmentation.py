@@ -1,0 +1,142 @@
+"""Segmentation as a task to train: Cityscapes, data in its layout, or any images and masks."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import seg
+from backbone.data.more import compose
+from backbone.errors import InputError
+from backbone.inference import normalise
+from seg.data.dataset import SegDataset, SegSample, collate
+from seg.data.opening import open_data
+from seg.data.transforms import TrainTransform
+from seg.loss import LOSSES, balanced_weights
+from tools.io.model_file import load_initial_weights
+from tools.run.config import SegConfig
+from tools.run.task import Task
+from tools.scoring.segmentation import evaluate_model
+
+
+def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
+    """The data, model and losses of an experiment.
+
+    Raises:
+        InputError: the data cannot be read, or the settings do not fit it.
+    """
+    data = config.data
+    train_set = make_train_set(config)
+    val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
+    weights = class_weights(config, train_set)
+    losses = make_losses(config, weights)
+    model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": len(train_set.classes)}
+    model = seg.create(**model_arguments)
+    description = {
+        "task": "segmentation",
+        "model": model_arguments,
+        "classes": train_set.classes,
+        "colors": train_set.colors,
+        "mean": config.mean,
+        "std": config.std,
+    }
+
+    def loss(model: nn.Module, batch: SegSample) -> dict[str, Tensor]:
+        images = normalise(batch.image, config.mean, config.std, channels_last=config.run.channels_last)
+        with accelerator.autocast():
+            logits, extra = model(images, auxiliary=True) if config.model.auxiliary else (model(images), None)
+        terms = {f"{name}_loss": term(logits, batch.labels) for name, term in losses.items()}
+        if extra is not None:
+            factor = config.loss_settings.auxiliary
+            terms["auxiliary_loss"] = factor * sum(term(extra, batch.labels) for term in losses.values())
+        return terms
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).metrics
+
+    notes = []
+    if weights is not None:
+        notes.append("weights of classes: " + ", ".join(f"{weight:.1f}" for weight in weights))
+    own = "" if data.classes is None else f" --classes {data.classes}"
+    return Task(
+        model=model,
+        load_weights=lambda path: load_initial_weights(model, path, seg.load_weights),
+        train_set=train_set,
+        val_set=val_set,
+        collate=collate,
+        loss=loss,
+        evaluate=evaluate,
+        score="miou",
+        description=description,
+        next_command=f"tools.eval_seg --data {data.root}{own}",
+        notes=tuple(notes),
+    )
+
+
+def make_train_set(config: SegConfig) -> SegDataset:
+    """The data set that an experiment learns from, with its augmentation.
+
+    Raises:
+        InputError: the data cannot be read.
+    """
+    data, augment = config.data, config.augment
+    height, width = augment.crop_hw
+    smallest, largest = augment.scale
+    transform = TrainTransform(
+        (height, width),
+        scale=(smallest, largest),
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        hue=augment.hue,
+        more=compose(augment.more),
+    )
+    return open_data(
+        data.root,
+        data.train_split,
+        transform,
+        classes=data.classes,
+        annotation=data.train_labels,
+        prepared=data.prepared,
+        seed=config.run.seed,
+    )
+
+
+def class_weights(config: SegConfig, train_set: SegDataset) -> list[float] | None:
+    """The weight of each class in cross_entropy and ohem; None for equal ones.
+
+    Raises:
+        InputError: those given do not fit the data.
+    """
+    settings, count = config.loss_settings, len(train_set.classes)
+    given = settings.class_weights
+    if given is not None and (len(given) != count or settings.balanced):
+        raise InputError(f"loss_settings.class_weights {given} must be {count} numbers, and without balanced")
+    return balanced_weights(train_set.label_counts()) if settings.balanced else given
+
+
+def make_losses(config: SegConfig, weights: list[float] | None) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The losses of an experiment by name, each with its settings and times its factor.
+
+    A loss takes logits [N, C, h, w] and labels [N, H, W] and gives a scalar.
+
+    Arguments:
+        weights: of the classes, as `class_weights` gives them.
+    Raises:
+        InputError: no loss has a factor.
+    """
+    if not any(config.loss.values()):
+        raise InputError("loss: every factor is 0; give one loss a factor above 0")
+    settings = config.loss_settings
+    keywords = {
+        "cross_entropy": {"class_weights": weights, "label_smoothing": settings.label_smoothing},
+        "ohem": {"class_weights": weights, "threshold": settings.threshold, "min_kept": settings.min_kept},
+        "focal": {"gamma": settings.gamma},
+    }
+
+    def scaled(name: str, factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda logits, labels: factor * LOSSES[name](logits, labels, **keywords.get(name, {}))
+
+    return {name: scaled(name, factor) for name, factor in config.loss.items() if factor}

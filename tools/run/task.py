@@ -1,0 +1,29 @@
+"""What the training of one task is, apart from the loop that all tasks share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+Loss = Callable[[nn.Module, Any], dict[str, Tensor]]
+"""(model, batch on the device) -> terms, scalars by name, which are added up."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its data, and how it is trained and evaluated."""
+
+    model: nn.Module
+    load_weights: Callable[[str], str]  # loads a file into `model` and says what was found in it
+    train_set: Dataset
+    val_set: Dataset
+    collate: Callable[[list], Any]  # samples of `train_set` -> a batch, a (nested) NamedTuple of tensors
+    loss: Loss
+    evaluate: Callable[[nn.Module], dict[str, float]]  # metrics of a model; every process calls it
+    score: str  # the metric by which the best weights are kept, higher being better
+    description: dict[str, Any]  # what the header of best.safetensors says of them
+    next_command: str  # the tool that evaluates what was trained, and its options but --weights
+    notes: tuple[str, ...] = ()  # lines about the data, printed at the start
+    before_step: Callable[[int], None] | None = None  # called with a step's number, for what is scheduled in the model

@@ -15,21 +15,32 @@ from torch import nn
 import det
 import seg
 from backbone.errors import InputError
-from tools.io.model_file import load_description, load_tensors
+from backbone.weights.names import is_name
+from tools.io.model_file import find_description, load_description, load_tensors
 from tools.options import ENGINES
 
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The plain model in a weights file and the file's description.
 
+    Published weights by name (`names.resolve`) are described as tools.convert_weights would.
+
     Raises:
         InputError: the file is missing, damaged, or of another task than `task`.
     """
-    description = load_description(path)
+    published = None
+    if is_name(path) and find_description(path) is None:
+        # Here, as torchvision's tables take a second that our own files need not wait for.
+        from tools.converters.weights import recognise
+
+        published = recognise(path)
+    description = load_description(path) if published is None else published.description
     if task is not None and description["task"] != task:
         raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
     if description["task"] == "classification":
         raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
+    if published is not None:
+        return published.model, description
     package = {"segmentation": seg, "detection": det}[description["task"]]
     model = package.create(**description["model"])
     package.load_weights(model, load_tensors(path))
@@ -46,7 +57,7 @@ def load(
     """A predictor: call it with an image, uint8 BGR [H, W, 3].
 
     Arguments:
-        path: the best.safetensors of a run.
+        path: the best.safetensors of a run, or a name of published weights.
         engine: "torch", or "auto" for the fastest one present.
         device: by default a GPU if there is one.
         score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.

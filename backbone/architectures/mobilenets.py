@@ -142,6 +142,12 @@ V3_LARGE_RANDL = V3_LARGE._replace(
     rows=(V3_LARGE.rows[0]._replace(kind="ir"), *V3_LARGE.rows[1:]),
     squeeze=Squeeze(divisor=1),
 )
+# PaddleClas' networks are like it; Small's hidden layer has Large's channels.
+V3_SMALL_PADDLE = V3_SMALL._replace(
+    rows=(V3_SMALL.rows[0]._replace(kind="ir"), *V3_SMALL.rows[1:]),
+    hidden=1280,
+    squeeze=Squeeze(divisor=1),
+)
 # d-li14's port: squeeze-and-excite before the activation; in Small's block 1, which does not expand, after it.
 V3_LARGE_SE_BEFORE_ACTIVATION = V3_LARGE._replace(squeeze=Squeeze(before_activation=True), tails=())
 V3_SMALL_SE_BEFORE_ACTIVATION = V3_SMALL._replace(squeeze=Squeeze(before_activation=True), tails=())

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from backbone.architectures import mobilenets, searched
+from backbone.architectures import efficientnet_lite, mobilenets, searched
 from backbone.architectures.rows import Architecture, Row, Squeeze, round_channels
 
 ARCHITECTURES = {
@@ -14,6 +14,11 @@ ARCHITECTURES = {
     "chamnet_f": searched.CHAMNET_F,
     "chamnet_v1": searched.CHAMNET_V1,
     "chamnet_v2": searched.CHAMNET_V2,
+    "efficientnet_lite0": efficientnet_lite.LITE_0,
+    "efficientnet_lite1": efficientnet_lite.LITE_1,
+    "efficientnet_lite2": efficientnet_lite.LITE_2,
+    "efficientnet_lite3": efficientnet_lite.LITE_3,
+    "efficientnet_lite4": efficientnet_lite.LITE_4,
     "fbnet_c": searched.FBNET_C,
     "mnasnet_a1": searched.MNASNET_A1,
     "mnasnet_b1": searched.MNASNET_B1,
@@ -31,6 +36,7 @@ ARCHITECTURES = {
     "mobilenet_v3_large_se_before_activation": mobilenets.V3_LARGE_SE_BEFORE_ACTIVATION,
     "mobilenet_v3_small": mobilenets.V3_SMALL,
     "mobilenet_v3_small_minimalistic": mobilenets.V3_SMALL_MINIMALISTIC,
+    "mobilenet_v3_small_paddle": mobilenets.V3_SMALL_PADDLE,
     "mobilenet_v3_small_se_before_activation": mobilenets.V3_SMALL_SE_BEFORE_ACTIVATION,
     "mobilenet_v4_conv_large": mobilenets.V4_CONV_LARGE,
     "mobilenet_v4_conv_medium": mobilenets.V4_CONV_MEDIUM,

@@ -58,6 +58,7 @@ class Architecture(NamedTuple):
     hidden_bias: bool = True
     hidden_norm: bool = False
     squeeze: Squeeze = Squeeze()
+    padding: str = "symmetric"  # what a training chooses where neither the user nor weights do; or "same"
     tails: tuple[tuple[str, Tail], ...] = ()  # other last stages by name, besides "full"
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.network import Network
+from backbone.weights import efficientnet_lite, paddle, ports, slim
 from backbone.weights import keras as keras_weights
-from backbone.weights import ports, slim
 from backbone.weights.refusals import unknown_layout
 from backbone.weights.translation import IMAGENET, Layout, conv_norm, highest, linear, named, plain_conv_norm, renamed
 
@@ -46,7 +46,10 @@ TIMM_UNSUPPORTED = {
     "conv_s2d": "a stem that folds pixels into channels",
 }
 """Parts of timm's networks that no architecture here has: how their tensors are named, and what they are."""
-KNOWN = "ours and those of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl"
+KNOWN = (
+    "ours and those of torchvision, timm, mmpretrain, Keras, TF-slim, efficientnet_lite_pytorch, PaddleClas, 1e100, "
+    "d-li14 and Randl"
+)
 TIMM_SQUEEZE = {"se.conv_reduce": "squeeze_excite.reduce", "se.conv_expand": "squeeze_excite.expand"}
 
 
@@ -66,7 +69,7 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout:
         return _timm(state, source)
     if any(key.startswith("keras.") for key in state):
         return keras_weights.translate(state, source)
-    for publisher in (ports, slim):
+    for publisher in (efficientnet_lite, paddle, ports, slim):
         if (found := publisher.recognise(state, source)) is not None:
             return found
     if any(".bottleneck_0_0." in key for key in state):

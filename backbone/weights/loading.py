@@ -14,9 +14,10 @@ from backbone.architectures.plan import ARCHITECTURES, Plan, plan, tails, with_t
 from backbone.errors import InputError
 from backbone.network import Classifier, Network, classifier
 from backbone.weights import keras as keras_weights
-from backbone.weights import tensorflow_checkpoint
+from backbone.weights import paddle, tensorflow_checkpoint
 from backbone.weights.description import read_header
 from backbone.weights.layouts import recognise
+from backbone.weights.names import resolve
 from backbone.weights.preprocessing import Preprocessing, published_name, published_preprocessing
 from backbone.weights.refusals import Source, require_settings, source_name
 from backbone.weights.translation import NORM, Layout, Triple
@@ -37,8 +38,10 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     """The tensors of a weights file, by name; of a state dict, the same tensors.
 
     Files may be .safetensors, .pt or .pth (also with the state dict below "model" or "state_dict"), Keras' .h5, whose
-    layers are numbered (`keras.read`), or a TensorFlow checkpoint, given by any of its files or by their common prefix
-    (`tensorflow_checkpoint.read`). The prefix "module." of distributed training is taken off.
+    layers are numbered (`keras.read`), Paddle's .pdparams, or a TensorFlow checkpoint, given by any of its files or by
+    their common prefix (`tensorflow_checkpoint.read`). The prefix "module." of distributed training is taken off.
+    Wherever a file may stand, so may a name of published weights (`names.resolve`), which are fetched if they are not
+    on this machine.
 
     Raises:
         InputError: the file is missing, unreadable, holds anything but tensors, or would run code when loaded.
@@ -48,6 +51,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
 
 def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """`read_weights`, and what the file says of its model: our description; of mmpretrain's files, "classes"."""
+    source = resolve(source)
     description: dict[str, Any] = {}
     if isinstance(source, Mapping):
         state = dict(source)
@@ -56,7 +60,10 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
         checkpoint = tensorflow_checkpoint.prefix(path)
         _refuse_tensorflow(path, checkpoint)
         if not path.is_file() and checkpoint is None:
-            raise InputError(f"{path}: no such weights file; give the path of a .safetensors, .pt or .pth file")
+            raise InputError(
+                f"{path}: no such weights file; give a .safetensors, .pt or .pth file or a name that "
+                "python -m tools.weights lists"
+            )
         with open(path if checkpoint is None else f"{checkpoint}.index", "rb") as file:
             if file.read(len(GIT_LFS)) == GIT_LFS:
                 raise InputError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` where it came from")
@@ -69,6 +76,8 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     description = read_header(file.metadata(), str(path))
             elif path.suffix in keras_weights.ENDINGS:
                 state = keras_weights.read(path)
+            elif path.suffix == paddle.ENDING:
+                state = paddle.read(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
@@ -173,6 +182,7 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
     """
+    source = resolve(source)
     layout, description = _recognise(source)
     file = source_name(source)
     if description.get("task", "classification") != "classification":
@@ -217,11 +227,28 @@ def expected_preprocessing(source: Source) -> Preprocessing:
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
     """
+    source = resolve(source)
     layout, description = _recognise(source)
     if "mean" in description:
         return _described(description)
     name = _find_architecture(layout, source_name(source)).name
     return published_preprocessing(layout, name, _padding(layout, name, source), source)
+
+
+def expected_padding(source: Source) -> str | None:
+    """The padding that the weights of a classifier, a body or one of our models were trained with.
+
+    It is None where nothing tells, which is so for bare files in our names; timm's files count as symmetric unless
+    their name, or that in the config.json beside them, begins with "tf_".
+
+    Raises:
+        InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
+    """
+    source = resolve(source)
+    layout, _ = _recognise(source)
+    if layout.name == "timm":
+        return _padding(layout, _find_architecture(layout, source_name(source)).name, source) or "symmetric"
+    return layout.padding
 
 
 def _described(description: dict[str, Any]) -> Preprocessing:
@@ -235,10 +262,11 @@ def load_weights(
 ) -> str:
     """Loads a checkpoint, recognised by its tensors' names.
 
-    Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, 1e100, d-li14 and Randl.
-    A bare network takes the body from a classifier's checkpoint or from any of our models; a network that ends at its
-    deepest tap ignores the layers beyond it. Where the weights were trained with another norm epsilon than the model
-    has, the norms' scales are adapted, so that outputs in evaluation mode are the original's.
+    Layouts: ours, and those of classifiers of torchvision, timm, mmpretrain, Keras, TF-slim, efficientnet_lite_pytorch,
+    PaddleClas, 1e100, d-li14 and Randl. A bare network takes the body from a classifier's checkpoint or from any of our
+    models; a network that ends at its deepest tap ignores the layers beyond it. Where the weights were trained with
+    another norm epsilon than the model has, the norms' scales are adapted, so that outputs in evaluation mode are the
+    original's.
 
     Arguments:
         model: is left as it was where the weights do not fit.
@@ -253,6 +281,7 @@ def load_weights(
         InputError: the layout is unknown, the model has another padding or place of squeeze-and-excite than the
             weights, or a tensor is missing, left over or of another shape.
     """
+    source = resolve(source)
     layout, _ = _recognise(source)
     file = source_name(source)
     network = model.backbone if isinstance(model, Classifier) else model
@@ -390,10 +419,11 @@ def _find_architecture(layout: Layout, source: str) -> _Found:
         out, expanded = (size(f"{block}.project.conv.weight", axis) for axis in (0, 1))
         blocks.append((*kernels, expanded, out, size(f"{block}.squeeze_excite.reduce.weight", 0)))
     wanted = (size("stem.conv.weight", 0), blocks, size("last.conv.weight", 0))
-    for name, table in ARCHITECTURES.items():
+    # Width by width, since EfficientNet-Lite2 has the channels that Lite1 would have at 1.1.
+    for width, (name, table) in product(WIDTHS, ARCHITECTURES.items()):
         if len(table.rows) != len(blocks) or table.squeeze.before_activation != bool(layout.se_before_activation):
             continue
-        for found in (_Found(name, *choice) for choice in product(WIDTHS, tails(table), (False, True))):
+        for found in (_Found(name, width, *choice) for choice in product(tails(table), (False, True))):
             candidate = plan(with_tail(table, found.tail), width=found.width, fixed_stem=found.fixed_stem)
             shapes = [
                 (b.start_kernel, b.expand_kernel, b.depthwise_kernel, b.expanded, b.out, b.squeezed)

@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbone.errors import InputError
+from backbone.weights import efficientnet_lite
 from backbone.weights.refusals import Source, source_name
 from backbone.weights.translation import IMAGENET, INCEPTION, Layout, Triple
 
 TORCHVISION_232 = ("5c1a4163", "7ebf99e0", "7090bc5f", "a4c69d6f")
 """Parts of the names of torchvision's files whose images are resized to 232, not 256, before the crop."""
 TIMM_BILINEAR = ("fbnet_c", "single_path_nas")
-"""timm's networks that were evaluated with bilinear resizing, as were those with TensorFlow's padding."""
+"""timm's networks that were evaluated with bilinear resizing, as were most with TensorFlow's padding."""
+TIMM_LITE = {
+    # size and crop_pct of timm's EfficientNet-Lites, which are not always the authors'
+    "efficientnet_lite0": (224, 0.875),
+    "efficientnet_lite1": (240, 0.882),
+    "efficientnet_lite2": (260, 0.89),
+    "efficientnet_lite3": (300, 0.904),
+    "efficientnet_lite4": (380, 0.92),
+}
+TIMM_BICUBIC = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""Those with TensorFlow's padding that timm evaluates with bicubic resizing."""
 
 
 class Preprocessing(NamedTuple):
@@ -38,13 +49,17 @@ def published_preprocessing(layout: Layout, name: str, padding: str | None, sour
     if layout.name == "torchvision":
         shorter = 232 if any(sign in file_name for sign in TORCHVISION_232) else 256
         return Preprocessing(layout.mean, layout.std, crop_pct=224 / shorter)
+    if layout.name == efficientnet_lite.NAME:
+        size = efficientnet_lite.SIZES.get(name, 224)  # 224 for networks of one's own
+        return Preprocessing(layout.mean, layout.std, size, interpolation="bicubic")
     if layout.name != "timm":
         return Preprocessing(layout.mean, layout.std)
-    bilinear = padding == "same" or name in TIMM_BILINEAR
+    bilinear = (padding == "same" and name not in TIMM_BICUBIC) or name in TIMM_BILINEAR
     mean, std = INCEPTION if padding == "same" or name.startswith("mobilenet_v1") else (layout.mean, layout.std)
     if "_miil" in file_name:
         mean, std, bilinear = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True
-    guessed = Preprocessing(mean, std, interpolation="bilinear" if bilinear else "bicubic")
+    size, crop_pct = TIMM_LITE.get(name, (224, 0.875))
+    guessed = Preprocessing(mean, std, size, crop_pct, "bilinear" if bilinear else "bicubic")
     try:
         return _configured(hub_config(source).get("pretrained_cfg", {}), guessed)
     except (TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from tests.builders.published_networks import TIMM, TORCHVISION
 
 FAMILIES = [
     "chamnet_f",
+    "efficientnet_lite1",
     "fbnet_c",
     "mnasnet_small",
     "mobilenet_v1",

@@ -2,6 +2,16 @@
 
 # timm's name, our name, width, fixed stem
 TIMM = [
+    ("efficientnet_lite0", "efficientnet_lite0", 1.0, False),
+    ("efficientnet_lite1", "efficientnet_lite1", 1.0, False),
+    ("efficientnet_lite2", "efficientnet_lite2", 1.0, False),
+    ("efficientnet_lite3", "efficientnet_lite3", 1.0, False),
+    ("efficientnet_lite4", "efficientnet_lite4", 1.0, False),
+    ("tf_efficientnet_lite0", "efficientnet_lite0", 1.0, False),
+    ("tf_efficientnet_lite1", "efficientnet_lite1", 1.0, False),
+    ("tf_efficientnet_lite2", "efficientnet_lite2", 1.0, False),
+    ("tf_efficientnet_lite3", "efficientnet_lite3", 1.0, False),
+    ("tf_efficientnet_lite4", "efficientnet_lite4", 1.0, False),
     ("mobilenetv1_100", "mobilenet_v1", 1.0, False),
     ("mobilenetv1_100h", "mobilenet_v1_last", 1.0, False),
     ("mobilenetv1_125", "mobilenet_v1", 1.25, False),

@@ -36,6 +36,7 @@ def test_parameters_and_macs_are_the_papers_or_the_table_says_why_not():
         ("mobilenet_v3_small", 0.35),
         ("mobilenet_v3_small_minimalistic", 1.0),
         ("mnasnet_small", 1.0),
+        *((f"efficientnet_lite{number}", 1.0) for number in range(5)),
         ("mobilenet_v4_conv_small", 1.0),
         ("mobilenet_v4_conv_medium", 1.0),
     ]

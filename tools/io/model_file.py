@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import backbone as backbones
 from backbone.errors import InputError
 from backbone.weights.description import read_header, write_header
+from backbone.weights.names import is_name, resolve
 from tools.io.files import replace_file
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def load_description(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, damaged, of a newer format, or has bare weights without a description.
     """
-    path = Path(path)
+    path = Path(resolve(path))
     if not path.is_file():
         raise InputError(f"{path}: no such weights file; training writes best.safetensors into its run folder")
     try:
@@ -65,6 +66,7 @@ def find_description(path: str | Path) -> dict[str, Any] | None:
     Raises:
         InputError: the description is damaged or of a newer format.
     """
+    path = resolve(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -75,8 +77,13 @@ def find_description(path: str | Path) -> dict[str, Any] | None:
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
-    with safe_open(path, "pt") as file:
+    with safe_open(resolve(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def results_folder(weights: Path) -> Path:
+    """Where results belong that are of weights: beside the file; of published weights by name, in runs/NAME."""
+    return Path("runs") / weights if is_name(weights) else weights.parent
 
 
 def load_initial_weights(model: "Segmenter | Detector", path: str, load_whole: Callable[[Any, str], str]) -> str:

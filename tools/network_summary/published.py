@@ -19,6 +19,8 @@ V3 = "1905.02244 table 9"
 V3_TABLE_3 = "1905.02244 table 3"
 V3_TABLES = "1905.02244 tables 3, 9"
 CHAMNET = "1812.08934, its README"
+LITE = "official README"
+LITE_NOTE = "MACs counted there with norms and activations, as about three operations a value"
 PUBLISHED = (
     Published("mobilenet_v1", 1.0, 224, 4.2, 569, "1704.04861 table 8"),
     Published("mobilenet_v2", 1.0, 224, 3.4, 300, V3_TABLE_3),
@@ -57,6 +59,11 @@ PUBLISHED = (
         *("mnasnet_small", 1.0, 224, 1.9, 65.1, V3_TABLE_3),
         note="the paper prints no layers; these are the official code's",
     ),
+    Published("efficientnet_lite0", 1.0, 224, 4.7, 407, LITE, LITE_NOTE),
+    Published("efficientnet_lite1", 1.0, 240, 5.4, 631, LITE, LITE_NOTE),
+    Published("efficientnet_lite2", 1.0, 260, 6.1, 899, LITE, LITE_NOTE),
+    Published("efficientnet_lite3", 1.0, 280, 8.2, 1440, LITE, LITE_NOTE),
+    Published("efficientnet_lite4", 1.0, 300, 13.0, 2640, LITE, LITE_NOTE),
     Published("fbnet_c", 1.0, 224, 5.5, 375, "1812.03443"),
     Published("chamnet_a", 1.0, 224, 6.2, 552.9, CHAMNET),
     Published(*("chamnet_b", 1.0, 192, 5.2, 323.3, CHAMNET), note="one stage has 92 channels there, here 96"),

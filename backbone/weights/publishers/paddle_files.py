@@ -1,0 +1,52 @@
+"""PaddlePaddle's files: fixed addresses without a hash, each checked against its first download on this machine."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from backbone.errors import InputError
+from backbone.weights.publishers import cache
+from backbone.weights.publishers.download import download
+
+PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models"
+ADDRESSES = {
+    "paddle/mobilenet_v3_large_ssld": f"{PADDLECLAS}/MobileNetV3_large_x1_0_ssld_pretrained.pdparams",
+    "paddle/mobilenet_v3_small_ssld": f"{PADDLECLAS}/MobileNetV3_small_x1_0_ssld_pretrained.pdparams",
+}
+
+
+def find(name: str) -> Path | None:
+    """The file in our cache, None if it is not there.
+
+    Raises:
+        InputError: no file has this name.
+    """
+    if name not in ADDRESSES:
+        raise InputError(f"{name}: no such file of Paddle's; valid: {', '.join(ADDRESSES)}")
+    path = _path(name)
+    return path if path.is_file() else None
+
+
+def fetch(name: str) -> Path:
+    """Downloads the file into our cache.
+
+    Raises:
+        InputError: it does not arrive whole, or is another one than at the first time on this machine.
+    """
+    path = _path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
+            arrived = Path(own) / path.name
+            cache.check_first_digest(name, path, download(name, ADDRESSES[name], arrived, place=path))
+            os.replace(arrived, path)
+    except OSError as error:
+        raise InputError(
+            f"{name}: {path.parent} cannot be written ({error.strerror or error}); make it writable or make room, "
+            f"or set {cache.VARIABLE} to another folder"
+        ) from error
+    return path
+
+
+def _path(name: str) -> Path:
+    return cache.ours() / "paddle" / ADDRESSES[name].rpartition("/")[2]

@@ -1,0 +1,98 @@
+"""Padding and normalisation of an experiment: given keys, else the weights', else the architecture's and the task's."""
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import det
+import seg
+from backbone import InputError
+from tools.io.model_file import load_initial_weights, save_model
+from tools.run.config import BackboneConfig, BackboneModel, DetConfig, DetModel, SegConfig, SegModel
+from tools.run.pretrained import settle
+
+LITE = dataclasses.replace(
+    SegConfig(), model=SegModel(backbone="efficientnet_lite0", padding=None), mean=None, std=None
+)
+
+
+def settled(config, **arguments) -> tuple[str, list[float], list[float], list[str]]:
+    found = settle(config, **arguments)
+    numbers = ([round(value, 3) for value in values] for values in (found.config.mean, found.config.std))
+    return found.config.model.padding, *numbers, found.notes
+
+
+def test_published_weights_settle_all_that_is_null():
+    config = dataclasses.replace(LITE, weights="efficientnet_lite0")
+    padding, mean, std, notes = settled(config, whole=seg.from_weights)
+    assert (padding, mean, std) == ("same", [0.498] * 3, [0.502] * 3)
+    assert notes == ["as efficientnet_lite0 expects: model.padding same, mean 0.498 0.498 0.498, std 0.502 0.502 0.502"]
+
+
+@pytest.mark.parametrize("package", [seg, det])
+def test_a_backbone_and_its_weights_are_a_whole_experiment(package):
+    kind, model = (SegConfig, SegModel) if package is seg else (DetConfig, DetModel)
+    config = dataclasses.replace(
+        kind(), model=model(backbone="efficientnet_lite0", padding=None), weights="efficientnet_lite0"
+    )
+    config = settle(config, whole=package.from_weights).config
+    net = package.create(**dataclasses.asdict(config.model) | {"num_classes": 3})
+    assert load_initial_weights(net, config.weights, package.load_weights) == (
+        "backbone, efficientnet_lite_pytorch layout"
+    )
+
+
+def test_without_weights_architecture_and_task_decide():
+    assert settled(LITE) == ("same", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], [])
+    large = dataclasses.replace(DetConfig(), model=DetModel(padding=None), mean=None, std=None)
+    assert settled(large, mean=[0.5] * 3, std=[0.5] * 3) == ("symmetric", [0.5] * 3, [0.5] * 3, [])
+
+
+def test_given_keys_stay_and_contradictions_are_said():
+    config = dataclasses.replace(LITE, weights="efficientnet_lite0", mean=[0.5, 0.5, 0.5])
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, padding="symmetric"))
+    padding, mean, std, notes = settled(config)
+    assert (padding, mean, std) == ("symmetric", [0.5] * 3, [0.502] * 3)
+    assert notes == [
+        "as efficientnet_lite0 expects: std 0.502 0.502 0.502",
+        "model.padding is symmetric, efficientnet_lite0 expects same",
+        "mean is 0.5 0.5 0.5, efficientnet_lite0 expects 0.498 0.498 0.498",
+    ]
+
+
+def test_published_segmenters_and_detectors_tell_theirs(tmp_path):
+    path = tmp_path / "lraspp.pth"
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    torch.save(model.state_dict(), path)
+    config = dataclasses.replace(SegConfig(), model=SegModel(padding=None), mean=None, std=None, weights=str(path))
+    assert settled(config, whole=seg.from_weights)[:2] == ("symmetric", [0.485, 0.456, 0.406])
+
+
+def test_timms_networks_without_tf_in_their_names_are_symmetric(tmp_path):
+    for name, padding, mean in (
+        ("efficientnet_lite0", "symmetric", [0.485, 0.456, 0.406]),
+        ("tf_efficientnet_lite0", "same", [0.5] * 3),
+    ):
+        path = tmp_path / f"{name}.pth"
+        torch.save(timm.create_model(name, num_classes=2).state_dict(), path)
+        assert settled(dataclasses.replace(LITE, weights=str(path)))[:2] == (padding, mean)
+
+
+def test_files_of_ours_tell_theirs(tmp_path):
+    arguments = {"backbone": "mobilenet_v3_small", "num_classes": 3, "padding": "same"}
+    description = {"task": "segmentation", "model": arguments, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    save_model(tmp_path / "own.safetensors", seg.create("lraspp", **arguments), description)
+    config = dataclasses.replace(
+        BackboneConfig(),
+        model=BackboneModel(name="mobilenet_v3_small", padding=None),
+        weights=str(tmp_path / "own.safetensors"),
+    )
+    assert settled(config)[:3] == ("same", [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+
+
+def test_weights_that_are_not_there_are_one_line():
+    with pytest.raises(InputError, match="no such weights file"):
+        settle(dataclasses.replace(LITE, weights="none.pth"))

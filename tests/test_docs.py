@@ -197,6 +197,7 @@ def desk(world, tmp_path_factory) -> Desk:
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(label, place / label.name.replace("gtFine", "gtCoarse"))
 
+    shutil.copy(scenes[0], desk / "photo.jpg")
     (desk / "images").mkdir()
     shutil.copy(scenes[0], desk / "images")
     for folder in ("datasets/imagenet", "flowers"):

@@ -19,15 +19,23 @@ from backbone.weights.names import is_name
 from tools.io.model_file import find_description, load_description, load_tensors
 from tools.options import ENGINES
 
+PUBLISHED_FILE = "model.safetensors"
+"""The weights in a folder for the hub."""
+
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The plain model in a weights file and the file's description.
 
-    Published weights by name (`names.resolve`) are described as tools.convert_weights would.
+    Published weights by name (`names.resolve`) are described as tools.convert_weights would; of a folder, its
+    PUBLISHED_FILE is meant.
 
     Raises:
         InputError: the file is missing, damaged, or of another task than `task`.
     """
+    if Path(path).is_dir():
+        folder, path = path, Path(path) / PUBLISHED_FILE
+        if not path.is_file():
+            raise InputError(f"{folder}: has no {PUBLISHED_FILE}, as tools.publish writes; give a weights file")
     published = None
     if is_name(path) and find_description(path) is None:
         # Here, as torchvision's tables take a second that our own files need not wait for.
@@ -57,7 +65,7 @@ def load(
     """A predictor: call it with an image, uint8 BGR [H, W, 3].
 
     Arguments:
-        path: the best.safetensors of a run, or a name of published weights.
+        path: the best.safetensors of a run, a folder that tools.publish made, or a name of published weights.
         engine: "torch", or "auto" for the fastest one present.
         device: by default a GPU if there is one.
         score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.

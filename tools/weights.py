@@ -61,7 +61,7 @@ def get(name: str, folder: Path | None) -> Path:
         files.append(config)
     for file in files:
         replace_file(place / file.name, lambda temporary, file=file: shutil.copyfile(file, temporary))
-    terms = f"{name}\n{names.terms(name)}\n"
+    terms = f"{name}\n{names.terms(name, path)}\n"
     replace_file(place / "TERMS.txt", lambda temporary: temporary.write_text(terms, encoding="utf-8"))
     return place / path.name
 

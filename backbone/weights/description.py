@@ -9,7 +9,8 @@ The header of a safetensors file has one entry of ours, KEY, a JSON table:
     mean, std       of the inputs' normalisation, RGB in 0..1
 
 and by task: `colors` (RGB, per class); `category_ids`, `score` ("softmax" or "sigmoid") and at times `nms_iou`; `size`,
-`crop_pct` and `interpolation`. Training adds `step` and `metrics`, the evaluation that the weights are the best of.
+`crop_pct` and `interpolation`. Training adds `step` and `metrics`, the evaluation that the weights are the best of;
+publishing adds `licence`, `data` and `data_terms`, texts.
 """
 
 import json

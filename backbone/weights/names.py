@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from safetensors import SafetensorError, safe_open
+
 from backbone.errors import InputError
+from backbone.weights.description import read_header
 from backbone.weights.publishers import archives, hub, packages, paddle_files, torchvision_files
 
 PUBLISHERS = {
@@ -37,6 +40,8 @@ TERMS = {
     "https://www.image-net.org/download",
 }
 """Of data, beside the licence that the publisher gives the weights."""
+
+UNKNOWN_TERMS = "for licence and data see the publisher's page"
 
 
 class Published(NamedTuple):
@@ -158,7 +163,7 @@ def resolve(source: Source) -> Source | Path:
     if (path := publisher.find(name)) is not None:
         return path
     path = publisher.fetch(name)
-    print(f"{name}: {terms(name)}", file=sys.stderr)
+    print(f"{name}: {terms(name, path)}", file=sys.stderr)
     return path
 
 
@@ -180,12 +185,34 @@ def find(name: str) -> Path | None:
     return publisher.find(name)
 
 
-def terms(name: str) -> str:
-    """The publisher's licence, and the terms of the data that the weights were trained on."""
+def terms(name: str, path: Path | None = None) -> str:
+    """The publisher's licence, and the terms of the data that the weights were trained on.
+
+    Arguments:
+        path: of the file; the header of one that tools.publish wrote says them.
+    """
+    if path is not None and name.startswith("hub/"):
+        return _terms_in_header(path)
     name = name.partition("@")[0]
     if name.startswith("torchvision/"):
         name = name.partition(".")[0]  # all tags of a network were trained on the same data
     found = next((published for published in PUBLISHED if published.name == name), None)
     if found is None:
-        return "for licence and data see the publisher's page"
+        return UNKNOWN_TERMS
     return "; ".join([f"licence {found.licence}", *([TERMS[found.data]] if found.data in TERMS else [])])
+
+
+def _terms_in_header(path: Path) -> str:
+    """What a published model's header says of its terms, on one line, as whoever published it wrote it."""
+    try:
+        with safe_open(path, "numpy") as file:
+            description = read_header(file.metadata(), str(path))
+    except (SafetensorError, OSError):  # loading it will say so
+        return UNKNOWN_TERMS
+    stated = [f"licence {description['licence']}"] if "licence" in description else []
+    if "data_terms" in description:
+        stated.append(str(description["data_terms"]))
+    elif "data" in description:
+        stated.append(f"trained on {description['data']}")
+    line = " ".join("; ".join(stated).split())
+    return "".join(character for character in line if character.isprintable()) or UNKNOWN_TERMS

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def load_ground_truth(source: str | Path | dict) -> COCO:
         if not all(map(math.isfinite, row["bbox"])):
             raise InputError(f"{name}: annotations[{number}].bbox is not finite; remove the annotation")
         annotations.append({"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} | row | {"id": row["id"] or unused})
-    coco = COCO()
+    coco: Any = COCO()  # whose stubs allow no dataset to be set
     coco.dataset = {"info": {}} | content | {"annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
@@ -165,7 +166,7 @@ def coco_metrics(coco_eval: COCOeval) -> dict[str, float]:
     return metrics
 
 
-def _fast_coco_eval(truth: COCO, found: COCO) -> COCOeval:
+def _fast_coco_eval(truth: Any, found: Any) -> Any:
     from faster_coco_eval import COCOeval_faster
 
     return COCOeval_faster(truth, found, "bbox", print_function=print)
@@ -173,7 +174,7 @@ def _fast_coco_eval(truth: COCO, found: COCO) -> COCOeval:
 
 def _results_index(truth: COCO, results: list[dict]) -> COCO:
     """What `loadRes` makes of results, which are not changed; `loadRes` itself fails on an empty list."""
-    index = COCO()
+    index: Any = COCO()
     index.dataset = {
         "images": truth.dataset["images"],
         "categories": truth.dataset["categories"],

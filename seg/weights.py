@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.weights import slim
@@ -74,7 +74,7 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
 class Pretrained(NamedTuple):
     """What `from_weights` found in a checkpoint."""
 
-    model: nn.Module
+    model: Segmenter
     layout: str
     arguments: dict[str, Any]  # the keywords of `create` that build the model
     mean: Triple  # the input normalisation of the published file, for RGB in 0..1

@@ -32,11 +32,16 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--out {arguments.out}: give a name that ends in .png")
     if not 1 <= arguments.count <= MOST or arguments.epoch < 0:
         raise InputError(f"--count must be 1 to {MOST} and --epoch at least 0")
-    config = load(SegConfig if arguments.task == "seg" else DetConfig, arguments.config, arguments.overrides)
+
+    keys = arguments.overrides
+    if arguments.task == "seg":
+        config = load(SegConfig, arguments.config, keys)
+    else:
+        config = load(DetConfig, arguments.config, keys)
 
     from tools.checks import augment
 
-    if arguments.task == "seg":
+    if isinstance(config, SegConfig):
         augment.draw_segmentation(config, arguments.count, arguments.epoch, arguments.out)
     else:
         augment.draw_detection(config, arguments.count, arguments.epoch, arguments.out)

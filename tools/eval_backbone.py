@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     if accelerator.is_main_process:
         open_folder(out)
     evaluation = evaluate_model(
-        model.to(accelerator.device, memory_format=torch.channels_last).eval(),
+        model.to(accelerator.device).to(memory_format=torch.channels_last).eval(),
         dataset,
         mean=description["mean"],
         std=description["std"],

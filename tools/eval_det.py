@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.weights is not None:
         accelerator = make_accelerator()
         model, description = load_model(arguments.weights, task="detection")
+        assert isinstance(model, det.Detector)  # what det.create makes
         dataset = det.CocoDetection(
             arguments.data,
             arguments.split,

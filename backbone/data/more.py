@@ -133,10 +133,11 @@ def moves_boxes(given: "A.Compose") -> bool:
     return not all(isinstance(leaf, A.ImageOnlyTransform) for leaf in _leaves(given))
 
 
-def apply(adopted: "A.Compose", seed: int, image: np.ndarray, **targets: np.ndarray) -> dict[str, np.ndarray]:
+def apply(adopted: Any, seed: int, image: np.ndarray, **targets: np.ndarray) -> dict[str, np.ndarray]:
     """Applies what `adopt` returned, all choices drawn from the seed.
 
     Arguments:
+        adopted: an `A.Compose`.
         image: uint8 RGB `[H, W, 3]`.
         targets: `mask`, or `bboxes` and `labels`, by name.
 

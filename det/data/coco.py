@@ -86,10 +86,11 @@ def input_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tupl
         raise InputError(f"augment.input_scale is {list(scales)}; give the smaller factor first")
     longer = max(image_size)
     first, last = (round(longer * scale / SIZE_STEP) for scale in scales)
-    return [
-        tuple(max(SIZE_STEP, round(side / longer * steps) * SIZE_STEP) for side in image_size)
-        for steps in range(max(1, first), max(1, last) + 1)
-    ]
+    sizes = []
+    for steps in range(max(1, first), max(1, last) + 1):
+        height, width = (max(SIZE_STEP, round(side / longer * steps) * SIZE_STEP) for side in image_size)
+        sizes.append((height, width))
+    return sizes
 
 
 def scale_batch(images: Tensor, targets: Targets, size_hw: tuple[int, int]) -> tuple[Tensor, Targets]:

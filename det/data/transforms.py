@@ -266,18 +266,18 @@ def distort(image: np.ndarray, colors: Colors, whole: np.ndarray) -> np.ndarray:
     if colors.brightness is not None:
         before *= colors.brightness
 
-    def contrast(matrix: np.ndarray) -> np.ndarray:
+    def contrasted(matrix: np.ndarray, contrast: float) -> np.ndarray:
         grey = GREY @ (before[:, :3] @ cv2.mean(whole)[:3] + before[:, 3])
-        matrix = matrix * colors.contrast
-        matrix[:, 3] += (1 - colors.contrast) * grey
+        matrix = matrix * contrast
+        matrix[:, 3] += (1 - contrast) * grey
         return matrix
 
     if colors.contrast is not None and colors.contrast_first:
-        before = contrast(before)
+        before = contrasted(before, colors.contrast)
     if colors.saturation is not None:
         before = (colors.saturation * np.eye(3) + (1 - colors.saturation) * GREY) @ before
     if colors.contrast is not None and not colors.contrast_first:
-        after = contrast(after)
+        after = contrasted(after, colors.contrast)
     if colors.channels is not None:
         after = after[colors.channels]
     if colors.hue is None:

@@ -1,6 +1,7 @@
 """Any folders of images and masks as a data set, described by a YAML file with the folders and the classes."""
 
 import difflib
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,8 +70,8 @@ def read_classes(path: str | Path) -> Classes:
     if len(names) > MAX_CLASSES:
         raise InputError(f"{path}: {len(names)} classes; there can be {MAX_CLASSES} at most")
     every = [value for values in [*ids, ignore] for value in values]
-    for what, values in (("name", names), ("id", every)):
-        twice = [value for value in values if values.count(value) > 1]
+    for what, counts in (("name", Counter(names)), ("id", Counter(every))):
+        twice = [value for value, count in counts.items() if count > 1]
         if twice:
             raise InputError(f"{path}: {what} {twice[0]} occurs twice; each belongs to one class, or to `ignore`")
     texts = {
@@ -187,7 +188,9 @@ class Folder(SegDataset):
         if self.mask_folder == self.folder:
             found = [path for path in found if not path.name.endswith(self.table.mask_ending)]
         if self.table.list is not None:
-            found = self._listed({path.relative_to(self.folder).with_suffix("").as_posix(): path for path in found})
+            found = self._listed(
+                self.table.list, {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in found}
+            )
         if not found:
             raise InputError(f"{self.folder}: no images; known are {', '.join(IMAGE_SUFFIXES)}")
         for one, other in pairwise(found):
@@ -195,8 +198,9 @@ class Folder(SegDataset):
                 raise InputError(f"{one}: {other.name} has the same name; a mask must belong to one image")
         return found
 
-    def _listed(self, found: dict[str, Path]) -> list[Path]:
-        path = self.root / self.table.list.replace("{split}", self.split)
+    def _listed(self, file: str, found: dict[str, Path]) -> list[Path]:
+        """The images that a list file names, one per line, in its order."""
+        path = self.root / file.replace("{split}", self.split)
         try:
             names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:

@@ -84,7 +84,8 @@ class TrainTransform:
         labels = cv2.resize(labels, size_wh, interpolation=cv2.INTER_NEAREST)
         if self.largest.any() and rng.random() < 0.5:
             changes = rng.uniform(-self.largest, self.largest)
-            image = cv2.transform(image, color_matrix(image, *np.maximum(1 + changes[:3], 0), changes[3]))
+            brightness, contrast, saturation = np.maximum(1 + changes[:3], 0)
+            image = cv2.transform(image, color_matrix(image, brightness, contrast, saturation, changes[3]))
         flip_seed, more_seed = state.generate_state(2).tolist()
         # The draw of albumentations' HorizontalFlip with this seed, which runs so far have been trained with.
         if random.Random(flip_seed).random() < 0.5:

@@ -47,7 +47,10 @@ def _deeplab(channels: list[int], head_channels: int, stride: int) -> nn.Module:
 
 
 def _deeplab_plus(channels: list[int], head_channels: int, stride: int) -> nn.Module:
-    return DeepLabV3PlusDecoder(channels, 5, head_channels, ATROUS_RATES, stride, aspp_separable=True, aspp_dropout=0.5)
+    output_stride = 8 if stride == 8 else 16
+    return DeepLabV3PlusDecoder(
+        channels, 5, head_channels, ATROUS_RATES, output_stride, aspp_separable=True, aspp_dropout=0.5
+    )
 
 
 def _unet(channels: list[int], head_channels: int, stride: int) -> nn.Module:

@@ -460,8 +460,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         merged = _merge(merged, part, whole, source)
         _check_values(OmegaConf.to_object(merged), source)
     config: Any = OmegaConf.to_object(merged)
-    if isinstance(config, SegConfig | DetConfig):  # tried on an image of the size that training makes
-        height, width = config.augment.crop_hw if isinstance(config, SegConfig) else config.model.image_size
+    if kind is not BackboneConfig:  # tried on an image of the size that training makes
+        height, width = config.augment.crop_hw if kind is SegConfig else config.model.image_size
         more.check(config.augment.more, (height, width), f"{path}: augment.more")
     return config
 
@@ -540,9 +540,10 @@ def _check_values(config: Any, source: str) -> None:
 def _check_value(key: str, value: Any, rule: Rule) -> None:
     """Holds a value against its rule; of a mapping, the keys are what is chosen and the values are the numbers."""
     if isinstance(value, dict):
+        valid = rule.choices or ()
         for name in value:
-            if name not in rule.choices:
-                raise InputError(f"{key}.{name} is unknown; {_suggest(name, rule.choices)}")
+            if name not in valid:
+                raise InputError(f"{key}.{name} is unknown; {_suggest(name, valid)}")
     elif rule.choices is not None and value not in rule.choices:
         raise InputError(f"{key} is {value!r}; {_suggest(value, rule.choices)}")
     if rule.length is not None and len(value) != rule.length:

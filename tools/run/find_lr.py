@@ -10,7 +10,7 @@ from tools.io.console import console, progress
 from tools.run.config import AnyConfig, Optim
 from tools.run.curves import draw_lr_range
 from tools.run.log import Log, show
-from tools.run.loop import compiled, make_loader, stop_non_finite
+from tools.run.loop import compiled, make_loader, stop_non_finite, total_loss
 from tools.run.optimizer import set_rate
 from tools.run.order import seed_step
 from tools.run.processes import gather_values, to_device
@@ -52,7 +52,7 @@ def find_lr(config: AnyConfig, accelerator: Accelerator, task: Task, state: Trai
                 task.before_step(step)
             state.parallel.train()
             terms = loss(model, to_device(batch, accelerator.device))
-            total = sum(terms.values())
+            total = total_loss(terms)
             values = gather_values(accelerator, total)
             value = sum(values) / len(values)
             if step and not value < EXPLODED * lowest:  # nor is NaN

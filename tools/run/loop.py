@@ -8,7 +8,9 @@ interrupted goes on as if nothing had happened, at any step and with any number 
 import math
 import time
 from contextlib import ExitStack, closing
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -65,7 +67,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                     task.before_step(state.step)
                 state.parallel.train()
                 terms = loss(model, to_device(batch, accelerator.device))
-                total = sum(terms.values())
+                total = total_loss(terms)
                 values = gather_values(accelerator, total)
                 if not all(math.isfinite(value) for value in values):
                     return stop_non_finite(accelerator, state.step, values, terms, rate)
@@ -107,6 +109,11 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
     return 0
 
 
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of a loss's terms, all scalars."""
+    return reduce(torch.add, terms.values())
+
+
 def make_loader(config: AnyConfig, accelerator: Accelerator, task: Task, start: int) -> DataLoader:
     """Batches of this process's share of the samples, from step `start` to the last."""
     order = SampleOrder(
@@ -131,7 +138,8 @@ def make_loader(config: AnyConfig, accelerator: Accelerator, task: Task, start: 
 def compiled(run: Run, accelerator: Accelerator, model: nn.Module, loss: Loss) -> tuple[nn.Module, Loss]:
     """The model and the loss as a step calls them, with `run.compile` compiled as one."""
     if run.compile and accelerator.num_processes > 1:
-        return torch.compile(model), loss  # the gradients' exchange is no part of a graph
+        parallel: Any = torch.compile(model)
+        return parallel, loss  # the gradients' exchange is no part of a graph
     if run.compile:
         return model, torch.compile(loss, dynamic=False)
     return model, loss

@@ -1,5 +1,7 @@
 """The optimizer of a run and the average of its weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -30,12 +32,12 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and norm statistics; its decay rises to `decay` over the first steps."""
 
-    def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor | int) -> None:
+    def update(averages: Any, currents: Any, num_averaged: Tensor | int) -> None:
         count = int(num_averaged)
         weight = 1 - min(decay, (1 + count) / (10 + count))
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, weight)
+            torch._foreach_lerp_(averages, currents, weight)  # pyright: ignore[reportPrivateImportUsage]
         else:
-            torch._foreach_copy_(averages, currents)
+            torch._foreach_copy_(averages, currents)  # pyright: ignore[reportPrivateImportUsage]
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

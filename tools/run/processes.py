@@ -52,7 +52,8 @@ def gather_values(accelerator: Accelerator, value: Tensor) -> list[float]:
     """The scalar of every process, in their order, on every process; faster than `gather_parts`."""
     if accelerator.num_processes == 1:
         return [value.item()]
-    return accelerator.gather(value.detach().reshape(1)).tolist()
+    values: Any = accelerator.gather(value.detach().reshape(1))
+    return values.tolist()
 
 
 def single_thread(worker: int) -> None:

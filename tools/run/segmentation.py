@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -50,7 +52,8 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         terms = {f"{name}_loss": term(logits, batch.labels) for name, term in losses.items()}
         if extra is not None:
             factor = config.loss_settings.auxiliary
-            terms["auxiliary_loss"] = factor * sum(term(extra, batch.labels) for term in losses.values())
+            second = [term(extra, batch.labels) for term in losses.values()]
+            terms["auxiliary_loss"] = factor * reduce(torch.add, second)
         return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:

@@ -36,7 +36,7 @@ class TrainingState:
         if run.sync_norm and accelerator.num_processes > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         layout = torch.channels_last if run.channels_last else torch.preserve_format
-        self.model = model.to(accelerator.device, memory_format=layout)
+        self.model = model.to(accelerator.device).to(memory_format=layout)
         # Copied before accelerate wraps `forward`, which would make the copy call the original.
         self.average = make_average(self.model, optim.ema) if optim.ema else None
         self.parallel, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, optim))

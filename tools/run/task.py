@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+
+from backbone.data.folder import ImageFolder
+from det.data.coco import CocoDetection
+from seg.data.dataset import SegDataset
 
 Loss = Callable[[nn.Module, Any], dict[str, Tensor]]
 """(model, batch on the device) -> terms, scalars by name, which are added up."""
+
+TaskDataset = SegDataset | CocoDetection | ImageFolder
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,8 @@ class Task:
 
     model: nn.Module
     load_weights: Callable[[str], str]  # loads a file into `model` and says what was found in it
-    train_set: Dataset
-    val_set: Dataset
+    train_set: TaskDataset
+    val_set: TaskDataset
     collate: Callable[[list], Any]  # samples of `train_set` -> a batch, a (nested) NamedTuple of tensors
     loss: Loss
     evaluate: Callable[[nn.Module], dict[str, float]]  # metrics of a model; every process calls it

@@ -37,10 +37,13 @@ def evaluate_model(
         description: `mean`, `std` and `score` of the model, as its weights file has them.
         workers: loader processes.
     """
+    assert isinstance(model, det.Detector)
     indices = shard(accelerator, len(dataset))
     loader = each_once(dataset, indices=indices, batch=BATCH, collate=det.collate, workers=workers)
     nms_iou = description.get("nms_iou", det.NMS_IOU)  # only converted files name it
-    finish = det.PostProcess(description["score"], model.background, nms_iou=nms_iou, resize=model.resize)
+    finish = det.PostProcess(
+        description["score"], model.background, nms_iou=nms_iou, resize=model.resize, decode=model.head.decode
+    )
     results = []
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(indices))

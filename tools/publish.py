@@ -24,6 +24,8 @@ LICENCE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 NAME = re.compile(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*")
 """What the hub allows as an account's or a repository's name."""
 LONGEST_NAME = 96
+SIGN = b"\nlibrary_name: taproot\n"
+"""What every card of ours has in it: without it a folder is somebody's own, whose files are not ours to replace."""
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -67,8 +69,13 @@ def check_out(arguments: argparse.Namespace) -> None:
     for path in (arguments.weights, arguments.metrics, arguments.report, arguments.image):
         if path is not None and out.resolve() in path.resolve().parents and path.exists():
             raise InputError(f"{out}: has {path} in it, which is read; give another folder")
-    if out.is_dir() and any(out.iterdir()) and not arguments.overwrite:
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not arguments.overwrite:
         raise InputError(f"{out}: is not empty; give another folder, or --overwrite")
+    card = out / "README.md"
+    if not card.is_file() or SIGN not in card.read_bytes():
+        raise InputError(f"{out}: holds files that are not of this command, which --overwrite would lose; give another")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -277,6 +277,7 @@ def test_bad_input_is_refused_before_anything_is_written(scored, tmp_path):
         (tmp_path / "none.safetensors", out, [], "no such weights file"),
         (cut, out, [], "not a safetensors file"),
         (weights, tmp_path / "full", [], "is not empty"),
+        (weights, tmp_path / "full", ["--overwrite"], "not of this command"),
         (weights, tmp_path / "full/file", [], "is a file"),
         (weights, weights.parent, ["--overwrite"], "which is read"),
         (weights, out, ["--image", tmp_path / "none.jpg"], "none.jpg"),

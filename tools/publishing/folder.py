@@ -16,7 +16,7 @@ from backbone.errors import InputError
 from backbone.weights.description import FORMAT
 from backbone.weights.names import TERMS, is_name
 from backbone.weights.names import terms as terms_of_name
-from tools.io.files import replace_file
+from tools.io.files import open_folder, replace_file
 from tools.io.model_file import load_description, save_model
 from tools.predict import load, load_model
 from tools.publishing.card import EXAMPLE, FILES, Card, default_name, slug, write_card
@@ -156,6 +156,7 @@ def _write(
     frame_bgr: np.ndarray | None,
 ) -> None:
     """Writes all files, and removes those of an earlier publication that this one has not."""
+    open_folder(out)
     for stale in {*FILES, EXAMPLE} - set(card.files):
         (out / stale).unlink(missing_ok=True)
     stated = {"licence": card.licence, "data": card.data, "data_terms": card.terms}

@@ -42,7 +42,9 @@ def frozen_modules(body: Network, freeze: str | None) -> list[nn.Module]:
     if freeze == "stem":
         return [body.stem]
     if freeze not in body.blocks:
-        raise InputError(f"run.freeze is {freeze}, but the body that this model builds ends at block {len(body.blocks)}")
+        raise InputError(
+            f"run.freeze is {freeze}, but the body that this model builds ends at block {len(body.blocks)}"
+        )
     return [body.stem, *(block for number, block in body.blocks.items() if int(number) <= int(freeze))]
 
 

@@ -73,9 +73,7 @@ def test_only_blocks_that_are_built_can_be_frozen(model):
 
 
 @pytest.mark.parametrize("freeze", ["body", "3"])
-def test_frozen_layers_keep_weights_and_statistics_exactly_and_so_does_their_average(
-    finished, world, tmp_path, freeze
-):
+def test_frozen_layers_keep_weights_and_statistics_exactly_and_so_does_their_average(finished, world, tmp_path, freeze):
     main, arguments = start(finished, world, tmp_path / "run", f"run.freeze={freeze}", "run.steps=3")
     assert main(arguments) == 0
     before, after = finished["seg"] / "best.safetensors", tmp_path / "run" / "best.safetensors"

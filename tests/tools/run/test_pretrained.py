@@ -83,9 +83,7 @@ def test_files_of_ours_tell_theirs(tmp_path):
     arguments = {"backbone": "mobilenet_v3_small", "num_classes": 3, "padding": "same"}
     description = {"task": "segmentation", "model": arguments, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     save_model(tmp_path / "own.safetensors", seg.create("lraspp", **arguments), description)
-    config = BackboneConfig(
-        model=BackboneModel(name="mobilenet_v3_small"), weights=str(tmp_path / "own.safetensors")
-    )
+    config = BackboneConfig(model=BackboneModel(name="mobilenet_v3_small"), weights=str(tmp_path / "own.safetensors"))
     assert settled(config)[:3] == ("same", [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 

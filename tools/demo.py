@@ -51,15 +51,18 @@ def main(argv: list[str] | None = None) -> int:
     step(make_demo_data.main, "make_demo_data", ["--out", str(data), *(SHORT_DATA if short else [])])
     for form in forms:
         seg_run, det_run = out / f"seg{form}", out / f"det{form}"
-        weights = [seg_run / "best.safetensors", det_run / "best.safetensors"]
         seg_keys = [f"data.root={data / 'cityscapes'}", f"run.out={seg_run}", *(SHORT_SEG if short else [])]
         step(train_seg.main, "train_seg", [f"configs/demo/seg{form}.yaml", *seg_keys, *go_on(seg_run)])
         det_keys = [f"data.root={data / 'coco'}", f"run.out={det_run}", *(SHORT_DET if short else [])]
         if form == SCRATCH:
-            det_keys.append(f"weights={weights[0]}")
+            det_keys.append(f"weights={seg_run / 'best.safetensors'}")
         step(train_det.main, "train_det", [f"configs/demo/det{form}.yaml", *det_keys, *go_on(det_run)])
-        step(eval_seg.main, "eval_seg", ["--weights", str(weights[0]), "--data", str(data / "cityscapes")])
-        step(eval_det.main, "eval_det", ["--weights", str(weights[1]), "--data", str(data / "coco")])
+        seg_weights, det_weights = (str(folder / "best.safetensors") for folder in (seg_run, det_run))
+        step(eval_seg.main, "eval_seg", ["--weights", seg_weights, "--data", str(data / "cityscapes")])
+        step(eval_det.main, "eval_det", ["--weights", det_weights, "--data", str(data / "coco")])
+    form = forms[-1]
+    runs = [out / f"seg{form}", out / f"det{form}"]
+    weights = [folder / "best.safetensors" for folder in runs]
     models = [argument for path in weights for argument in ("--weights", str(path))]
     clip, sheet = out / f"street{form}.mp4", out / f"result{form}.png"
     step(video.main, "video", [*models, "--source", str(data / "street.mp4"), "--output", str(clip), "--overwrite"])
@@ -68,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     miou, ap50 = scores(out, forms, "seg", "miou"), scores(out, forms, "det", "AP50")
     console.rule("done")
     for line in (
-        f"segmenter: mIoU over the classes present {miou}; curves {seg_run / 'curves.png'}",
-        f"detector:  AP50 {ap50}; curves {det_run / 'curves.png'}",
+        f"segmenter: mIoU over the classes present {miou}; curves {runs[0] / 'curves.png'}",
+        f"detector:  AP50 {ap50}; curves {runs[1] / 'curves.png'}",
         f"look at    {sheet} and {clip}",
         f"took {time.perf_counter() - start:.0f} s. Next: your own data; see README.md",
     ):

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from torch import nn
 
 from backbone.errors import InputError
-from backbone.network import Network
 from tools.run.config import Optim, Run
 
 
@@ -29,23 +28,25 @@ class Layers(NamedTuple):
         return self.factor
 
 
-def frozen_modules(body: Network, freeze: str | None) -> list[nn.Module]:
+def frozen_modules(model: nn.Module, freeze: str | None) -> list[nn.Module]:
     """The modules that `run.freeze` names: "body", "stem", or the stem and the blocks up to one of a number.
 
+    Arguments:
+        model: has a `backbone`, a `Network`.
     Raises:
         InputError: the network has no block of this number.
     """
     if freeze is None:
         return []
     if freeze == "body":
-        return [body]
+        return [model.get_submodule("backbone")]
+    stem = model.get_submodule("backbone.stem")
     if freeze == "stem":
-        return [body.stem]
-    if freeze not in body.blocks:
-        raise InputError(
-            f"run.freeze is {freeze}, but the body that this model builds ends at block {len(body.blocks)}"
-        )
-    return [body.stem, *(block for number, block in body.blocks.items() if int(number) <= int(freeze))]
+        return [stem]
+    blocks = dict(model.get_submodule("backbone.blocks").named_children())
+    if freeze not in blocks:
+        raise InputError(f"run.freeze is {freeze}, but the body that this model builds ends at block {len(blocks)}")
+    return [stem, *(block for number, block in blocks.items() if int(number) <= int(freeze))]
 
 
 def frozen_steps(run: Run) -> int:

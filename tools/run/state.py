@@ -41,7 +41,7 @@ class TrainingState:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         layout = torch.channels_last if run.channels_last else torch.preserve_format
         self.model = model.to(accelerator.device).to(memory_format=layout)
-        self.frozen = frozen_modules(self.model.get_submodule("backbone"), run.freeze)
+        self.frozen = frozen_modules(self.model, run.freeze)
         self.frozen_steps = frozen_steps(run)
         self.layers = split_layers(self.model, self.frozen, optim, run)
         # What never thaws needs no gradients, which saves their time. What thaws has them from the start and drops

@@ -47,7 +47,7 @@ def test_without_differences_there_is_one_part_in_the_models_order(model):
 
 def test_parts_differ_by_rate_and_time_and_hold_each_parameter_once(model):
     run, optim = Run(steps=10, freeze="2", freeze_steps=4), Optim(lr=1.0, backbone_lr=0.1)
-    parts = split_layers(model, frozen_modules(model.backbone, run.freeze), optim, run)
+    parts = split_layers(model, frozen_modules(model, run.freeze), optim, run)
     assert [part[1:] for part in parts] == [(0.1, 4), (0.1, 0), (1.0, 0)]
     everything = [id(parameter) for part in parts for parameter in part.parameters]
     assert sorted(everything) == sorted(map(id, model.parameters()))
@@ -65,11 +65,11 @@ def test_what_thaws_warms_up_again():
 
 
 def test_only_blocks_that_are_built_can_be_frozen(model):
-    assert frozen_modules(model.backbone, "body") == [model.backbone]
-    assert frozen_modules(model.backbone, "stem") == [model.backbone.stem]
-    assert len(frozen_modules(model.backbone, "11")) == 12
+    assert frozen_modules(model, "body") == [model.backbone]
+    assert frozen_modules(model, "stem") == [model.backbone.stem]
+    assert len(frozen_modules(model, "11")) == 12
     with pytest.raises(InputError, match=r"run\.freeze is 12, but the body that this model builds ends at block 11"):
-        frozen_modules(model.backbone, "12")
+        frozen_modules(model, "12")
 
 
 @pytest.mark.parametrize("freeze", ["body", "3"])

@@ -55,9 +55,8 @@ def settle(config: Config) -> Settled:
         ]
         if config.optim.lr is None:
             notes.append(f"learning rate {LR_FROM_WEIGHTS:g}, the default with weights; optim.lr sets another")
-    name = config.model.name if isinstance(config, BackboneConfig) else config.model.backbone
     values = {
-        "model.padding": found.padding or backbones.architecture(name).padding,
+        "model.padding": found.padding or backbones.architecture(_architecture(config)).padding,
         "mean": found.mean,
         "std": found.std,
         "optim.lr": LR if config.weights is None else LR_FROM_WEIGHTS,
@@ -94,8 +93,14 @@ def expected(config: SegConfig | DetConfig | BackboneConfig) -> Expected:
         if any(name.startswith(PUBLISHED_HEADS) for name in names):
             found = (seg if isinstance(config, SegConfig) else det).from_weights(weights)
             return Expected(found.arguments.get("padding", "symmetric"), list(found.mean), list(found.std))
-    images = expected_preprocessing(weights)
-    return Expected(expected_padding(weights), list(images.mean), list(images.std))
+    name = _architecture(config)
+    images = expected_preprocessing(weights, name=name)
+    return Expected(expected_padding(weights, name=name), list(images.mean), list(images.std))
+
+
+def _architecture(config: SegConfig | DetConfig | BackboneConfig) -> str:
+    """The name of an experiment's backbone, or its network in strings."""
+    return config.model.name if isinstance(config, BackboneConfig) else config.model.backbone
 
 
 def _fill(config: Config, values: dict[str, Any]) -> Config:

@@ -87,6 +87,13 @@ def test_files_of_ours_tell_theirs(tmp_path):
     assert settled(config)[:3] == ("same", [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
+def test_bare_weights_of_a_width_that_nobody_publishes_are_taken(tmp_path):
+    network = backbone.create("mobilenet_v3_small", width=0.6, taps=("last",))
+    torch.save(network.state_dict(), tmp_path / "bare.pth")
+    config = SegConfig(model=SegModel(backbone="mobilenet_v3_small", width=0.6), weights=str(tmp_path / "bare.pth"))
+    assert settled(config)[:2] == ("symmetric", [0.485, 0.456, 0.406])
+
+
 def test_weights_that_are_not_there_are_one_line():
     with pytest.raises(InputError, match="no such weights file"):
         settle(dataclasses.replace(LITE, weights="none.pth"))

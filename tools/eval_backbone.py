@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from backbone.data.folder import ImageFolder
     from backbone.data.transforms import eval_transform, shorter_side
     from tools.io.files import open_folder, read_class_names, replace_file
+    from tools.io.model_file import results_folder
     from tools.run.processes import make_accelerator
     from tools.scoring.classification import evaluate_model, load_classifier, write_predictions
     from tools.scoring.metrics_file import Evaluated, finish
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{arguments.weights}: has {outputs} outputs, the data {len(dataset.classes)} classes; "
             "--classes FILE names the class folder of each output"
         )
-    out = arguments.out or arguments.weights.parent
+    out = arguments.out or results_folder(arguments.weights)
     accelerator = make_accelerator()
     if accelerator.is_main_process:
         open_folder(out)

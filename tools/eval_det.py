@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     # After the arguments: torch takes seconds to import.
     import det
     from tools.io.files import open_folder, replace_file
+    from tools.io.model_file import results_folder
     from tools.predict import load_model
     from tools.run.processes import make_accelerator
     from tools.scoring.detection import evaluate_model, print_metrics, split_metrics
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     from tools.scoring.report_det import write_report
 
     source = arguments.weights or arguments.results
-    out = arguments.out or source.parent
+    out = arguments.out or results_folder(source)
     annotations = det.annotation_file(arguments.data, arguments.split)
     scored = det.is_scored(annotations)
     if not scored and arguments.weights is None:

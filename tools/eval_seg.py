@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     from seg.data.opening import open_data
     from seg.inference import Inference
     from tools.io.files import open_folder
+    from tools.io.model_file import results_folder
     from tools.predict import load_model
     from tools.run.processes import make_accelerator
     from tools.scoring.metrics_file import Evaluated, finish, nested
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             " write --save-predictions DIR with --weights and upload that folder to the test server"
         )
     source = arguments.weights or arguments.predictions
-    out = arguments.out or (source.parent if arguments.weights else source)
+    out = arguments.out or (results_folder(source) if arguments.weights else source)
     accelerator = make_accelerator()
     num_worst = NUM_WORST * arguments.report
     if arguments.weights is not None:

@@ -8,37 +8,32 @@ With --to the files are also copied into a folder, a sub-folder for each name, t
 network; there the file's path stands for the name.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
 from backbone.errors import InputError
 from backbone.weights import names
-from tools.io.console import console, run, table
+from tools.io.console import command_parser, console, run
 from tools.io.files import replace_file
 
-COLUMNS = ["name", "network", "data", "publisher's score", "MB", "licence", "here"]
+NAME_WIDTH = 50
+"""Of the list's column of names, in characters; with what stands behind it a row fits into a terminal of 80."""
 
 
-def listed() -> list[list[str]]:
-    """Rows of text, a row for each name; `COLUMNS` says of what."""
-    return [
-        [
-            published.name,
-            published.network,
-            published.data,
-            published.score,
-            "" if published.megabytes is None else f"{published.megabytes:.1f}",
-            published.licence,
-            _here(published.name),
-        ]
-        for published in names.PUBLISHED
-    ]
+def listed() -> list[str]:
+    """The list: two lines for each name, of which the second says what the weights are."""
+    lines = []
+    for published in names.PUBLISHED:
+        size = "" if published.megabytes is None else f"{published.megabytes:.1f} MB"
+        lines.append(f"{published.name:<{NAME_WIDTH}} {size:>8}  {_here(published.name)}")
+        score = f"{published.data} {published.score}".strip()
+        lines.append(f"    {published.network}; {score}; {published.licence}")
+    return lines
 
 
 def _here(name: str) -> str:
     try:
-        return "no" if names.find(name) is None else "yes"
+        return "to be fetched" if names.find(name) is None else "here"
     except InputError:  # the package that would know is not installed
         return "needs an extra"
 
@@ -67,27 +62,20 @@ def get(name: str, folder: Path | None) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("weights", __doc__)
     commands = parser.add_subparsers(dest="command", metavar="get")
     command = commands.add_parser("get", help="fetch weights that are not here yet, and print their paths")
     command.add_argument("names", nargs="+", metavar="NAME", help="as the list has them, or of their forms")
     command.add_argument("--to", type=Path, metavar="FOLDER", help="also copy the files into this folder")
     arguments = parser.parse_args(argv)
     if arguments.command is None:
-        console.print(table("published weights by name", COLUMNS, listed()))
-        for terms in names.TERMS.values():
-            console.print(terms, soft_wrap=True)
-        console.print(
-            "Also: torchvision/NETWORK.TAG, timm/NETWORK.TAG[@REVISION], hub/OWNER/REPOSITORY[@REVISION]",
-            markup=False,
-            soft_wrap=True,
-        )
+        also = "Also: torchvision/NETWORK.TAG, timm/NETWORK.TAG[@REVISION], hub/OWNER/REPOSITORY[@REVISION]"
+        for line in [*listed(), "", *names.TERMS.values(), also]:
+            console.print(line, soft_wrap=True)
         return 0
     for name in arguments.names:
         path = get(name, arguments.to)
-        console.print(f"{name}: {path}", markup=False, soft_wrap=True)
+        console.print(f"{name}: {path}", soft_wrap=True)
     return 0
 
 

@@ -15,7 +15,7 @@ import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from backbone.errors import InputError
 from backbone.weights.publishers import archives, hub, packages, paddle_files, torchvision_files
@@ -136,7 +136,7 @@ PUBLISHED = (
     Published("tensorflow/ssdlite_v2_coco", "SSDLite, mobilenet_v2", "COCO", "AP 22", None, APACHE),
 )
 
-Source = TypeVar("Source")
+Source = TypeVar("Source", bound=str | Path | Mapping[str, Any])
 
 
 def is_name(text: str | Path) -> bool:

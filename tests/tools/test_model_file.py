@@ -15,9 +15,10 @@ import seg
 from backbone.errors import InputError
 from backbone.weights.description import KEY
 from seg.data import cityscapes
-from tools import eval_backbone, eval_det, eval_seg
+from tools import eval_det, eval_seg
 from tools.io.model_file import find_description, load_description
 from tools.predict import load
+from tools.scoring.classification import load_classifier
 
 NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SMALL = {"backbone": "mobilenet_v3_small_squeeze_first", "width": 0.35}
@@ -83,7 +84,7 @@ def test_a_classifier_of_format_0_is_found_and_scored(tmp_path):
     found = backbone.from_weights(path)
     assert found.name == "mobilenet_v3_small_se_before_activation" and found.classes == ["cat", "dog"]
     assert torch.equal(found.classifier.output.weight, model.output.weight)
-    scored, description = eval_backbone.load_classifier(path)
+    scored, description = load_classifier(path)
     assert torch.equal(scored.output.weight, model.output.weight) and description["size"] == 32
     # The body of any of our files serves a model of another task.
     body = backbone.create("mobilenet_v3_small_se_before_activation", width=0.35)

@@ -62,12 +62,12 @@ def test_every_name_is_listed_with_whether_it_is_here(server, monkeypatch, capsy
     names.resolve(LRASPP)
     assert run(monkeypatch) == 0
     shown = capsys.readouterr().out
-    rows = {
-        cells[1]: cells[2:-1] for line in shown.splitlines() if len(cells := [c.strip() for c in line.split("│")]) > 2
-    }
+    lines = shown.splitlines()
+    rows = {line.split()[0]: (line, below) for line, below in zip(lines[::2], lines[1::2], strict=False) if line}
     assert {published.name for published in names.PUBLISHED} <= rows.keys()
-    small = ["LR-ASPP, mobilenet_v3_small", "Cityscapes", "mIoU 69.0", "5.0", "Apache-2.0", "yes"]
-    assert rows[LRASPP] == small and rows["deeplab/lraspp_large_cityscapes"][-1] == "no"
+    line, below = rows[LRASPP]
+    assert line.endswith(" 5.0 MB  here") and "to be fetched" in rows["deeplab/lraspp_large_cityscapes"][0]
+    assert below == "    LR-ASPP, mobilenet_v3_small; Cityscapes mIoU 69.0; Apache-2.0"
     assert "non-commercial use only: https://www.cityscapes-dataset.com/license" in shown
     assert not server.asked.keys() - {"/small.tgz"}
 

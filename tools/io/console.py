@@ -55,7 +55,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A table whose first column is text, aligned left, and whose others are numbers; `console` prints it."""
     drawn = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if position == 0 else "right")
+        drawn.add_column(column, justify="left" if position == 0 else "right", no_wrap=position == 0)
     for row in rows:
         drawn.add_row(*row)
     return drawn

@@ -2,13 +2,14 @@
 
 import gzip
 import hashlib
+import io
 import re
 import shutil
 import tarfile
 import tempfile
 import zlib
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from backbone.errors import InputError
@@ -96,13 +97,13 @@ def _folder(name: str) -> Path:
     return cache.ours() / name
 
 
-class _Bounded:
+class _Bounded(io.BufferedIOBase):
     """A stream that ends with an error instead of giving more than `MAX_BYTES`."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: gzip.GzipFile) -> None:
         self.stream, self.left = stream, MAX_BYTES
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         found = self.stream.read(size)
         self.left -= len(found)
         if self.left < 0:
@@ -151,5 +152,7 @@ def _extract(archive: Path, folder: Path, members: re.Pattern[str]) -> None:
             target = folder / Path(member.name).name
             if target.exists():
                 raise tarfile.TarError(f"it has {target.name} twice")
+            stored = tar.extractfile(member)
+            assert stored is not None  # it is a regular file
             with open(target, "wb") as file:
-                shutil.copyfileobj(tar.extractfile(member), file)
+                shutil.copyfileobj(stored, file)

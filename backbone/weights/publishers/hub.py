@@ -53,7 +53,7 @@ def fetch(name: str) -> Path:
         path = Path(hf_hub_download(repository, FILE, revision=revision))
     except InputError:
         raise
-    except (OSError, ValueError, errors.HTTPError) as error:
+    except (OSError, ValueError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage] - httpx's
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise InputError(
             f"{name}: {FILE} is not on this machine and did not arrive from {address} ({reason}); fetch it by other "

@@ -17,10 +17,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.config.run.compile and arguments.config.model.drop_block:
         raise InputError("run.compile with model.drop_block: its probability changes in every step; choose one of them")
-    from tools.run.classification import make_task, with_normalisation
+    from tools.run.classification import make_task
     from tools.run.runner import run_task
 
-    return run_task(make_task, arguments._replace(config=with_normalisation(arguments.config)))
+    return run_task(make_task, arguments)
 
 
 if __name__ == "__main__":

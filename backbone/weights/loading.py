@@ -221,8 +221,12 @@ def from_weights(source: Source, *, padding: str | None = None, norm_eps: float 
     return Pretrained(model, name, width, layout.name, *inputs, classes, arguments)
 
 
-def expected_preprocessing(source: Source) -> Preprocessing:
+def expected_preprocessing(source: Source, *, name: str | None = None) -> Preprocessing:
     """The images that weights expect, be they of one of our models or of a published classifier or body.
+
+    Arguments:
+        source: a weights file or a state dict.
+        name: of the weights' architecture, where it is known; by default it is recognised by its channels.
 
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
@@ -231,15 +235,16 @@ def expected_preprocessing(source: Source) -> Preprocessing:
     layout, description = _recognise(source)
     if "mean" in description:
         return _described(description)
-    name = _find_architecture(layout, source_name(source)).name
+    name = name or _find_architecture(layout, source_name(source)).name
     return published_preprocessing(layout, name, _padding(layout, name, source), source)
 
 
-def expected_padding(source: Source) -> str | None:
+def expected_padding(source: Source, *, name: str | None = None) -> str | None:
     """The padding that the weights of a classifier, a body or one of our models were trained with.
 
     It is None where nothing tells, which is so for bare files in our names; timm's files count as symmetric unless
-    their name, or that in the config.json beside them, begins with "tf_".
+    their name, or that in the config.json beside them, begins with "tf_". The arguments are those of
+    `expected_preprocessing`.
 
     Raises:
         InputError: the layout is unknown or cannot be reproduced, or no architecture has these channels.
@@ -247,7 +252,8 @@ def expected_padding(source: Source) -> str | None:
     source = resolve(source)
     layout, _ = _recognise(source)
     if layout.name == "timm":
-        return _padding(layout, _find_architecture(layout, source_name(source)).name, source) or "symmetric"
+        name = name or _find_architecture(layout, source_name(source)).name
+        return _padding(layout, name, source) or "symmetric"
     return layout.padding
 
 

@@ -30,6 +30,7 @@ from tools.predict import load
 from tools.run import checkpoint, classification
 from tools.run.config import BackboneConfig
 from tools.run.curves import draw_lr_range
+from tools.run.pretrained import settle
 from tools.scoring.classification import load_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -181,9 +182,9 @@ def test_inputs_are_normalised_as_the_start_weights_expect(images, tmp_path):
     assert train_backbone.main([str(run / "config.yaml"), "--resume"]) == 0
 
     own = BackboneConfig(weights=str(run / "best.safetensors"), std=[1.0, 1.0, 1.0])
-    filled = classification.with_normalisation(own)
+    filled = settle(own).config
     assert (filled.mean, filled.std) == (mean, [1.0, 1.0, 1.0])
-    filled = classification.with_normalisation(BackboneConfig())
+    filled = settle(BackboneConfig()).config
     assert (filled.mean, filled.std) == (list(Preprocessing().mean), list(Preprocessing().std))
 
 

@@ -50,7 +50,7 @@ def make_step(samples: list[det.Sample], *, compiled: bool) -> Callable[[], None
     torch.manual_seed(0)
     model = det.create(num_classes=NUM_CLASSES + 1, variant="torchvision").to(memory_format=torch.channels_last)
     criterion = det.DetectionLoss("softmax", background=True)
-    optimizer = make_optimizer(model, Optim(name="sgd", lr=0.01))
+    optimizer = make_optimizer([model.parameters()], Optim(name="sgd", lr=0.01))
 
     def loss(model: nn.Module, batch: det.Batch) -> dict[str, torch.Tensor]:
         images = normalise(batch.images, (0.5,) * 3, (0.5,) * 3)

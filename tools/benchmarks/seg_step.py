@@ -93,7 +93,7 @@ def make_step(contender: str, size_hw: tuple[int, int], batch: int) -> Callable[
     else:
         plain = seg.create(variant="torchvision").train().to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-        optimizer = make_optimizer(plain, Optim(name="sgd", lr=0.01, weight_decay=1e-6))
+        optimizer = make_optimizer([plain.parameters()], Optim(name="sgd", lr=0.01, weight_decay=1e-6))
         stepped = torch.compile(plain) if contender == COMPILED else plain
 
         def loss() -> torch.Tensor:

@@ -15,8 +15,6 @@ from backbone.data.folder import ImageFolder, Sample, collate
 from backbone.data.transforms import eval_transform, train_transform
 from backbone.inference import normalise
 from backbone.weights.layouts import recognise
-from backbone.weights.loading import expected_preprocessing
-from backbone.weights.preprocessing import Preprocessing
 from tools.io.model_file import find_description
 from tools.run.config import BackboneConfig
 from tools.run.task import Task
@@ -24,7 +22,7 @@ from tools.scoring.classification import evaluate_model
 
 
 def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
-    """The data, model and loss of an experiment whose normalisation `with_normalisation` has filled in.
+    """The data, model and loss of a settled experiment.
 
     Raises:
         InputError: the data cannot be read, or the settings do not fit it.
@@ -97,14 +95,6 @@ def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
         notes=(f"{num_classes} classes",),
         before_step=schedule_drop_block,
     )
-
-
-def with_normalisation(config: BackboneConfig) -> BackboneConfig:
-    """The config with the inputs' mean and deviation filled in where it leaves them to the weights."""
-    if config.mean is not None and config.std is not None:
-        return config
-    inputs = Preprocessing() if config.weights is None else expected_preprocessing(config.weights)
-    return dataclasses.replace(config, mean=config.mean or list(inputs.mean), std=config.std or list(inputs.std))
 
 
 def load_start(model: backbone.Classifier, path: str, classes: list[str]) -> str:

@@ -65,6 +65,16 @@ def check_architecture(value: str) -> None:
         raise InputError(f"{value!r} is no architecture; {_suggest(value, sorted(ARCHITECTURES))}")
 
 
+def check_freeze(value: str) -> None:
+    """Refuses what names no part of a network that can be frozen; which blocks there are, the network says.
+
+    Raises:
+        InputError: the message lists what there is.
+    """
+    if value not in ("body", "stem") and not (value.isdecimal() and int(value) > 0):
+        raise InputError(f"{value!r} is no part of a network; valid: body, stem, or the number of a block")
+
+
 TAILS = sorted({tail for architecture in ARCHITECTURES.values() for tail in tails(architecture)})
 """The last stages that some architecture has; which ones a given architecture has, its table says."""
 
@@ -75,6 +85,9 @@ BELOW_1 = (0, 0.99)
 WIDTH = (0.1, 8)
 MEAN = (0, 1)
 STD = (1e-6, 1e3)
+
+LR, LR_FROM_WEIGHTS = 0.002, 0.001
+"""The learning rates of `optim.lr` left null, from scratch and from weights."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +132,11 @@ class SegModel:
         0.0, "probability of leaving out a channel before the classifying convolution", limits=BELOW_1
     )
     auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
-    padding: str = knob(
-        "symmetric", "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads", choices=PADDINGS
+    padding: str | None = knob(
+        None,
+        "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else "
+        "the architecture's",
+        choices=PADDINGS,
     )
     align_corners: bool = knob(False, "of lraspp: resize maps with aligned corners, as DeepLab's checkpoints need")
 
@@ -177,7 +193,12 @@ class DetModel:
     )
     taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
     head_channels: int = knob(128, "channels of the merged maps, ssdlite_fpn only", limits=(1, 4096))
-    padding: str = knob("symmetric", "of strided convolutions: symmetric, or same as TensorFlow pads", choices=PADDINGS)
+    padding: str | None = knob(
+        None,
+        "of strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else the "
+        "architecture's",
+        choices=PADDINGS,
+    )
     image_size: list[int] = knob([320, 320], "height and width of the network's input", limits=(1, 65536), length=2)
     resize: str = knob(
         "stretch", "how an image becomes the input: stretch, or letterbox (on grey)", choices=det_options.RESIZES
@@ -227,7 +248,11 @@ class BackboneModel:
         "mobilenet_v3_large", "architecture that tools.summary lists, or one in strings", check=check_architecture
     )
     width: float = knob(1.0, "multiplies all channels", limits=WIDTH)
-    padding: str = knob("symmetric", "symmetric, or same as TensorFlow pads", choices=PADDINGS)
+    padding: str | None = knob(
+        None,
+        "symmetric, or same as TensorFlow pads; by default the weights', else the architecture's",
+        choices=PADDINGS,
+    )
     tail: str = knob("full", "full; of MobileNetV3 also detection or segmentation", choices=TAILS)
     fixed_stem: bool = knob(False, "the stem's channels do not follow the width, as in some published narrow networks")
     hidden: int | None = knob(
@@ -266,7 +291,12 @@ class BackboneLoss:
 @dataclass(frozen=True)
 class Optim:
     name: str = knob("adamw", "adamw, sgd or rmsprop", choices=("sgd", "rmsprop", "adamw"))
-    lr: float = knob(0.002, "highest learning rate", limits=(0, 100))
+    lr: float | None = knob(
+        None, f"highest learning rate; by default {LR}, with weights {LR_FROM_WEIGHTS}", limits=(0, 100)
+    )
+    backbone_lr: float | None = knob(
+        None, "factor of the backbone's learning rate, below 1 for pretrained layers; by default 1", limits=(0, 100)
+    )
     lr_for_batch: int | None = knob(
         None, "lr is meant for this batch and grows with run.batch; by default as given", limits=(1, 65536)
     )
@@ -305,6 +335,14 @@ class Run:
     out: str = knob("runs/experiment", "folder of the run: config.yaml, log.csv, last.pt, best.safetensors, curves.png")
     steps: int = knob(1000, "optimiser steps", limits=COUNT)
     batch: int = knob(16, "images per step, over all processes", limits=(1, 65536))
+    freeze: str | None = knob(
+        None,
+        "layers that keep the weights' values and statistics: body, stem, or up to the block of this number",
+        check=check_freeze,
+    )
+    freeze_steps: int | None = knob(
+        None, "thaw them after so many steps, with a warm-up of their own; by default never", limits=COUNT
+    )
     seed: int = knob(0, "fixes the order of samples, augmentation, initial weights and dropout", limits=(0, 2**32 - 1))
     eval_every: int = knob(500, "steps between evaluations; the last step is always evaluated", limits=COUNT)
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
@@ -324,7 +362,7 @@ class SegConfig:
     data: SegData = field(default_factory=SegData)
     model: SegModel = field(default_factory=SegModel)
     weights: str | None = knob(
-        None, "start from this file: a backbone's (ours, torchvision's, timm's) or a whole model's"
+        None, "start from this file, or from a name that tools.weights lists: a backbone's or a whole model's"
     )
     augment: SegAugment = field(default_factory=SegAugment)
     loss: dict[str, float] = knob(
@@ -334,8 +372,10 @@ class SegConfig:
         choices=seg_options.LOSSES,
     )
     loss_settings: SegLoss = field(default_factory=SegLoss)
-    mean: list[float] = knob([0.485, 0.456, 0.406], "input normalisation, RGB in 0..1", limits=MEAN, length=3)
-    std: list[float] = knob([0.229, 0.224, 0.225], "input normalisation, RGB in 0..1", limits=STD, length=3)
+    mean: list[float] | None = knob(
+        None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
+    )
+    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -347,12 +387,14 @@ class DetConfig:
     data: DetData = field(default_factory=DetData)
     model: DetModel = field(default_factory=DetModel)
     weights: str | None = knob(
-        None, "start from this file: a backbone's (ours, torchvision's, timm's) or a whole model's"
+        None, "start from this file, or from a name that tools.weights lists: a backbone's or a whole model's"
     )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
-    mean: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1", limits=MEAN, length=3)
-    std: list[float] = knob([0.5, 0.5, 0.5], "input normalisation, RGB in 0..1", limits=STD, length=3)
+    mean: list[float] | None = knob(
+        None, "input normalisation, RGB in 0..1; by default the weights', else 0.5", limits=MEAN, length=3
+    )
+    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -364,12 +406,14 @@ class BackboneConfig:
     data: BackboneData = field(default_factory=BackboneData)
     model: BackboneModel = field(default_factory=BackboneModel)
     weights: str | None = knob(
-        None, "start from this file, ours or published; an output layer for other classes is re-initialised"
+        None,
+        "start from this file, ours or published, or from a name that tools.weights lists; an output layer for other "
+        "classes is re-initialised",
     )
     augment: BackboneAugment = field(default_factory=BackboneAugment)
     loss: BackboneLoss = field(default_factory=BackboneLoss)
     mean: list[float] | None = knob(
-        None, "input normalisation, RGB in 0..1; by default the weights', or ImageNet's", limits=MEAN, length=3
+        None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
     )
     std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
     optim: Optim = field(default_factory=Optim)
@@ -384,6 +428,9 @@ RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200"
 
 FREE_ON_RESUME = ("data.workers", "data.prepared", "run.out", "run.save_every", "run.log_every", "run.eval_every")
 """Keys that may change when a run goes on, as they do not change its weights."""
+
+SETTLED = ("model.padding", "mean", "std", "optim.lr", "optim.backbone_lr")
+"""Keys that a new run settles where they are null (`pretrained.settle`); a resumed one takes what was settled."""
 
 
 class Arguments(NamedTuple, Generic[Config]):
@@ -423,7 +470,7 @@ def parse_arguments(
     config = load(kind, find_config(arguments.config), [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
     if arguments.find_lr:
         config = replace(config, run=replace(config.run, out=str(Path(config.run.out) / "find_lr")))
-        lowest, highest = config.optim.min_lr, config.optim.lr
+        lowest, highest = config.optim.min_lr, config.optim.lr or 0
         if not 0 < lowest < highest:
             raise InputError(f"optim.min_lr {lowest:g} must lie between 0 and optim.lr {highest:g} for a range test")
     if arguments.print_config:
@@ -463,6 +510,10 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
     if kind is not BackboneConfig:  # tried on an image of the size that training makes
         height, width = config.augment.crop_hw if kind is SegConfig else config.model.image_size
         more.check(config.augment.more, (height, width), f"{path}: augment.more")
+    if config.run.freeze is not None and config.weights is None:
+        raise InputError(f"{path}: run.freeze keeps layers as weights made them; give weights too")
+    if config.run.freeze_steps is not None and config.run.freeze is None:
+        raise InputError(f"{path}: run.freeze_steps says when run.freeze ends; give run.freeze too")
     return config
 
 

@@ -18,12 +18,13 @@ from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model
 
 
 def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
-    """The data, model and loss of an experiment.
+    """The data, model and loss of a settled experiment.
 
     Raises:
         InputError: the data cannot be read, or the settings do not fit it.
     """
-    size = config.model.image_size
+    size, mean, std = config.model.image_size, config.mean, config.std
+    assert mean is not None and std is not None
     train_set = make_train_set(config)
     val_set = det.CocoDetection(
         config.data.root,
@@ -44,15 +45,15 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         "classes": train_set.classes,
         "category_ids": train_set.category_ids,
         "score": SCORE_OF_LOSS[config.loss.kind],
-        "mean": config.mean,
-        "std": config.std,
+        "mean": mean,
+        "std": std,
     }
     criterion = det.DetectionLoss(background=model.background, **dataclasses.asdict(config.loss))
     sizes_hw = training_sizes(size, config.augment.input_scale)
     anchors = {size_hw: model.anchors_for(size_hw).to(accelerator.device) for size_hw in sizes_hw}
 
     def loss(model: nn.Module, batch: det.Batch) -> dict[str, Tensor]:
-        images = normalise(batch.images, config.mean, config.std, channels_last=config.run.channels_last)
+        images = normalise(batch.images, mean, std, channels_last=config.run.channels_last)
         # Torch's generator is seeded by the step; it is left alone where there is nothing to draw.
         size_hw = sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
         images, targets = det.scale_batch(images, batch.targets, size_hw)

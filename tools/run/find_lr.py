@@ -11,7 +11,6 @@ from tools.run.config import AnyConfig, Optim
 from tools.run.curves import draw_lr_range
 from tools.run.log import Log, show
 from tools.run.loop import compiled, make_loader, stop_non_finite, total_loss
-from tools.run.optimizer import set_rate
 from tools.run.order import seed_step
 from tools.run.processes import gather_values, to_device
 from tools.run.signals import StopSignal
@@ -24,6 +23,7 @@ EXPLODED = 4
 
 def range_rate(optim: Optim, step: int, steps: int) -> float:
     """The rate of step 0..steps-1, which rises from min_lr to lr by the same factor in each step."""
+    assert optim.lr is not None  # `parse_arguments` checks it
     return optim.min_lr * (optim.lr / optim.min_lr) ** (step / max(1, steps - 1))
 
 
@@ -46,11 +46,10 @@ def find_lr(config: AnyConfig, accelerator: Accelerator, task: Task, state: Trai
         line = bar.add_task("range test", total=run.steps, note="", visible=is_main)
         for step, batch in enumerate(make_loader(config, accelerator, task, 0)):
             rate = range_rate(optim, step, run.steps)
-            set_rate(state.optimizer, rate)
             seed_step(run, step, accelerator.process_index)
             if task.before_step is not None:
                 task.before_step(step)
-            state.parallel.train()
+            state.prepare_step(step, rate)
             terms = loss(model, to_device(batch, accelerator.device))
             total = total_loss(terms)
             values = gather_values(accelerator, total)
@@ -61,6 +60,7 @@ def find_lr(config: AnyConfig, accelerator: Accelerator, task: Task, state: Trai
                 return stop_non_finite(accelerator, step, values, terms, rate)
             lowest = min(lowest, value)
             accelerator.backward(total)
+            state.drop_frozen_gradients(step)
             if optim.clip:
                 accelerator.clip_grad_norm_(state.parallel.parameters(), optim.clip)
             state.optimizer.step()

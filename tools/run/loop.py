@@ -23,7 +23,6 @@ from tools.run.config import AnyConfig, Run
 from tools.run.curves import draw_curves
 from tools.run.evaluation import evaluate_and_keep_best, evaluation_is_due, evaluation_is_missing
 from tools.run.log import Log, show
-from tools.run.optimizer import set_rate
 from tools.run.order import SampleOrder, seed_step
 from tools.run.processes import gather_parts, gather_values, single_thread, to_device
 from tools.run.schedule import for_batch, learning_rate
@@ -61,17 +60,17 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
             clock, timed_from = time.perf_counter(), first
             for batch in loader:
                 rate = learning_rate(optim, state.step, run.steps)
-                set_rate(state.optimizer, rate)
                 seed_step(run, state.step, process)
                 if task.before_step is not None:
                     task.before_step(state.step)
-                state.parallel.train()
+                state.prepare_step(state.step, rate)
                 terms = loss(model, to_device(batch, accelerator.device))
                 total = total_loss(terms)
                 values = gather_values(accelerator, total)
                 if not all(math.isfinite(value) for value in values):
                     return stop_non_finite(accelerator, state.step, values, terms, rate)
                 accelerator.backward(total)
+                state.drop_frozen_gradients(state.step)
                 if optim.clip:
                     accelerator.clip_grad_norm_(state.parallel.parameters(), optim.clip)
                 state.optimizer.step()

@@ -1,5 +1,6 @@
 """The optimizer of a run and the average of its weights."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,13 +10,19 @@ from torch.optim.swa_utils import AveragedModel
 from tools.run.config import Optim
 
 
-def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """The optimizer, with weight decay on weights of convolutions and linear layers only."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(parts: Sequence[Iterable[nn.Parameter]], optim: Optim) -> torch.optim.Optimizer:
+    """The optimizer, with weight decay on weights of convolutions and linear layers only.
+
+    Arguments:
+        parts: parameters that have a learning rate in common; each part becomes two groups, with and without decay.
+    """
+    assert optim.lr is not None  # `pretrained.settle` fills it in
+    groups: list[dict[str, Any]] = []
+    for parameters in map(list, parts):
+        decayed, others = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
+        groups += [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # On a CPU one fused pass saves 20 ms of each AdamW step. On a GPU it would hide skipped steps from accelerate.
-    fused = all(p.device.type == "cpu" for p in decayed)
+    fused = all(p.device.type == "cpu" for group in groups for p in group["params"])
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
     if optim.name == "rmsprop":
@@ -23,9 +30,9 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=optim.lr, fused=fused)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step."""
-    for group in optimizer.param_groups:
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """The learning rate of the next step, of each of the parts that `make_optimizer` got."""
+    for group, rate in zip(optimizer.param_groups, (rate for rate in rates for _ in range(2)), strict=True):
         group["lr"] = rate
 
 

@@ -1,20 +1,22 @@
-"""What weights need follows them into an experiment: the padding of the network, and the normalisation of its inputs.
+"""What a start from weights asks of an experiment: padding, normalisation of inputs, and learning rates that suit it.
 
-A key that is given goes before the weights, and what contradicts them is said; where neither decides, the architecture
-does for the padding, and the task for the normalisation.
+Padding and normalisation follow the weights without being asked for; a key that is given goes before them, and what
+contradicts the weights is said. Where there are none, the architecture decides on the padding and the task on the
+normalisation. The norms' epsilon is no key of segmenters and detectors: loading scales their norms so that they compute
+what they did with the epsilon that the weights were trained with.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import backbone as backbones
+import det
+import seg
 from backbone.weights.loading import expected_padding, expected_preprocessing
 from backbone.weights.preprocessing import Preprocessing
+from backbone.weights.translation import INCEPTION
 from tools.io.model_file import PUBLISHED_HEADS
-from tools.run.config import BackboneConfig, DetConfig, SegConfig
-
-Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
+from tools.run.config import LR, LR_FROM_WEIGHTS, BackboneConfig, Config, DetConfig, SegConfig
 
 
 class Expected(NamedTuple):
@@ -32,31 +34,17 @@ class Settled(NamedTuple):
     notes: list[str]  # what was settled and what contradicts the weights, to be printed
 
 
-def settle(
-    config: Config,
-    *,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
-    whole: Callable[[str], Any] | None = None,
-) -> Settled:
-    """Fills in `model.padding`, `mean` and `std` where they are null.
+def settle(config: Config) -> Settled:
+    """Fills in the keys of `config.SETTLED` where they are null.
 
-    Arguments:
-        mean, std: the task's, where there are no weights; by default ImageNet's. RGB in 0..1.
-        whole: `seg.from_weights` or `det.from_weights`, for published models of the whole task.
     Raises:
         InputError: the weights cannot be fetched or read, or are of no known layout.
     """
-    name = config.model.name if isinstance(config, BackboneConfig) else config.model.backbone
-    architectures = backbones.architecture(name).padding
-    tasks = Preprocessing()
-    found = Expected(None, mean or list(tasks.mean), std or list(tasks.std))
+    found, notes = Expected(None, *task_normalisation(config)), []
     if config.weights is not None:
-        found = expected(config.weights, whole)
-    given = {"model.padding": config.model.padding, "mean": config.mean, "std": config.std}
-    wanted = {"model.padding": found.padding, "mean": found.mean, "std": found.std}
-    notes = []
-    if config.weights is not None:
+        found = expected(config)
+        given = {"model.padding": config.model.padding, "mean": config.mean, "std": config.std}
+        wanted = {"model.padding": found.padding, "mean": found.mean, "std": found.std}
         taken = [f"{key} {_text(wanted[key])}" for key, value in given.items() if value is None and wanted[key]]
         if taken:
             notes.append(f"as {config.weights} expects: {', '.join(taken)}")
@@ -65,26 +53,69 @@ def settle(
             for key, value in given.items()
             if value is not None and wanted[key] is not None and _text(value) != _text(wanted[key])
         ]
-    settled = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, padding=config.model.padding or found.padding or architectures),
-        mean=config.mean or found.mean,
-        std=config.std or found.std,
-    )
-    return Settled(settled, notes)
+        if config.optim.lr is None:
+            notes.append(f"learning rate {LR_FROM_WEIGHTS:g}, the default with weights; optim.lr sets another")
+    values = {
+        "model.padding": found.padding or backbones.architecture(_architecture(config)).padding,
+        "mean": found.mean,
+        "std": found.std,
+        "optim.lr": LR if config.weights is None else LR_FROM_WEIGHTS,
+        "optim.backbone_lr": 1.0,
+    }
+    return Settled(_fill(config, values), notes)
 
 
-def expected(weights: str, whole: Callable[[str], Any] | None) -> Expected:
-    """What a weights file, or a name of published weights, was trained with.
+def settled_before(config: Config, before: dict[str, Any]) -> Config:
+    """Fills in the keys of `config.SETTLED` where they are null with those of the run that goes on.
+
+    Arguments:
+        before: dotted keys and values of that run; one that was started before a key existed lacks it.
+    """
+    return _fill(config, {"optim.backbone_lr": 1.0} | before)
+
+
+def task_normalisation(config: SegConfig | DetConfig | BackboneConfig) -> tuple[list[float], list[float]]:
+    """Mean and deviation, RGB in 0..1, that a task's images are normalised with where there are no weights."""
+    mean, std = INCEPTION if isinstance(config, DetConfig) else Preprocessing()[:2]
+    return list(mean), list(std)
+
+
+def expected(config: SegConfig | DetConfig | BackboneConfig) -> Expected:
+    """What the weights of an experiment, a backbone's or a whole model's, were trained with.
 
     Raises:
-        InputError: it cannot be fetched or read, or is of no known layout.
+        InputError: they cannot be fetched or read, or are of no known layout.
     """
-    if whole is not None and any(name.startswith(PUBLISHED_HEADS) for name in backbones.read_weights(weights)):
-        found = whole(weights)
-        return Expected(found.arguments.get("padding", "symmetric"), list(found.mean), list(found.std))
-    images = expected_preprocessing(weights)
-    return Expected(expected_padding(weights), list(images.mean), list(images.std))
+    weights = config.weights
+    assert weights is not None
+    if not isinstance(config, BackboneConfig):
+        names = backbones.read_weights(weights)
+        if any(name.startswith(PUBLISHED_HEADS) for name in names):
+            found = (seg if isinstance(config, SegConfig) else det).from_weights(weights)
+            return Expected(found.arguments.get("padding", "symmetric"), list(found.mean), list(found.std))
+    name = _architecture(config)
+    images = expected_preprocessing(weights, name=name)
+    return Expected(expected_padding(weights, name=name), list(images.mean), list(images.std))
+
+
+def _architecture(config: SegConfig | DetConfig | BackboneConfig) -> str:
+    """The name of an experiment's backbone, or its network in strings."""
+    return config.model.name if isinstance(config, BackboneConfig) else config.model.backbone
+
+
+def _fill(config: Config, values: dict[str, Any]) -> Config:
+    """The config with its null keys among `config.SETTLED` set to these values, by dotted key."""
+
+    def filled(section: Any, prefix: str, *keys: str) -> Any:
+        null = [key for key in keys if getattr(section, key) is None]
+        return dataclasses.replace(section, **{key: values[prefix + key] for key in null})
+
+    config = filled(config, "", "mean", "std")
+    return dataclasses.replace(
+        config,
+        model=filled(config.model, "model.", "padding"),
+        optim=filled(config.optim, "optim.", "lr", "backbone_lr"),
+    )
 
 
 def _text(value: str | list[float]) -> str:

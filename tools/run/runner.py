@@ -12,6 +12,7 @@ from tools.run.evaluation import best_file
 from tools.run.find_lr import find_lr
 from tools.run.loop import train
 from tools.run.order import check_batch
+from tools.run.pretrained import settle, settled_before
 from tools.run.processes import device_text, make_accelerator
 from tools.run.schedule import for_batch
 from tools.run.state import TrainingState, open_run
@@ -24,9 +25,12 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     Raises:
         InputError: the run folder, the data or the weights do not fit the config.
     """
-    config = arguments.config
+    saved = open_run(arguments.config, arguments.resume)
+    if saved is None:
+        config, notes = settle(arguments.config)
+    else:
+        config, notes = settled_before(arguments.config, saved["config"]), []
     run, optim = config.run, config.optim
-    saved = open_run(config, arguments.resume)
     accelerator = make_accelerator(run.precision)
     check_batch(run, accelerator.num_processes)
     torch.manual_seed(run.seed)
@@ -34,6 +38,7 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     lines = [
         f"{len(task.train_set)} training and {len(task.val_set)} validation images, {device_text(accelerator)}",
         *task.notes,
+        *notes,
     ]
     if config.weights is not None and saved is None:
         lines.append(f"weights: {config.weights} ({task.load_weights(config.weights)})")

@@ -12,6 +12,7 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
     poly and cosine fall from lr and would reach min_lr at `steps`; step multiplies lr by gamma every step_every steps;
     triangular2 goes up to lr and back in 2 * half_cycle steps, half as high in each cycle (arXiv 1506.01186).
     """
+    assert optim.lr is not None  # `pretrained.settle` fills it in
     if step < optim.warmup:
         return optim.lr * (step + 1) / optim.warmup
     since = step - optim.warmup
@@ -32,4 +33,5 @@ def for_batch(optim: Optim, batch: int) -> Optim:
     """The settings with `lr` in proportion to this batch, where `lr_for_batch` says for which one it is meant."""
     if optim.lr_for_batch is None:
         return optim
+    assert optim.lr is not None
     return dataclasses.replace(optim, lr=optim.lr * batch / optim.lr_for_batch)

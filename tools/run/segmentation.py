@@ -24,12 +24,13 @@ from tools.scoring.segmentation import evaluate_model
 
 
 def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
-    """The data, model and losses of an experiment.
+    """The data, model and losses of a settled experiment.
 
     Raises:
         InputError: the data cannot be read, or the settings do not fit it.
     """
-    data = config.data
+    data, mean, std = config.data, config.mean, config.std
+    assert mean is not None and std is not None
     train_set = make_train_set(config)
     val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
     weights = class_weights(config, train_set)
@@ -41,12 +42,12 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         "model": model_arguments,
         "classes": train_set.classes,
         "colors": train_set.colors,
-        "mean": config.mean,
-        "std": config.std,
+        "mean": mean,
+        "std": std,
     }
 
     def loss(model: nn.Module, batch: SegSample) -> dict[str, Tensor]:
-        images = normalise(batch.image, config.mean, config.std, channels_last=config.run.channels_last)
+        images = normalise(batch.image, mean, std, channels_last=config.run.channels_last)
         with accelerator.autocast():
             logits, extra = model(images, auxiliary=True) if config.model.auxiliary else (model(images), None)
         terms = {f"{name}_loss": term(logits, batch.labels) for name, term in losses.items()}
@@ -57,7 +58,7 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return evaluate_model(model, val_set, mean=config.mean, std=config.std, accelerator=accelerator).metrics
+        return evaluate_model(model, val_set, mean=mean, std=std, accelerator=accelerator).metrics
 
     notes = []
     if weights is not None:

@@ -110,3 +110,9 @@ def test_opencv_is_the_one_with_windows_and_video():
     gui = next(line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:"))
     assert "NONE" not in gui
     assert cv2.VideoCapture and cv2.VideoWriter and cv2.imshow
+
+
+def test_tests_share_by_their_builders_only():
+    for path in (ROOT / "tests").rglob("*.py"):
+        shared = {name for name in imported(path) if name.startswith("tests.")}
+        assert {name for name in shared if not name.startswith("tests.builders")} == set(), path

@@ -16,7 +16,7 @@ from backbone import InputError
 from backbone.weights.tensorflow_checkpoint import prefix, read
 from seg.data import cityscapes
 from seg.heads import lraspp as heads
-from tests.builders.tensorflow_files import Tensors, write_checkpoint
+from tests.builders.tensorflow_files import SEGMENTATION_LARGE, SEGMENTERS, Tensors, deeplab, write_checkpoint
 from tools import predict
 from tools.converters.weights import recognise
 from tools.io.model_file import load_initial_weights, save_model
@@ -32,16 +32,10 @@ eNqlzkERwCAMRNGtg0pAQA84aHCABCRUAlJw0uAEKf0UBZ1m8mZy2SSSn5Jcb9U5G42KBseAkrQjIMKQ
 f2wr8QA2uy6O"""
 
 MINIMALISTIC = tuple((3, expanded, out, 0, 0, stride) for _, expanded, out, _, _, stride in ports.SMALL)
-SEGMENTATION_LARGE = ports.with_tail(ports.LARGE, (336, 480, 480), 80)
-SEGMENTATION_SMALL = ports.with_tail(ports.SMALL, (144, 288, 288), 48)
 CLASSIFIERS = {  # rows, last, hidden, outputs
     "mobilenet_v3_large": (ports.LARGE, 960, 1280, 1001),
     "mobilenet_v3_small": (ports.SMALL, 576, 1024, 7),
     "mobilenet_v3_small_minimalistic": (MINIMALISTIC, 576, 1024, 1001),
-}
-SEGMENTERS = {  # rows, last, index of the low block, its channels
-    "mobilenet_v3_large": (SEGMENTATION_LARGE, 480, 5, 120),
-    "mobilenet_v3_small": (SEGMENTATION_SMALL, 288, 2, 88),
 }
 
 
@@ -50,14 +44,6 @@ def classifier(name: str) -> Tensors:
     tensors = Tensors()
     tensors.body(rows, last)
     tensors.classifier(last, hidden, outputs)
-    return tensors
-
-
-def deeplab(name: str, classes: int = 19) -> Tensors:
-    rows, last, _, low = SEGMENTERS[name]
-    tensors = Tensors()
-    tensors.body(rows, last)
-    tensors.lraspp(low, last, 128, classes)
     return tensors
 
 

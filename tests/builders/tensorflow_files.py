@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import tests.builders.port_networks as ports
+
 TYPES = {"float32": 1, "int64": 9}
 
 
@@ -181,3 +183,23 @@ class Tensors(dict):
         low_size = [(side - 1) // 8 + 1 for side in images.shape[2:]]
         x = self.apply("decoder/decoder_conv0", resize(x, low_size))
         return resize(x + self.apply("decoder/feature_projection0", depthwise[low]), images.shape[2:])
+
+
+SEGMENTATION_LARGE = ports.with_tail(ports.LARGE, (336, 480, 480), 80)
+
+
+SEGMENTATION_SMALL = ports.with_tail(ports.SMALL, (144, 288, 288), 48)
+
+
+SEGMENTERS = {  # rows, last, index of the low block, its channels
+    "mobilenet_v3_large": (SEGMENTATION_LARGE, 480, 5, 120),
+    "mobilenet_v3_small": (SEGMENTATION_SMALL, 288, 2, 88),
+}
+
+
+def deeplab(name: str, classes: int = 19) -> Tensors:
+    rows, last, _, low = SEGMENTERS[name]
+    tensors = Tensors()
+    tensors.body(rows, last)
+    tensors.lraspp(low, last, 128, classes)
+    return tensors

@@ -12,35 +12,7 @@ from torch.utils.data import DataLoader
 import det
 from backbone.errors import InputError
 from det.data.transforms import MIN_OVERLAPS, crop, zoom_out
-
-HEIGHT, WIDTH = 60, 80
-
-
-def content() -> dict:
-    """Three images, classes with gaps in their ids; the third image has no box."""
-    images = [{"id": 10 * n, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH} for n in (1, 2, 3)]
-    boxes = [(10, [5, 6, 30, 20], 90), (20, [40.5, 10, 20, 30.5], 1), (10, [50, 30, 20, 20], 3)]
-    annotations = [
-        {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, "area": 1, "iscrowd": 0}
-        for number, (image_id, box, category_id) in enumerate(boxes, start=1)
-    ]
-    categories = [{"id": number, "name": name} for number, name in ((90, "tooth"), (1, "person"), (3, "car"))]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def write(root: Path, data: dict | str, split: str = "val2017") -> Path:
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
-    (root / split).mkdir(exist_ok=True)
-    text = data if isinstance(data, str) else json.dumps(data)
-    (root / "annotations" / f"instances_{split}.json").write_text(text)
-    random = np.random.default_rng(0)
-    for number in (1, 2, 3):
-        cv2.imwrite(str(root / split / f"{number}.png"), random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
-    return root
-
-
-def dataset(root: Path, **keywords) -> det.CocoDetection:
-    return det.CocoDetection(root, "val2017", **keywords)
+from tests.builders.coco_data import HEIGHT, WIDTH, content, dataset, write
 
 
 def test_boxes_labels_and_ids_are_those_of_the_file(tmp_path):

@@ -19,9 +19,8 @@ from pycocotools.cocoeval import COCOeval
 import det
 from backbone import InputError
 from det.metrics import METRICS
-from tests.det.test_data import HEIGHT, WIDTH, content, dataset, write
-from tests.det.test_metrics import ground_truth, noisy_results
-from tests.tools.test_check_coco import check
+from tests.builders.coco_data import HEIGHT, WIDTH, content, dataset, ground_truth, noisy_results, write
+from tests.builders.commands import check_coco_main
 from tools import eval_det, train_det
 from tools.benchmarks import det_eval
 from tools.io.model_file import load_description, save_model
@@ -62,7 +61,7 @@ def test_14_the_check_and_the_training_count_bad_boxes_and_the_loss_stays_finite
     for number, box in enumerate(BAD):
         text = text.replace(f'"bbox": [{number}]', f'"bbox": {box}')
     root = write(write(tmp_path, text), content(), "train2017")
-    code, faults, _ = check(capsys, root, "--split", "val2017")
+    code, faults, _ = check_coco_main(capsys, root, "--split", "val2017")
     assert code == 1 and len(faults) == len(BAD)
     for message in ("is not finite", "under 1 pixel", "is outside its 80x60 image", "is the same as annotations[1]"):
         assert any(message in fault for fault in faults), message

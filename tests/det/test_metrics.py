@@ -16,52 +16,7 @@ import det
 import det.metrics
 from backbone.errors import InputError
 from det.metrics import METRICS
-from tests.det.test_data import content, dataset, write
-
-CATEGORY_IDS = [1, 3, 90]
-
-
-def ground_truth(crowds: bool = True) -> dict:
-    """Thirty images with boxes of all sizes, some crowds, one image without any, gaps in the category ids."""
-    random = np.random.default_rng(0)
-    annotations = []
-    for image_id in range(1, 30):
-        for _ in range(random.integers(1, 7)):
-            corner, sides = random.uniform(0, 200, 2), random.uniform(5, 250, 2)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(random.choice(CATEGORY_IDS)),
-                    "bbox": [*corner.tolist(), *sides.tolist()],
-                    "area": float(sides.prod() * 0.8),
-                    "iscrowd": int(crowds and random.random() < 0.1),
-                }
-            )
-    return {
-        "info": {},
-        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 480, "width": 480} for n in range(1, 31)],
-        "annotations": annotations,
-        "categories": [{"id": n, "name": f"class {n}"} for n in CATEGORY_IDS],
-    }
-
-
-def noisy_results(truth: dict) -> list[dict]:
-    random = np.random.default_rng(1)
-    results = []
-    for row in truth["annotations"]:
-        for _ in range(random.integers(0, 4)):
-            box = np.array(row["bbox"]) + random.normal(0, 6, 4)
-            category_id = row["category_id"] if random.random() < 0.8 else int(random.choice(CATEGORY_IDS))
-            results.append(
-                {
-                    "image_id": row["image_id"],
-                    "category_id": category_id,
-                    "bbox": [*box[:2].tolist(), *box[2:].clip(1).tolist()],
-                    "score": float(random.random()),
-                }
-            )
-    return results
+from tests.builders.coco_data import CATEGORY_IDS, content, dataset, ground_truth, noisy_results, write
 
 
 def test_metrics_equal_pycocotools_to_the_last_digit(capsys):

@@ -1,15 +1,12 @@
 """The official Cityscapes protocol: the official scripts are the reference for metrics, file names and polygons."""
 
 import json
-import math
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
@@ -20,6 +17,7 @@ from backbone import InputError
 from backbone.data.images import read_label
 from seg.data.cityscapes import CLASSES, LABEL_ID_OF_NAME, Cityscapes
 from seg.data.polygons import draw_polygons
+from tests.builders.official import assert_official, official_scores, old_name  # noqa: F401 - a fixture
 from tools import eval_seg
 from tools.run.processes import make_accelerator
 from tools.scoring import segmentation
@@ -49,22 +47,6 @@ def make_set(root: Path, seed: int, classes: list[int], predicted: list[int]) ->
             Image.fromarray(values).save(root / folder / (name + ending))
 
 
-@pytest.fixture(autouse=True)
-def old_name(monkeypatch):
-    """The official script calls a function by a name that NumPy has dropped since."""
-    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
-
-
-def official_scores(labels: list[Path], predictions: Path, *, instances: bool = True) -> dict:
-    """The official metrics, with its own search for the prediction of each label file."""
-    options = Namespace(**vars(official.args))
-    options.quiet, options.JSONOutput, options.evalPixelAccuracy = True, False, False
-    options.evalInstLevelScore = instances
-    options.predictionPath, options.predictionWalk = str(predictions), None
-    files = [str(path) for path in labels]
-    return official.evaluateImgLists([official.getPrediction(options, file) for file in files], files, options)
-
-
 EVERY = [row.label_id for row in CLASSES]
 SOME = [0, 3, 7, 8, 11, 17, 24, 26, 29, 33]  # road, sidewalk, building, pole, person, car, caravan, bicycle, ignored
 CASES = {
@@ -75,37 +57,6 @@ CASES = {
     "no things": ([0, 7, 8, 21, 23], EVERY),
     "caravans and trailers predicted": (EVERY, [7, 26, 29, 30]),
 }
-
-
-def assert_official(ours: dict, dataset: Cityscapes, predictions: Path) -> None:
-    """Our metrics, nested as metrics.json has them or flat, equal the official ones, and nothing is left out."""
-    labels = [Path(str(path).replace("_polygons.json", "_labelIds.png")) for path in dataset.labels]
-    theirs = official_scores(labels, predictions)
-    means = {
-        "miou": "averageScoreClasses",
-        "miiou": "averageScoreInstClasses",
-        "category_miou": "averageScoreCategories",
-        "category_miiou": "averageScoreInstCategories",
-    }
-    expected = {name: theirs[key] for name, key in means.items()}
-    lists = {
-        "iou": "classScores",
-        "iiou": "classInstScores",
-        "category_iou": "categoryScores",
-        "category_iiou": "categoryInstScores",
-    }
-    flat = {name: value for name, value in ours.items() if not isinstance(value, dict)}
-    for kind, values in ours.items():
-        if isinstance(values, dict):
-            flat |= {f"{kind}/{name}": math.nan if value is None else value for name, value in values.items()}
-    for kind, key in lists.items():
-        for name, value in theirs[key].items():
-            if f"{kind}/{name}" in flat:
-                expected[f"{kind}/{name}"] = value
-            else:
-                assert math.isnan(value)
-    assert flat == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
-    assert len(flat) == 4 + 19 + 8 + 7 + 2
 
 
 @pytest.mark.parametrize("case", CASES)

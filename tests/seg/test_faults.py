@@ -25,8 +25,8 @@ from seg.data.folder import Folder
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
 from seg.palette import pascal_voc_color
-from tests.seg.test_folder import make_garden
-from tests.tools.test_check_masks import check
+from tests.builders.commands import check_masks_main
+from tests.builders.gardens import make_garden
 from tools.run import config as configs
 from tools.run.processes import make_accelerator
 from tools.scoring.segmentation import evaluate_model
@@ -84,7 +84,7 @@ def test_1_training_and_the_check_both_name_a_truncated_image(copy, capsys):
     image.write_bytes(jpeg[: len(jpeg) // 2])
     with pytest.raises(InputError, match=rf"{image}: the image is cut short"):
         Cityscapes(copy, "val")[0]
-    code, faults, _ = check(capsys, copy, "--splits", "val")
+    code, faults, _ = check_masks_main(capsys, copy, "--splits", "val")
     assert code == 1 and len(faults) == 1 and str(image) in faults[0]
 
 
@@ -95,16 +95,16 @@ def test_2_flipped_bytes_are_found_by_their_sums(copy, tmp_path, capsys):
     image = image.with_suffix(".jpg")
     image.write_bytes(jpeg)
     sums = tmp_path / "sums.sha256"
-    assert "10 sums written" in check(capsys, copy, "--splits", "val", "--hash", str(sums))[2]
-    assert check(capsys, copy, "--splits", "val", "--hash", str(sums))[0] == 0
+    assert "10 sums written" in check_masks_main(capsys, copy, "--splits", "val", "--hash", str(sums))[2]
+    assert check_masks_main(capsys, copy, "--splits", "val", "--hash", str(sums))[0] == 0
     for position in range(len(jpeg) // 2, len(jpeg) // 2 + 40):
         jpeg[position] = (jpeg[position] ^ 1) if jpeg[position] not in (254, 255) else jpeg[position]
     image.write_bytes(jpeg)
-    assert check(capsys, copy, "--splits", "val")[0] == 0  # it decodes
-    code, faults, _ = check(capsys, copy, "--splits", "val", "--hash", str(sums))
+    assert check_masks_main(capsys, copy, "--splits", "val")[0] == 0  # it decodes
+    code, faults, _ = check_masks_main(capsys, copy, "--splits", "val", "--hash", str(sums))
     name = image.relative_to(copy)
     assert code == 1 and faults == [f"fault: {name}: is not the file that {sums} knows; copy it again"]
-    _, faults, _ = check(capsys, copy, "--splits", "train", "--hash", str(sums))
+    _, faults, _ = check_masks_main(capsys, copy, "--splits", "train", "--hash", str(sums))
     assert len(faults) == 1 and "lacks 16 files" in faults[0]
 
 
@@ -174,7 +174,7 @@ def test_7_a_mask_of_the_unturned_image_is_told_so(tmp_path):
 def test_8_modes_are_counted_and_16_bits_noted(copy, capsys):
     image = sorted(copy.glob("leftImg8bit/val/*/*.png"))[0]
     cv2.imwrite(str(image), cv2.imread(str(image), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 256)
-    code, _, text = check(capsys, copy, "--splits", "val")
+    code, _, text = check_masks_main(capsys, copy, "--splits", "val")
     assert code == 0 and "modes: RGB 4, I;16 1" in text and "16-bit images" in text
     (copy / "leftImg8bit").rename(copy / "leftImg16bit")
     with pytest.raises(InputError, match="leftImg16bit/ is not read; get leftImg8bit"):
@@ -237,7 +237,7 @@ def test_11_missing_and_misfitting_labels_are_all_listed(copy, capsys):
     labels[0].unlink()
     Path(str(labels[0]).replace("labelIds.png", "polygons.json")).unlink()
     Image.open(labels[1]).resize((96, 48)).save(labels[1])
-    code, faults, _ = check(capsys, copy, "--splits", "val")
+    code, faults, _ = check_masks_main(capsys, copy, "--splits", "val")
     assert code == 1 and len(faults) == 2
     assert "has no label; expected" in faults[0] and "is 96x48, its image 192x96" in faults[1]
 
@@ -271,7 +271,7 @@ def test_13_no_configured_augmentation_invents_labels(path):
 def test_22_half_a_data_set_and_images_that_are_there_twice(copy, tmp_path, capsys):
     for folder in ("leftImg8bit", "gtFine"):
         (copy / folder / "val" / "moosfeld").rename(copy / folder / "val" / "munster")
-    code, faults, text = check(capsys, copy, "--splits", "val")
+    code, faults, text = check_masks_main(capsys, copy, "--splits", "val")
     assert code == 1 and "the real data set has 500" in text
     assert faults[-1] == "fault: val/munster: 5 images, the real data set has 174; copy the city again"
     assert len(faults) == 3  # two cities are missing
@@ -280,7 +280,7 @@ def test_22_half_a_data_set_and_images_that_are_there_twice(copy, tmp_path, caps
     shutil.copy(image, image.with_name("again_000000_000019_leftImg8bit.png"))
     shutil.copy(label, label.with_name("again_000000_000019_gtFine_labelIds.png"))
     sums = ["--hash", str(tmp_path / "sums")]
-    code, faults, _ = check(capsys, copy, "--splits", "train", *sums)
+    code, faults, _ = check_masks_main(capsys, copy, "--splits", "train", *sums)
     assert code == 1 and len(faults) == 1 and "is there again as" in faults[0] and "again_000000" in faults[0]
 
 

@@ -16,7 +16,7 @@ from backbone import InputError
 from seg.data.dataset import collate
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
-from tests.seg.test_folder import make_garden
+from tests.builders.gardens import make_garden
 from tools import prepare_masks, train_seg
 from tools.converters import masks
 from tools.run.config import Run

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from backbone import InputError
+from tests.builders.commands import check_coco_main
 from tools import check_coco
 
 
@@ -18,14 +18,8 @@ def copy(world, tmp_path):
     return tmp_path / "coco"
 
 
-def check(capsys, root: Path, *options: str) -> tuple[int, list[str], str]:
-    code = check_coco.main([str(root), "--workers", "0", "--out", str(root / "samples.png"), *options])
-    text = capsys.readouterr().out
-    return code, [line for line in text.splitlines() if line.startswith("fault: ")], text
-
-
 def test_a_good_copy_has_no_faults(copy, capsys):
-    code, faults, text = check(capsys, copy)
+    code, faults, text = check_coco_main(capsys, copy)
     assert code == 0 and faults == [] and "no faults" in text
     assert "train2017: 8 images" in text and "val2017: 5 images" in text and "192x96: 5" in text
     assert cv2.imread(str(copy / "samples.png")).shape == (3 * 240, 2 * 480, 3)
@@ -54,7 +48,7 @@ def test_every_fault_gets_its_line(copy, capsys):
     for number, box in enumerate(boxes):
         text = text.replace(f'"bbox": [{number}]', f'"bbox": {box}')
     file.write_text(text)
-    code, faults, _ = check(capsys, copy, "--split", "train2017")
+    code, faults, _ = check_coco_main(capsys, copy, "--split", "train2017")
     expected = [
         (f"{folder / names[0]}", "cut short"),
         (f"{folder / names[1]}", "listed in images[1] but missing"),
@@ -79,7 +73,7 @@ def test_every_fault_gets_its_line(copy, capsys):
 def test_a_malformed_file_and_a_missing_folder_are_faults(copy, capsys):
     shutil.rmtree(copy / "val2017")
     (copy / "annotations" / "instances_train2017.json").write_text('{"images": [')
-    code, faults, _ = check(capsys, copy)
+    code, faults, _ = check_coco_main(capsys, copy)
     assert code == 1 and len(faults) == 2
     assert "is not JSON at line 1" in faults[0] and "no such folder of images" in faults[1]
 
@@ -97,15 +91,15 @@ def test_images_of_splits_whose_boxes_are_secret_are_checked(copy, capsys):
     (folder / "image_info_test2017.json").write_text(json.dumps(content))
     first = content["images"].pop()
     (folder / "image_info_test-dev2017.json").write_text(json.dumps(content))
-    assert "test2017" not in check(capsys, copy)[2]  # not asked for, and the images are not here
+    assert "test2017" not in check_coco_main(capsys, copy)[2]  # not asked for, and the images are not here
     shutil.copytree(copy / "val2017", copy / "test2017")
-    code, faults, text = check(capsys, copy)
+    code, faults, text = check_coco_main(capsys, copy)
     assert code == 0 and faults == [] and "test2017: 5 images, boxes are secret" in text
-    code, faults, text = check(capsys, copy, "--split", "test-dev2017")
+    code, faults, text = check_coco_main(capsys, copy, "--split", "test-dev2017")
     assert code == 0 and "test-dev2017: 4 images, boxes are secret" in text and "no box of" not in text
     (copy / "test2017" / first["file_name"]).write_bytes(b"")
-    assert check(capsys, copy, "--split", "test-dev2017")[0] == 0
-    code, faults, _ = check(capsys, copy, "--split", "test2017")
+    assert check_coco_main(capsys, copy, "--split", "test-dev2017")[0] == 0
+    code, faults, _ = check_coco_main(capsys, copy, "--split", "test2017")
     assert code == 1 and len(faults) == 1 and "is empty" in faults[0]
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from backbone import InputError
-from tests.seg.test_folder import make_garden
+from tests.builders.commands import check_masks_main
+from tests.builders.gardens import make_garden
 from tools import check_masks
 
 
@@ -18,14 +19,8 @@ def copy(world, tmp_path):
     return tmp_path / "cityscapes"
 
 
-def check(capsys, root, *options: str) -> tuple[int, list[str], str]:
-    code = check_masks.main([str(root), "--workers", "0", "--out", str(root / "samples.png"), *options])
-    text = capsys.readouterr().out
-    return code, [line for line in text.splitlines() if line.startswith("fault: ")], text
-
-
 def test_a_good_copy_has_no_faults(copy, capsys):
-    code, faults, text = check(capsys, copy)
+    code, faults, text = check_masks_main(capsys, copy)
     assert code == 0 and faults == [] and "no faults" in text
     assert "train: 8 images" in text and "the real data set has 2975" in text
     assert "moosfeld 5" in text and "192x96: 5" in text and "road" in text
@@ -47,7 +42,7 @@ def test_every_fault_gets_its_line(copy, capsys):
     Image.fromarray(np.zeros((96, 190), np.uint8)).save(labels[5])
     for ending in ("labelIds.png", "polygons.json"):
         labels[6].with_name(labels[6].name.replace("labelIds.png", ending)).unlink()
-    code, faults, text = check(capsys, copy, "--splits", "train")
+    code, faults, text = check_masks_main(capsys, copy, "--splits", "train")
     assert code == 1 and f"{len(faults)} faults" in text
     for path, message in (
         (images[0], "cut short"),
@@ -65,7 +60,7 @@ def test_every_fault_gets_its_line(copy, capsys):
 def test_cities_of_the_real_data_set_must_be_complete(copy, capsys):
     for folder in ("leftImg8bit", "gtFine"):
         (copy / folder / "val" / "moosfeld").rename(copy / folder / "val" / "lindau")
-    code, faults, _ = check(capsys, copy, "--splits", "val")
+    code, faults, _ = check_masks_main(capsys, copy, "--splits", "val")
     assert code == 1 and len(faults) == 3
     assert faults[1] == "fault: val/lindau: 5 images, the real data set has 59; copy the city again"
 
@@ -73,19 +68,19 @@ def test_cities_of_the_real_data_set_must_be_complete(copy, capsys):
 def test_doubtful_labels_are_noted(copy, capsys):
     for path in (copy / "gtFine" / "val").rglob("*_labelIds.png"):
         Image.fromarray(np.full((96, 192), 10, np.uint8)).save(path)
-    assert "no pixel counts" in check(capsys, copy, "--splits", "val")[2]
+    assert "no pixel counts" in check_masks_main(capsys, copy, "--splits", "val")[2]
     for path in (copy / "gtFine" / "val").rglob("*_labelIds.png"):
         Image.fromarray(np.full((96, 192), 11, np.uint8)).save(path)
-    assert "are these train ids" in check(capsys, copy, "--splits", "val")[2]
+    assert "are these train ids" in check_masks_main(capsys, copy, "--splits", "val")[2]
 
 
 def test_ones_own_data_is_checked_too(tmp_path, capsys):
     classes = make_garden(tmp_path)
-    code, faults, text = check(capsys, tmp_path, "--classes", str(classes))
+    code, faults, text = check_masks_main(capsys, tmp_path, "--classes", str(classes))
     assert code == 0 and "lawn" in text and "64x48: 6" in text
     (tmp_path / "images" / "val" / "bed" / "0.jpg").unlink()
     (tmp_path / "masks" / "val" / "bed" / "1.png").unlink()
-    code, faults, text = check(capsys, tmp_path, "--classes", str(classes))
+    code, faults, text = check_masks_main(capsys, tmp_path, "--classes", str(classes))
     assert code == 1 and len(faults) == 2 and "belongs to no image" in faults[1] and "has no mask" in faults[0]
 
 

@@ -2,37 +2,16 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from backbone.errors import InputError
+from tests.builders.commands import ROOT, run_fresh
 from tools import cli
 from tools.io import shipped
 
-ROOT = Path(__file__).parents[2]
-HEAVY = ("albumentations", "cv2", "matplotlib", "numpy", "pycocotools", "torch", "torchvision")
 LISTED = [module for modules in cli.GROUPS.values() for module in modules]
-
-
-def run_fresh(*arguments: str) -> tuple[int, str, str, set[str]]:
-    """Runs `taproot` in a new process: exit code, output, errors, and which heavy libraries it imported."""
-    program = (
-        "import sys\n"
-        "from tools.io.console import run\n"
-        "from tools.cli import dispatch\n"
-        "try:\n"
-        "    run(lambda: dispatch(sys.argv[1:]))\n"
-        "finally:\n"
-        f"    print('imported', *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)\n"
-    )
-    child = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    *errors, imported = child.stderr.splitlines()
-    return child.returncode, child.stdout, "\n".join(errors), set(imported.split()[1:])
 
 
 def test_every_command_is_listed_once_and_has_a_phrase():

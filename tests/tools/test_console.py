@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.seg.test_folder import CLASSES, make_garden
+from tests.builders.gardens import CLASSES, make_garden
 from tools import check_cityscapes, check_coco, check_masks, eval_det, eval_seg, prepare_cityscapes, prepare_masks
 from tools import convert_annotations as command
 from tools.converters import annotations

@@ -22,7 +22,7 @@ import seg
 from backbone.errors import InputError
 from backbone.weights import names
 from tests.builders import loopback
-from tests.tools.test_cli import run_fresh
+from tests.builders.commands import run_fresh
 from tools import eval_det, eval_seg, predict, publish
 from tools.io.model_file import load_description, load_tensors, save_model
 from tools.publishing.card import escape, slug

@@ -11,8 +11,8 @@ import pytest
 import det
 from backbone import InputError
 from det.metrics import METRICS
-from tests.det.test_metrics import CATEGORY_IDS, ground_truth, noisy_results
-from tests.tools.test_report_seg import Page
+from tests.builders.coco_data import CATEGORY_IDS, ground_truth, noisy_results
+from tests.builders.pages import Page
 from tools import eval_det
 from tools.scoring.report_det import best_f1, compare, confusion_matrix
 

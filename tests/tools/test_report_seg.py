@@ -1,7 +1,6 @@
 """The report of an evaluation: all there is to see, in one file that loads nothing, with every name escaped."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +8,10 @@ import pytest
 from PIL import Image
 
 from seg.data.folder import Folder
-from tests.seg.test_folder import CLASSES, make_garden
+from tests.builders.gardens import CLASSES, make_garden
+from tests.builders.pages import Page
 from tools import eval_seg
 from tools.scoring.segmentation import evaluate_files
-
-
-class Page(HTMLParser):
-    """Counts tags and gathers text and what the page refers to."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags, self.links, self.text, self.open = [], [], "", []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data + " "
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from backbone import InputError
 from backbone.data.images import read_label
 from seg.data.cityscapes import LABEL_ID_OF_TRAIN_ID, Cityscapes, find_images
+from tests.builders.official import assert_official, old_name  # noqa: F401 - a fixture
 from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
-from tests.seg.test_cityscapes import assert_official, old_name  # noqa: F401 - a fixture
 from tools import eval_det, eval_seg, train_det, train_seg
 from tools.io import model_file
 from tools.predict import load

@@ -16,9 +16,8 @@ import det
 import seg
 from backbone.weights import names
 from backbone.weights.publishers import archives, torchvision_files
-from tests.backbone.test_tensorflow import deeplab
 from tests.builders import loopback
-from tests.builders.tensorflow_files import write_checkpoint
+from tests.builders.tensorflow_files import deeplab, write_checkpoint
 from tools import predict, weights
 from tools.io import console
 from tools.io.model_file import results_folder, save_model

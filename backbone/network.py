@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from backbone.architectures.definitions import definition, parse
 from backbone.architectures.plan import ARCHITECTURES, Architecture, plan, tails, with_tail
 from backbone.blocks import ACTIVATIONS, Bottleneck, ConvNormAct, Convolution
-from backbone.errors import InputError
+from backbone.errors import InputError, check_choice
 from backbone.options import PADDINGS
 
 OWN = "own architecture"
@@ -162,7 +162,7 @@ def architecture(name: str) -> Architecture:
     """
     if "_k" in name:  # every string says its kernel, no name does
         return parse(name)
-    _check("architecture", name, names())
+    check_choice("architecture", name, names())
     return ARCHITECTURES[name]
 
 
@@ -203,9 +203,9 @@ def create(
         InputError: an unknown name, tail, stride, padding or tap; the message lists the valid ones.
     """
     table = name if isinstance(name, Architecture) else architecture(name)
-    _check("tail", tail, tails(table))
-    _check("output_stride", output_stride, [8, 16, 32])
-    _check("padding", padding, list(PADDINGS))
+    check_choice("tail", tail, tails(table))
+    check_choice("output_stride", output_stride, [8, 16, 32])
+    check_choice("padding", padding, list(PADDINGS))
     if not 0 < width < math.inf:
         raise InputError(f"width {width!r} must be above 0 and finite")
     if not 0 <= drop_path < 1:
@@ -270,8 +270,3 @@ def classifier(
     )
     hidden = network.plan.hidden if hidden is None else hidden
     return Classifier(network, hidden=hidden, num_classes=num_classes, dropout=dropout)
-
-
-def _check(what: str, value: object, valid: list) -> None:
-    if value not in valid:
-        raise InputError(f"{what} {value!r} unknown; valid: {', '.join(map(str, valid))}")

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 import backbone as backbones
 from backbone.architectures.plan import tails
-from backbone.errors import InputError
+from backbone.errors import InputError, check_choice
 from det.boxes import RawDetections
-from det.heads import INIT_STD, NORM_MOMENTUM, build_head, check_choice, required_taps
+from det.heads import INIT_STD, NORM_MOMENTUM, build_head, required_taps
 from det.heads.ssdlite import SSDLiteHead
 from det.heads.ssdlite_fpn import FPNLiteHead
 from det.options import RESIZES, VARIANTS

@@ -1,6 +1,6 @@
 """The three jobs on a painted street world: train a segmenter, train a detector, run both on a video.
 
-    python -m tools.demo                          under ten minutes on two CPU cores
+    python -m tools.demo                          seven to eleven minutes on two CPU cores
     python -m tools.demo --short --out demo/short  a minute: proves that everything runs, learns little
     python -m tools.demo --pretrained             also from ImageNet weights, as many steps: scores beside each other
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         f"segmenter: mIoU over the classes present {miou}; curves {runs[0] / 'curves.png'}",
         f"detector:  AP50 {ap50}; curves {runs[1] / 'curves.png'}",
         f"look at    {sheet} and {clip}",
-        f"took {time.perf_counter() - start:.0f} s. Next: your own data; see README.md",
+        f"took {time.perf_counter() - start:.0f} s. Next: your own data; see docs/own-data.md",
     ):
         console.print(line, markup=False, soft_wrap=True)
     return 0

@@ -15,7 +15,7 @@ from torch import nn
 
 from backbone.architectures.plan import Feature, plan
 from backbone.architectures.rows import Architecture
-from backbone.errors import InputError
+from backbone.errors import InputError, check_choice
 from backbone.network import initialise
 from det.heads.ssdlite import SSDLiteHead
 from det.heads.ssdlite_fpn import FPNLiteHead
@@ -106,12 +106,6 @@ def build_head(
             assert layer.bias is not None
             nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
     return head
-
-
-def check_choice(what: str, value: str, valid: Sequence[str]) -> None:
-    """Raises an InputError that lists the valid values where `value` is not one of them."""
-    if value not in valid:
-        raise InputError(f"{what} {value!r} unknown; valid: {', '.join(valid)}")
 
 
 def _text(strides: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from backbone.architectures.plan import Feature
 from backbone.architectures.rows import Architecture
-from backbone.errors import InputError
+from backbone.errors import InputError, check_choice
 from seg.heads.decoders import DECODERS, DecoderHead
 from seg.heads.lraspp import LRASPPHead
 from seg.heads.raspp import RASPPHead
@@ -95,9 +95,3 @@ def build_head(
     if name == "raspp":
         return RASPPHead(*features, **common)
     return DecoderHead(name, features, **common)
-
-
-def check_choice(what: str, value: str | None, valid: Sequence[str | None]) -> None:
-    """Raises an InputError that lists the valid values where `value` is not one of them."""
-    if value not in valid:
-        raise InputError(f"{what} {value!r} unknown; valid: {', '.join(filter(None, valid))}")

@@ -93,7 +93,7 @@ LR, LR_FROM_WEIGHTS = 0.002, 0.001
 @dataclass(frozen=True)
 class SegData:
     root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
-    classes: str | None = knob(None, "classes.yaml of one's own data (see README.md); without it, Cityscapes")
+    classes: str | None = knob(None, "classes.yaml of one's own data (see docs/own-data.md); without it, Cityscapes")
     prepared: str | None = knob(None, "copy that tools.prepare_masks made of data.root, to read from; same samples")
     train_split: str = knob("train", "split to learn from; train_extra with data.train_labels=gtCoarse")
     val_split: str = knob("val", "split to evaluate on")

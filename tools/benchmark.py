@@ -36,14 +36,12 @@ import argparse
 from pathlib import Path
 
 from tools.benchmarks.timm_names import TIMM_NAMES
-from tools.io.console import run
+from tools.io.console import command_parser, run
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; every option is named after an argument of its subject's `benchmark`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("benchmark", __doc__)
     subjects = parser.add_subparsers(dest="subject", metavar="subject", required=True)
 
     subject = subjects.add_parser("video", help="frames per second from file to file")

@@ -5,22 +5,17 @@ python -m tools.check_augment det configs/coco/weather.yaml data.root=/data/coco
 python -m tools.check_augment det runs/large/config.yaml --epoch 3 --out samples.png
 """
 
-import argparse
 from pathlib import Path
 
 from backbone.errors import InputError
-from tools.io.console import run
+from tools.io.console import command_parser, run
 from tools.run.config import DetConfig, SegConfig, load
 
 MOST = 200
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.check_augment",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("check_augment", __doc__)
     parser.add_argument("task", choices=("seg", "det"), help="whose config it is: segmentation or detection")
     parser.add_argument("config", type=Path, help="YAML file; see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, e.g. augment.more=[]")

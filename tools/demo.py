@@ -8,7 +8,6 @@ Each step prints the command that does the same on its own. What is there alread
 the first one stopped.
 """
 
-import argparse
 import json
 import shlex
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from backbone.weights.names import resolve
-from tools.io.console import console, run
+from tools.io.console import command_parser, console, run
 
 SHORT_DATA = ["--train", "24", "--val", "8", "--clip-frames", "24"]
 SHORT_SEG = ["run.steps=12", "run.eval_every=12", "run.batch=4", "augment.crop_hw=[128,256]"]
@@ -28,9 +27,7 @@ SCRATCH, PRETRAINED = "", "_pretrained"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("demo", __doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything; default: demo")
     parser.add_argument("--short", action="store_true", help="a few steps on a few images")
     parser.add_argument(

@@ -16,12 +16,11 @@ What it writes:
 The same settings always write the same bytes.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from tools.demo_world.settings import WorldSettings
-from tools.io.console import console, run
+from tools.io.console import command_parser, console, run
 
 DEFAULT = WorldSettings()
 
@@ -58,9 +57,7 @@ def make_demo_data(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.make_demo_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("make_demo_data", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, empty or with an earlier demo world")
     parser.add_argument(
         "--train", type=int, default=DEFAULT.num_train, help="scenes for training (default: %(default)s)"

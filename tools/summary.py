@@ -13,7 +13,7 @@ from backbone.architectures.definitions import parse
 from backbone.architectures.plan import ARCHITECTURES, tails
 from backbone.errors import InputError
 from backbone.options import PADDINGS
-from tools.io.console import console, run, table
+from tools.io.console import command_parser, console, run, table
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -22,9 +22,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     Raises:
         InputError: an unknown network or tail, or a number out of range.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.summary", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("summary", __doc__)
     parser.add_argument("name", nargs="?", help="an architecture, or one in strings; without it all are compared")
     parser.add_argument("--width", type=float, help="multiplies the channels (default 1; without a name, the papers')")
     parser.add_argument("--tail", default="full", help="full, detection or segmentation (MobileNetV3)")

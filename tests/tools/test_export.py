@@ -289,7 +289,7 @@ class TestComparison:
     @pytest.mark.parametrize("change", ["none", "lost", "moved", "invented", "label", "order"])
     def test_every_box_is_accounted_for(self, change, models):
         model, batch = models["detection"], images(1)
-        graph = image_graph(model, description_of("detection"), output="final", score_threshold=0.2)
+        graph = image_graph(model, description_of("detection"), output="final", score_threshold=0.6)
         found = dict(zip(graph.names, (value.numpy().copy() for value in graph(torch.from_numpy(batch))), strict=True))
         boxes, scores, labels = (value[0] for value in found.values())
         count = int((scores > 0).sum())
@@ -351,7 +351,12 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(task, options, message,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_are_never_overwritten(weights, tmp_path):
+def test_files_are_never_overwritten(weights, tmp_path, monkeypatch):
+    def write_two(graph, path):
+        path.write_text("")
+        path.with_suffix(".bin").write_text("")
+
+    monkeypatch.setitem(FORMATS, "openvino", FORMATS["openvino"]._replace(write=write_two))
     out = tmp_path / "street.xml"
     (tmp_path / "street.bin").write_text("mine")
     arguments = ["--weights", str(weights["segmentation"]), "--format", "openvino", "--size", "64", "64", str(out)]

@@ -142,9 +142,9 @@ class _Labels:
 class _Boxes:
     """Boxes: whether they are a right choice from the model's own numbers.
 
-    Rounding decides which of two equal boxes stays, and whether one does that overlaps another by just the threshold. So
-    each box of the file must be one of the model's, none may overlap a better one of its class, and each of the model's
-    that is missing must have a reason: it overlaps a better one in the file, or its score is too low.
+    Rounding decides which of two equal boxes stays, and whether one does that overlaps another by just the threshold.
+    So each box of the file must be one of the model's, none may overlap a better one of its class, and each of the
+    model's that is missing must have a reason: it overlaps a better one in the file, or its score is too low.
     """
 
     def __init__(self, model: Detector, description: Mapping[str, Any]) -> None:

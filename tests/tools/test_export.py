@@ -266,6 +266,29 @@ def test_a_classifiers_body_is_exported_with_named_taps(weights, tmp_path, model
     assert record["export"]["size"] == [64, 64]
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("variant", ["paper", "torchvision"])
+def test_boxes_follow_the_models_scores_and_background(variant, kind, randomise):
+    description = description_of("detection") | {"score": kind}
+    description["model"] = description["model"] | {"variant": variant, "num_classes": 3 + (variant == "torchvision")}
+    torch.manual_seed(0)
+    model = randomise(det.create(**description["model"]))
+    for layer in sum(model.head.output_layers(), []):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    graph = image_graph(model, description, output="final", score_threshold=0.3)
+
+    def run(batch):
+        return {name: value.numpy() for name, value in zip(graph.names, graph(torch.from_numpy(batch)), strict=True)}
+
+    batch = images(1)
+    compared = compare(model, graph.description, run, [batch])
+    assert compared.fault is None
+    process = PostProcess(kind, variant == "torchvision", score_threshold=0.3)
+    [expected] = process(network_output(model, batch), model.anchors, SIZE, [SIZE])
+    assert compared.figures["boxes"] == len(expected.scores) > 5
+    np.testing.assert_allclose(run(batch)["scores"][0, : len(expected.scores)], expected.scores, atol=1e-5)
+
+
 def run_program_of_the_page(output: str, folder: Path) -> np.ndarray:
     """Runs the page's program that writes `output`, in a process that cannot import this package; what it wrote."""
     page = (ROOT / "docs/guides/export.md").read_text()

@@ -41,6 +41,7 @@ class ExportedEngine:
     Attributes:
         description: the model's, with the entry `export` that says how the file is used.
         size_hw: (height, width) of the input in pixels; None where any fits.
+        score_threshold: what a detector's file of form "final" gives scores above this; None for any other.
     """
 
     def __init__(self, name: str, path: Path, session: Session, description: dict[str, Any]) -> None:
@@ -49,6 +50,7 @@ class ExportedEngine:
         self.size_hw: tuple[int, int] | None = tuple(export["size"]) if export["size"] else None
         self.reversed = export["channels"] == "rgb"
         self.batch: int | None = export["batch"]
+        self.score_threshold: float | None = export.get("score_threshold")
         self.multiple, self.least = export.get("multiple", 1), export.get("least", 1)
 
     def __call__(self, images: Tensor) -> Any:

@@ -92,7 +92,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         gap = np.diff(expected.scores, prepend=2, append=-1) < -1e-5  # where rounding cannot change the order
         clear = gap[1:] & gap[:-1]
-        assert clear.mean() > 0.5
+        assert clear.sum() > 10
         np.testing.assert_allclose(found.boxes[clear], expected.boxes[clear], atol=0.1)
         assert (found.labels == expected.labels)[clear].all()
     else:

@@ -1,47 +1,26 @@
-"""What the formats for phones and other devices share: their limits, their metadata, and images as planes."""
+"""What the formats for phones and other devices share: metadata for decoders, and images as planes."""
 
 import json
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from backbone.errors import InputError
 from det.model import Detector
 from tools.exporting.graph import ImageGraph
 
 
-def check_fits(graph: ImageGraph, format: str, outputs: Sequence[str] = ("final", "raw")) -> None:
-    """Checks that a format can hold a graph.
-
-    Arguments:
-        format: its name, for the message.
-        outputs: what it can give, as `tools.options.OUTPUTS`.
-
-    Raises:
-        InputError: the graph takes more than one size or number of images, or gives another output.
-    """
-    if graph.size_hw is None or graph.batch is None:
-        raise InputError(f"format {format}: holds one size and one number of images; leave out --dynamic")
-    output = graph.description["export"]["output"]
-    if output not in outputs:
-        raise InputError(f"format {format}: gives no {output} output of this model; give --output {outputs[0]}")
-
-
 def device_metadata(graph: ImageGraph) -> str:
-    """The graph's metadata, JSON, with two more keys in its `export` entry.
+    """The graph's metadata, JSON; for a detector's raw output with one more key in its `export` entry.
 
-    `outputs` are the names of the outputs in order, as some formats number them only. For a detector's raw output,
-    `anchors` [A, 4], xyxy in pixels of the input, are what its decoder needs.
+    `anchors` [A, 4], xyxy in pixels of the input, are what a decoder needs.
     """
     written = json.loads(graph.metadata())
-    entry = written["export"] | {"outputs": list(graph.names)}
-    if isinstance(graph.network, Detector) and entry["output"] == "raw":
+    if isinstance(graph.network, Detector) and written["export"]["output"] == "raw":
         assert graph.size_hw is not None  # a detector's never is
         anchors = graph.network.anchors_for(graph.size_hw)
-        entry["anchors"] = [[round(value, 4) for value in box] for box in anchors.tolist()]
-    return json.dumps(written | {"export": entry})
+        written["export"]["anchors"] = [[round(value, 4) for value in box] for box in anchors.tolist()]
+    return json.dumps(written)
 
 
 class PlanarGraph(nn.Module):
@@ -65,6 +44,5 @@ class PlanarGraph(nn.Module):
 
     def program(self) -> ExportedProgram:
         """The graph by torch.export."""
-        assert self.batch is not None and self.size_hw is not None  # `check_fits` has seen to it
+        assert self.batch is not None and self.size_hw is not None  # these formats hold one size
         return torch.export.export(self, (torch.zeros(self.batch, 3, *self.size_hw),))
-

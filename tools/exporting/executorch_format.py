@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from backbone.weights.description import KEY
-from tools.exporting.devices import check_fits, device_metadata
+from tools.exporting.devices import device_metadata
 from tools.exporting.graph import ImageGraph
 from tools.exporting.packages import require
 
@@ -29,10 +29,9 @@ def write_executorch(graph: ImageGraph, path: Path) -> None:
     """Writes a graph as one file, weights inside.
 
     Raises:
-        InputError: the package is missing, or the graph is not of one size.
+        InputError: the package is missing.
     """
     check_executorch_installed()
-    check_fits(graph, "executorch")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backbone.weights.description import KEY
-from tools.exporting.devices import check_fits, device_metadata
+from tools.exporting.devices import device_metadata
 from tools.exporting.graph import INPUT, ImageGraph
 from tools.exporting.packages import require
 
@@ -27,10 +27,9 @@ def write_litert(graph: ImageGraph, path: Path) -> None:
     """Writes a graph as one file, weights inside. Labels of boxes become int32.
 
     Raises:
-        InputError: a package is missing, or the graph is not of one size.
+        InputError: a package is missing.
     """
     check_litert_installed()
-    check_fits(graph, "litert")
     import litert_torch
     from litert_torch._config import config
 

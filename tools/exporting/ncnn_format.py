@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from backbone.errors import InputError
-from tools.exporting.devices import PlanarGraph, check_fits, device_metadata
+from tools.exporting.devices import PlanarGraph, device_metadata
 from tools.exporting.graph import INPUT, ImageGraph
 from tools.exporting.packages import require
 
 
 def check_ncnn_installed() -> None:
     """Raises an InputError that says what to install where a package is missing."""
-    require("format ncnn", ("pnnx", "ncnn", "onnx", "onnxscript"), "run pip install 'taproot[ncnn]'")
+    require("format ncnn", ("pnnx", "ncnn", "onnx", "onnxscript"), "run pip install ncnn pnnx onnx onnxscript")
 
 
 def write_ncnn(graph: ImageGraph, path: Path) -> None:
@@ -31,12 +31,9 @@ def write_ncnn(graph: ImageGraph, path: Path) -> None:
     torch's exporter writes ONNX, from which ncnn's converter pnnx takes it.
 
     Raises:
-        InputError: a package is missing, or the graph is not of one image of one size with raw output.
+        InputError: a package is missing, or pnnx cannot convert the model.
     """
     check_ncnn_installed()
-    check_fits(graph, "ncnn", ("raw",))
-    if graph.batch != 1:
-        raise InputError(f"format ncnn: takes one image at a time, not {graph.batch}")
     import pnnx
 
     program = PlanarGraph(graph).program()

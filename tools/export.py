@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or default_out(arguments.weights, chosen.suffix)
     if out.suffix != chosen.suffix:
         raise InputError(f"{out}: must end in {chosen.suffix}, as files of the format {arguments.format} do")
-    images = painted_images() if arguments.images is None else given_images(arguments.images)
+    given = None if arguments.images is None else given_images(arguments.images)
     model, description = load_exportable(arguments.weights, arguments.taps)
     graph = make_graph(
         model,
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         channels=arguments.channels,
         score_threshold=arguments.score_threshold,
     )
-    exported = export(model, graph, out, chosen, images, weights=arguments.weights)
+    exported = export(model, graph, out, chosen, given or painted_images(), weights=arguments.weights)
     if exported.fault is not None:
         print(f"error: {out}: is not the model and was deleted: {exported.fault}", file=sys.stderr)
         return 1

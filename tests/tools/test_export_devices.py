@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import det
 import seg
@@ -16,6 +17,7 @@ from det.boxes import RawDetections
 from det.postprocess import StaticPostProcess
 from tools.exporting import packages
 from tools.exporting.devices import PlanarGraph, device_metadata
+from tools.exporting.executorch_format import without_shared_folding
 from tools.exporting.export import make_graph
 from tools.exporting.formats import FORMATS
 from tools.exporting.graph import image_graph
@@ -80,6 +82,18 @@ def test_what_a_format_cannot_hold_is_refused(name, segmenter, detector):
     if name == "ncnn":
         with pytest.raises(InputError, match="cannot hold labels of pixels; give raw"):
             make_graph(segmenter, STREET, FORMATS[name], **options, dynamic=False, output="final")
+
+
+def test_norms_that_share_a_convolution_are_scales_for_executorch(randomise, images):
+    """Its folding would change the shared weights once for each norm."""
+    torch.manual_seed(0)
+    model = randomise(det.create("ssdlite_fpn", backbone=TINY, num_classes=3, image_size=(64, 96)))
+    graph = image_graph(model, THINGS, output="raw")
+    changed = without_shared_folding(graph)
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in graph.modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in changed.modules())
+    image = torch.from_numpy(images[0])
+    torch.testing.assert_close(changed(image), graph(image), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", ["bgr", "rgb"])

@@ -31,7 +31,7 @@ def write_coreml(graph: ImageGraph, path: Path) -> None:
     check_coreml_installed()
     # It logs that scikit-learn and torch are newer than its tests, and that the runtime is only on Apple's systems.
     logging.getLogger("coremltools").setLevel(logging.ERROR)
-    import coremltools
+    import coremltools  # pyright: ignore[reportMissingImports]
 
     program = PlanarGraph(graph).program().run_decompositions({})
     _drop_aliases(program)

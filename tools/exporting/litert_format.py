@@ -30,8 +30,8 @@ def write_litert(graph: ImageGraph, path: Path) -> None:
         InputError: a package is missing.
     """
     check_litert_installed()
-    import litert_torch
-    from litert_torch._config import config
+    import litert_torch  # pyright: ignore[reportMissingImports]
+    from litert_torch._config import config  # pyright: ignore[reportMissingImports]
 
     config.show_progress = False
     litert_torch.convert(graph.eval(), (graph.example(),)).export(str(path))
@@ -40,8 +40,8 @@ def write_litert(graph: ImageGraph, path: Path) -> None:
 
 def _described(content: bytes, graph: ImageGraph) -> bytes:
     """A file's content with the names of input and outputs, and the metadata."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    import flatbuffers  # pyright: ignore[reportMissingImports]
+    from ai_edge_litert import schema_py_generated as schema  # pyright: ignore[reportMissingImports]
 
     model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
     (signature,) = model.signatureDefs
@@ -62,7 +62,7 @@ def _described(content: bytes, graph: ImageGraph) -> bytes:
 
 def read_litert_metadata(path: Path) -> str:
     """The metadata in a file, JSON."""
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema  # pyright: ignore[reportMissingImports]
 
     model: Any = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     (entry,) = (entry for entry in model.metadata if entry.name == KEY.encode())
@@ -71,7 +71,7 @@ def read_litert_metadata(path: Path) -> str:
 
 def open_litert(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A function from images uint8 [N, H, W, 3] to the outputs of a file by name, run on the CPU."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
     # The runner's memory is the interpreter's, which it keeps alive.
     runner = Interpreter(str(path)).get_signature_runner()

@@ -34,7 +34,7 @@ def write_ncnn(graph: ImageGraph, path: Path) -> None:
         InputError: a package is missing, or pnnx cannot convert the model.
     """
     check_ncnn_installed()
-    import pnnx
+    import pnnx  # pyright: ignore[reportMissingImports]
 
     program = PlanarGraph(graph).program()
     with TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def open_ncnn(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     Raises:
         InputError: the runtime cannot load the file.
     """
-    import ncnn
+    import ncnn  # pyright: ignore[reportMissingImports]
 
     names = json.loads(path.with_suffix(".json").read_text())["export"]["outputs"]
     network = ncnn.Net()

@@ -48,7 +48,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--opset", type=int, metavar="N", help="of onnx; default: 18")
     parser.add_argument("--aoti", action="store_true", help="of torch: compile to machine code for this processor")
-    parser.add_argument("--taps", nargs="+", metavar="TAP", help="of a classifier: give these values instead of logits")
+    parser.add_argument(
+        "--taps", nargs="+", metavar="TAP", help="of a classifier: give these, not logits; OUT before it"
+    )
     arguments = parser.parse_args(argv)
     for option, name in (("opset", "onnx"), ("aoti", "torch")):
         if getattr(arguments, option) and arguments.format != name:

@@ -31,9 +31,8 @@ def write_litert(graph: ImageGraph, path: Path) -> None:
     """
     check_litert_installed()
     import litert_torch  # pyright: ignore[reportMissingImports]
-    from litert_torch._config import config  # pyright: ignore[reportMissingImports]
 
-    config.show_progress = False
+    litert_torch.config.show_progress = False
     litert_torch.convert(graph.eval(), (graph.example(),)).export(str(path))
     path.write_bytes(_described(path.read_bytes(), graph))
 

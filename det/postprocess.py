@@ -1,5 +1,6 @@
 """Post-processing: from the network's raw output to boxes, scores and labels."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -273,6 +274,7 @@ class StaticPostProcess(nn.Module):
         )
         self.max_candidates = max_candidates
         self.rounds = rounds
+        self.most_overlap = _not_above(nms_iou)
         self.placement = boxes.place(image_size_hw, image_size_hw, "stretch")
         self.register_buffer("anchors", anchors, persistent=False)
 
@@ -298,7 +300,7 @@ class StaticPostProcess(nn.Module):
         common = (bottom_right - torch.maximum(apart[:, :, None, :2], apart[:, None, :, :2])).clamp(min=0)
         common = common[..., 0] * common[..., 1]
         overlap = common / (areas[:, :, None] + areas[:, None, :] - common)
-        suppresses = (better & (overlap.double() > process.nms_iou)).to(values.dtype)
+        suppresses = (better & (overlap > self.most_overlap)).to(values.dtype)
         keep = valid
         for _ in range(self.rounds):
             keep = valid & ((keep.to(values.dtype)[:, None] @ suppresses)[:, 0] == 0)
@@ -310,6 +312,16 @@ class StaticPostProcess(nn.Module):
             labels.gather(1, order),
             kept >= 0,
         )
+
+
+def _not_above(value: float) -> float:
+    """The largest float32 that is not above a number.
+
+    A float32 exceeds one exactly where it exceeds the other: torchvision's comparison in float64, without the float64
+    that runtimes on devices lack.
+    """
+    nearest = torch.tensor(value, dtype=torch.float32)
+    return (nearest if nearest.item() <= value else nearest.nextafter(torch.tensor(-math.inf))).item()
 
 
 def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:

@@ -109,9 +109,11 @@ def make_graph(
         raise InputError(f"--dynamic: a file {chosen.suffix} has one size; give --size HEIGHT WIDTH")
     if dynamic and size_hw is not None and not detector:
         raise InputError("--size: does not fit --dynamic, which leaves the size open; give one of them")
-    has_final = isinstance(model, Segmenter) or (detector and chosen.final_boxes)
-    if output == "final" and detector and not has_final:
-        raise InputError(f"--output final: a file {chosen.suffix} cannot hold the choice of boxes; give raw")
+    segmenter = isinstance(model, Segmenter)
+    has_final = (segmenter and chosen.final_labels) or (detector and chosen.final_boxes)
+    if output == "final" and (segmenter or detector) and not has_final:
+        lacking = "labels of pixels" if segmenter else "the choice of boxes"
+        raise InputError(f"--output final: a file {chosen.suffix} cannot hold {lacking}; give raw")
     output = output or ("final" if has_final else "raw")
     if score_threshold is not None and not (detector and output == "final"):
         raise InputError("--score-threshold: only the final output of a detector has one; leave it out")
@@ -143,7 +145,9 @@ def export(model: Any, graph: ImageGraph, out: Path, chosen: Format, images: Ima
             for part in parts:
                 if (out.parent / part.name).exists():
                     raise InputError(f"{out.parent / part.name}: exists already; remove it or give another name")
-            size = sum(part.stat().st_size for part in parts)
+            # A part may be a folder.
+            files = (file for part in parts for file in (part, *part.rglob("*")) if file.is_file())
+            size = sum(file.stat().st_size for file in files)
             comparison = None
             if chosen.open is not None:
                 comparison = check(model, graph, chosen.open(written), images)

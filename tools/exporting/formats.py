@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tools.exporting.coreml_format import check_coreml_installed, write_coreml
+from tools.exporting.executorch_format import check_executorch_installed, open_executorch, write_executorch
 from tools.exporting.graph import ImageGraph
+from tools.exporting.litert_format import check_litert_installed, open_litert, write_litert
+from tools.exporting.ncnn_format import check_ncnn_installed, open_ncnn, write_ncnn
 from tools.exporting.onnx_format import check_onnx_installed, open_onnx, write_onnx
 from tools.exporting.openvino_format import check_openvino_installed, open_openvino, write_openvino
 from tools.exporting.torch_format import (
@@ -32,6 +36,7 @@ class Format(NamedTuple):
     write: Callable[[ImageGraph, Path], None]  # the file, and others beside it whose names begin with its stem
     open: Callable[[Path], Run] | None  # runs the file by its runtime; None where that is not possible on this system
     distributions: tuple[str, ...]  # whose versions stand in the record beside torch's
+    final_labels: bool = True  # whether the labels of pixels can be in the graph; else a segmenter's output is raw
     final_boxes: bool = True  # whether boxes can be in the graph; else a detector's output is raw
     free_sizes: bool = True  # whether a size can be left open
 
@@ -42,6 +47,41 @@ FORMATS = {
     ),
     "openvino": Format(".xml", check_openvino_installed, write_openvino, open_openvino, ("torch", "openvino")),
     "torch": Format(".pt2", lambda: None, write_torch, open_torch, ("torch",)),
+    "executorch": Format(
+        ".pte",
+        check_executorch_installed,
+        write_executorch,
+        open_executorch,
+        ("torch", "executorch"),
+        free_sizes=False,
+    ),
+    "litert": Format(
+        ".tflite",
+        check_litert_installed,
+        write_litert,
+        open_litert,
+        ("torch", "litert-torch", "litert-converter", "ai-edge-litert"),
+        free_sizes=False,
+    ),
+    "coreml": Format(
+        ".mlpackage",
+        check_coreml_installed,
+        write_coreml,
+        None,
+        ("torch", "coremltools"),
+        final_boxes=False,
+        free_sizes=False,
+    ),
+    "ncnn": Format(
+        ".param",
+        check_ncnn_installed,
+        write_ncnn,
+        open_ncnn,
+        ("torch", "onnx", "onnxscript", "pnnx", "ncnn"),
+        final_labels=False,
+        final_boxes=False,
+        free_sizes=False,
+    ),
 }
 """By the names of `tools.options.FORMATS`."""
 COMPILED = Format(".pt2", check_compiler_installed, write_compiled, open_compiled, ())

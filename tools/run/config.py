@@ -438,13 +438,15 @@ class Arguments(NamedTuple, Generic[Config]):
 
     config: Config
     resume: bool  # go on from last.pt
+    extend: bool  # where run.steps has grown
     find_lr: bool  # a learning-rate range test instead of a training
+    replay: bool  # only the step after last.pt, to find what is not finite in it
 
 
 def parse_arguments(
     kind: type[Config], argv: list[str] | None, tool: str, examples: str | None
 ) -> Arguments[Config] | None:
-    """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`; None after --print-config.
+    """Reads `CONFIG.yaml key=value … [--resume [--extend] | --find-lr | --replay]`; None after --print-config.
 
     Raises:
         InputError: what `load` raises; a range test's rates cannot be.
@@ -465,8 +467,16 @@ def parse_arguments(
         help="a learning-rate range test from optim.min_lr to optim.lr into run.out/find_lr instead; first sets "
         + " ".join(RANGE_TEST),
     )
+    how.add_argument(
+        "--replay",
+        action="store_true",
+        help="run the step after last.pt again, save nothing, and name the tensor that is first not finite",
+    )
+    parser.add_argument("--extend", action="store_true", help="with --resume: go on to a larger run.steps")
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.extend and not arguments.resume:
+        parser.error("--extend makes a run that goes on longer; give --resume too")
     config = load(kind, find_config(arguments.config), [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
     if arguments.find_lr:
         config = replace(config, run=replace(config.run, out=str(Path(config.run.out) / "find_lr")))
@@ -476,7 +486,7 @@ def parse_arguments(
     if arguments.print_config:
         print(to_yaml(config), end="")
         return None
-    return Arguments(config, arguments.resume, arguments.find_lr)
+    return Arguments(config, arguments.resume, arguments.extend, arguments.find_lr, arguments.replay)
 
 
 def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:

@@ -1,21 +1,25 @@
 """From a config to the end of its training, the same for all tasks."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
+from backbone.errors import InputError
 from tools.io.console import console
 from tools.run.config import Arguments, Config
 from tools.run.evaluation import best_file
 from tools.run.find_lr import find_lr
+from tools.run.lock import lock_folder
 from tools.run.loop import train
 from tools.run.order import check_batch
 from tools.run.pretrained import settle, settled_before
 from tools.run.processes import device_text, make_accelerator
+from tools.run.replay import replay
 from tools.run.schedule import for_batch
-from tools.run.state import TrainingState, open_run
+from tools.run.state import Opened, TrainingState, open_run
 from tools.run.task import Task
 
 
@@ -23,13 +27,25 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     """Trains what `make_task` makes of the config, or finds its learning rate; returns the process's exit code.
 
     Raises:
-        InputError: the run folder, the data or the weights do not fit the config.
+        InputError: the run folder, the data or the weights do not fit the config, or another run is in the folder.
     """
-    saved = open_run(arguments.config, arguments.resume)
+    out = Path(arguments.config.run.out)
+    goes_on = arguments.resume or arguments.replay
+    if goes_on and not out.is_dir():
+        raise InputError(f"{out}: nothing to resume; start the run without --resume")
+    with lock_folder(out, is_main=int(os.environ.get("RANK", "0")) == 0):
+        opened = open_run(arguments.config, resume=goes_on, extend=arguments.extend)
+        return _run_opened(make_task, arguments, opened)
+
+
+def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arguments[Config], opened: Opened) -> int:
+    """The run itself, in a folder that is this run's alone."""
+    saved, notes = None if opened.saved is None else opened.saved.state, list(opened.notes)
     if saved is None:
-        config, notes = settle(arguments.config)
+        config, settled = settle(arguments.config)
+        notes += settled
     else:
-        config, notes = settled_before(arguments.config, saved["config"]), []
+        config = settled_before(arguments.config, saved["config"])
     run, optim = config.run, config.optim
     accelerator = make_accelerator(run.precision)
     check_batch(run, accelerator.num_processes)
@@ -52,8 +68,11 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     state = TrainingState(config, accelerator, task.model)
     if arguments.find_lr:
         return find_lr(config, accelerator, task, state)
-    if saved is not None:
-        state.load_state_dict(saved)
+    if opened.saved is not None:
+        state.load_state_dict(opened.saved.state)
+        state.newest_is_whole = opened.saved.fault is None
+    if arguments.replay:
+        return replay(config, accelerator, task, state)
     code = train(config, accelerator, task, state)
     if accelerator.is_main_process and code == 0:
         console.out(f"done: {best_file(run)}; curves in {Path(run.out) / 'curves.png'}")

@@ -80,6 +80,7 @@ TAILS = sorted({tail for architecture in ARCHITECTURES.values() for tail in tail
 
 COUNT = (1, 1e9)
 WORKERS = (0, 256)
+DAMAGED = ("error", "skip")
 SHARE = (0, 1)
 BELOW_1 = (0, 0.99)
 WIDTH = (0.1, 8)
@@ -103,6 +104,14 @@ class SegData:
         choices=("gtFine", "gtCoarse"),
     )
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    damaged: str = knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=DAMAGED,
+    )
+    leave_out: str | None = knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
     val_limit: int | None = knob(None, "evaluate during training on the first N images only", limits=COUNT)
 
 
@@ -174,6 +183,14 @@ class DetData:
     val_split: str = knob("val2017", "split to evaluate on")
     filter_empty: bool = knob(False, "leave images without boxes out of training, where they are negatives")
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    damaged: str = knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=DAMAGED,
+    )
+    leave_out: str | None = knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +254,14 @@ class BackboneData:
     train_split: str = knob("train", "folder to learn from")
     val_split: str = knob("val", "folder to evaluate on")
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    damaged: str = knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=DAMAGED,
+    )
+    leave_out: str | None = knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
     crop_pct: float = knob(
         0.875, "share of the shorter side that the central crop of an evaluation keeps", limits=(0.1, 1)
     )
@@ -426,7 +451,15 @@ Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
 RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
 """What --find-lr sets, before the command line's own overrides."""
 
-FREE_ON_RESUME = ("data.workers", "data.prepared", "run.out", "run.save_every", "run.log_every", "run.eval_every")
+FREE_ON_RESUME = (
+    "data.workers",
+    "data.prepared",
+    "data.damaged",
+    "run.out",
+    "run.save_every",
+    "run.log_every",
+    "run.eval_every",
+)
 """Keys that may change when a run goes on, as they do not change its weights."""
 
 SETTLED = ("model.padding", "mean", "std", "optim.lr", "optim.backbone_lr")

@@ -11,8 +11,9 @@ from tools.run.config import AnyConfig, Optim
 from tools.run.curves import draw_lr_range
 from tools.run.disk import Disk
 from tools.run.guard import NON_FINITE
+from tools.run.loading import batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
-from tools.run.loop import compiled, make_loader, say_non_finite, total_loss
+from tools.run.loop import compiled, say_non_finite, total_loss
 from tools.run.order import seed_step
 from tools.run.processes import gather_values, to_device
 from tools.run.signals import StopSignal
@@ -42,11 +43,14 @@ def find_lr(config: AnyConfig, accelerator: Accelerator, task: Task, state: Trai
     model, loss = compiled(run, accelerator, state.parallel, task.loss)
     lowest, disk = math.inf, Disk()
     with ExitStack() as stack:
+        stack.enter_context(told_in_one_line(config.data.workers))
         stop = stack.enter_context(StopSignal())
         bar = stack.enter_context(progress("{task.fields[note]}"))
         log = stack.enter_context(closing(Log(out, config, 0, disk))) if is_main else None
         line = bar.add_task("range test", total=run.steps, note="", visible=is_main)
-        for step, batch in enumerate(make_loader(config, accelerator, task, 0)):
+        loaded = stack.enter_context(closing(batches(make_loader(config, accelerator, task, 0))))
+        for step, (batch, faults) in enumerate(loaded):
+            state.damaged.meet(faults)
             rate = range_rate(optim, step, run.steps)
             seed_step(run, step, accelerator.process_index)
             if task.before_step is not None:

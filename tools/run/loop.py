@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from backbone.errors import InputError
 from tools.io.console import console, progress
@@ -24,9 +23,10 @@ from tools.run.curves import draw_curves
 from tools.run.disk import NOT_WRITTEN, Disk
 from tools.run.evaluation import evaluate_and_keep_best, evaluation_is_due, evaluation_is_missing
 from tools.run.guard import NON_FINITE
+from tools.run.loading import batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
 from tools.run.order import SampleOrder, seed_step
-from tools.run.processes import gather_parts, single_thread, to_device
+from tools.run.processes import gather_parts, to_device
 from tools.run.schedule import for_batch, learning_rate
 from tools.run.signals import StopSignal
 from tools.run.state import TrainingState
@@ -48,8 +48,9 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
     out, is_main, process = Path(run.out), accelerator.is_main_process, accelerator.process_index
     model, loss = compiled(run, accelerator, state.parallel, task.loss)
     loader = make_loader(config, accelerator, task, state.step)
-    first, guard, disk = state.step, state.guard, Disk()
+    first, guard, disk, damaged = state.step, state.guard, Disk(), state.damaged
     with ExitStack() as stack:
+        stack.enter_context(told_in_one_line(config.data.workers))
         stop = stack.enter_context(StopSignal())
         bar = stack.enter_context(progress("{task.fields[note]}"))
         log = stack.enter_context(closing(Log(out, config, first, disk))) if is_main else None
@@ -59,7 +60,8 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                 evaluate_and_keep_best(task, run, state, log, disk)
                 state.save(disk)
             clock, timed_from = time.perf_counter(), first
-            for batch in loader:
+            for batch, faults in stack.enter_context(closing(batches(loader))):
+                damaged.meet(faults)
                 rate = learning_rate(optim, state.step, run.steps)
                 seed_step(run, state.step, process)
                 if task.before_step is not None:
@@ -98,6 +100,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                     clock += time.perf_counter() - pause
                 signalled = stop.agreed(accelerator)
                 if state.step % run.save_every == 0 or state.step == run.steps or signalled:
+                    damaged.share(accelerator)
                     state.save(disk)
                 if signalled and state.step < run.steps:
                     if is_main:
@@ -108,6 +111,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                 save_before_end(state, disk, error)
             raise
     if is_main:
+        damaged.say_all()
         disk.write(out / "curves.png", lambda: draw_curves(out / "log.csv", out / "curves.png"))
     if (missing := disk.summary()) is not None:
         console.out(f"error: {missing}")
@@ -126,27 +130,6 @@ def save_before_end(state: TrainingState, disk: Disk, error: InputError) -> None
 def total_loss(terms: dict[str, Tensor]) -> Tensor:
     """The sum of a loss's terms, all scalars."""
     return reduce(torch.add, terms.values())
-
-
-def make_loader(config: AnyConfig, accelerator: Accelerator, task: Task, start: int) -> DataLoader:
-    """Batches of this process's share of the samples, from step `start` to the last."""
-    order = SampleOrder(
-        len(task.train_set),
-        config.run,
-        start=start,
-        process=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-    )
-    return DataLoader(
-        task.train_set,
-        batch_sampler=order,
-        num_workers=config.data.workers,
-        collate_fn=task.collate,
-        worker_init_fn=single_thread,
-        pin_memory=accelerator.device.type == "cuda",
-        prefetch_factor=4 if config.data.workers else None,
-        timeout=300 if config.data.workers else 0,
-    )
 
 
 def compiled(run: Run, accelerator: Accelerator, model: nn.Module, loss: Loss) -> tuple[nn.Module, Loss]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tools.io.console import console
 from tools.run.config import AnyConfig
 from tools.run.guard import NON_FINITE
+from tools.run.loading import Substituting
 from tools.run.loop import names_of_step, total_loss
 from tools.run.order import SampleOrder, seed_step
 from tools.run.processes import to_device
@@ -57,7 +58,8 @@ def replay(config: AnyConfig, accelerator: Accelerator, task: Task, state: Train
     run, step = config.run, min(state.step, config.run.steps - 1)
     process, num_processes = state.suspect or (0, 1)
     order = SampleOrder(len(task.train_set), run, start=step, process=process, num_processes=num_processes)
-    batch = to_device(task.collate([task.train_set[key] for key in next(iter(order))]), accelerator.device)
+    samples = Substituting(task.train_set, run.seed, skip=config.data.damaged == "skip")
+    batch = to_device(task.collate([samples[key][0] for key in next(iter(order))]), accelerator.device)
     console.out(f"step {step + 1}: {', '.join(names_of_step(config, task, step, process, num_processes))}")
     seed_step(run, step, process)
     if task.before_step is not None:

@@ -12,6 +12,7 @@ from tools.io.console import console
 from tools.run.config import Arguments, Config
 from tools.run.evaluation import best_file
 from tools.run.find_lr import find_lr
+from tools.run.loading import shared_memory_warning
 from tools.run.lock import lock_folder
 from tools.run.loop import train
 from tools.run.order import check_batch
@@ -62,10 +63,12 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
     if rate != optim.lr and not arguments.find_lr:
         given = f"{optim.lr:g} for a batch of {optim.lr_for_batch}"
         lines.append(f"learning rate {rate:g} for run.batch {run.batch}; given as {given}")
+    if (warning := shared_memory_warning(config, task, accelerator.num_processes)) is not None:
+        lines.append(warning)
     if accelerator.is_main_process:
         for line in lines:
             console.out(line)
-    state = TrainingState(config, accelerator, task.model)
+    state = TrainingState(config, accelerator, task.model, len(task.train_set))
     if arguments.find_lr:
         return find_lr(config, accelerator, task, state)
     if opened.saved is not None:

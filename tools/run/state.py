@@ -15,6 +15,7 @@ from tools.run.config import FREE_ON_RESUME, SETTLED, AnyConfig, flatten
 from tools.run.disk import Disk
 from tools.run.guard import Guard
 from tools.run.layers import frozen_modules, frozen_steps, split_layers
+from tools.run.loading import Damaged
 from tools.run.optimizer import make_average, make_optimizer, set_rates
 from tools.run.schedule import for_batch, learning_rate
 
@@ -24,6 +25,7 @@ class TrainingState:
 
     Arguments:
         model: the network with its initial weights; it is moved to the device.
+        num_images: of the training set.
 
     Attributes:
         model: the network itself; parallel: the same as a step calls it, exchanging gradients between processes.
@@ -33,6 +35,7 @@ class TrainingState:
         kept: the network whose weights are evaluated and kept: the average's if there is one.
         optimizer, scaler: the latter, of fp16's gradients, is None in other precisions.
         guard: makes the steps of optimizer and average, and counts those left out.
+        damaged: the damaged images that were met.
         suspect: where the run ended because its next step's loss or gradient is not finite: the process that began it
             and how many there were.
         step: how many steps were made. evaluated: after which of them the last evaluation was.
@@ -40,7 +43,7 @@ class TrainingState:
         newest_is_whole: whether the run's last.pt is a state that can be read, and so worth keeping as last-1.pt.
     """
 
-    def __init__(self, config: AnyConfig, accelerator: Accelerator, model: nn.Module) -> None:
+    def __init__(self, config: AnyConfig, accelerator: Accelerator, model: nn.Module, num_images: int) -> None:
         run, optim = config.run, for_batch(config.optim, config.run.batch)
         self.config, self.is_main = config, accelerator.is_main_process
         self.warmup = optim.warmup
@@ -66,6 +69,7 @@ class TrainingState:
         self.kept = self.average.module if self.average is not None else self.model
         self.step, self.evaluated, self.best = 0, 0, -math.inf
         self.newest_is_whole = False
+        self.damaged = Damaged(num_images)
         self.suspect: list[int] | None = None
 
     def prepare_step(self, step: int, rate: float) -> None:
@@ -98,6 +102,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "left_out": self.guard.counts.tolist(),
             "suspect": self.suspect,
+            "damaged": list(self.damaged.faults),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -112,6 +117,7 @@ class TrainingState:
         self.evaluated = state.get("evaluated", self.step)  # older files do not say
         self.guard.counts.copy_(torch.tensor(state.get("left_out", [0, 0, 0])))
         self.suspect = state.get("suspect")
+        self.damaged.faults = list(state.get("damaged", ()))
 
     def go_back(self, step: int) -> None:
         """Makes this the state before steps that changed nothing, from the step of number `step` on."""

@@ -360,6 +360,9 @@ class Run:
     out: str = knob("runs/experiment", "folder of the run: config.yaml, log.csv, last.pt, best.safetensors, curves.png")
     steps: int = knob(1000, "optimiser steps", limits=COUNT)
     batch: int = knob(16, "images per step, over all processes", limits=(1, 65536))
+    accumulate: int = knob(
+        1, "parts that each process takes its share of the batch in, to save memory; norms see a part", limits=(1, 4096)
+    )
     freeze: str | None = knob(
         None,
         "layers that keep the weights' values and statistics: body, stem, or up to the block of this number",
@@ -370,10 +373,21 @@ class Run:
     )
     seed: int = knob(0, "fixes the order of samples, augmentation, initial weights and dropout", limits=(0, 2**32 - 1))
     eval_every: int = knob(500, "steps between evaluations; the last step is always evaluated", limits=COUNT)
+    patience: int | None = knob(
+        None, "end the run after so many evaluations in a row without a better score; by default never", limits=COUNT
+    )
+    keep_best: int = knob(
+        0, "keep the weights of so many of the best evaluations in best/, for tools.average", limits=(0, 1000)
+    )
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
     log_every: int = knob(20, "steps between log rows", limits=COUNT)
     precision: str = knob("no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16"))
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
+    threads: int | None = knob(
+        None,
+        "threads of the training process on a CPU; by default torch's, which OMP_NUM_THREADS sets",
+        limits=(1, 1024),
+    )
     compile: bool = knob(
         False, "torch.compile model and loss as one (over several processes the model); needs a C++ compiler"
     )

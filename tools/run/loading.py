@@ -155,8 +155,8 @@ class CollateLoaded:
         return Loaded(self.collate([sample for sample, _ in items]), [fault for _, faults in items for fault in faults])
 
 
-def batches(loader: DataLoader) -> Generator[Loaded, None, None]:
-    """The loader's batches; a worker that has died or hangs is an error in one line.
+def batches(loader: DataLoader, parts: int = 1) -> Generator[list[Loaded], None, None]:
+    """The loader's batches, so many at a time; a worker that has died or hangs is an error in one line.
 
     Raises:
         InputError: a worker is dead, or gives nothing within `TIMEOUT`; an image is damaged.
@@ -164,7 +164,7 @@ def batches(loader: DataLoader) -> Generator[Loaded, None, None]:
     iterator, fault = iter(loader), None
     while fault is None:
         try:
-            loaded = next(iterator)
+            loaded = [next(iterator) for _ in range(parts)]
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:

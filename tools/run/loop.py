@@ -7,8 +7,9 @@ interrupted goes on as if nothing had happened, at any step and with any number 
 
 import math
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from tools.io.console import console, progress
 from tools.run.config import AnyConfig, Run
 from tools.run.curves import draw_curves
 from tools.run.disk import NOT_WRITTEN, Disk
-from tools.run.evaluation import evaluate_and_keep_best, evaluation_is_due, evaluation_is_missing
+from tools.run.evaluation import (
+    evaluate_and_keep_best,
+    evaluation_is_due,
+    evaluation_is_missing,
+    patience_is_lost,
+)
 from tools.run.guard import NON_FINITE
-from tools.run.loading import batches, make_loader, told_in_one_line
+from tools.run.loading import Loaded, batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
 from tools.run.order import SampleOrder, seed_step
 from tools.run.processes import gather_parts, to_device
@@ -45,10 +51,10 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
             then is saved; resuming makes up for an evaluation that failed.
     """
     run, optim = config.run, for_batch(config.optim, config.run.batch)
-    out, is_main, process = Path(run.out), accelerator.is_main_process, accelerator.process_index
+    out, is_main = Path(run.out), accelerator.is_main_process
     model, loss = compiled(run, accelerator, state.parallel, task.loss)
     loader = make_loader(config, accelerator, task, state.step)
-    first, guard, disk, damaged = state.step, state.guard, Disk(), state.damaged
+    first, guard, disk = state.step, state.guard, Disk()
     with ExitStack() as stack:
         stack.enter_context(told_in_one_line(config.data.workers))
         stop = stack.enter_context(StopSignal())
@@ -59,18 +65,15 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
             if evaluation_is_missing(run, state, accelerator):
                 evaluate_and_keep_best(task, run, state, log, disk)
                 state.save(disk)
+            ends = patience_is_lost(run, state, accelerator)
             clock, timed_from = time.perf_counter(), first
-            for batch, faults in stack.enter_context(closing(batches(loader))):
-                damaged.meet(faults)
+            for parts in () if ends else stack.enter_context(closing(batches(loader, run.accumulate))):
                 rate = learning_rate(optim, state.step, run.steps)
-                seed_step(run, state.step, process)
                 if task.before_step is not None:
                     task.before_step(state.step)
                 state.prepare_step(state.step, rate)
                 guard.begin()
-                terms = loss(model, to_device(batch, accelerator.device))
-                total = total_loss(terms)
-                guard.backward(total)
+                terms = add_gradients(run, accelerator, state, model, loss, parts)
                 state.drop_frozen_gradients(state.step)
                 norm = guard.step(state.step, optim.clip)
                 state.step += 1
@@ -85,7 +88,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                     if log is not None and logged:
                         speed = (state.step - timed_from) * run.batch / (time.perf_counter() - clock)
                         row = {name: term.item() for name, term in terms.items()}
-                        row |= {"loss": total.item(), "gradient_norm": norm.item()}
+                        row |= {"loss": total_loss(terms).item(), "gradient_norm": norm.item()}
                         note = f"loss {row['loss']:.3f}  lr {rate:.2g}  {speed:.1f} images/s"
                         row = {name: value for name, value in row.items() if math.isfinite(value)}
                         row |= {"left_out": left_out} if left_out else {}
@@ -98,20 +101,25 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                     pause = time.perf_counter()
                     evaluate_and_keep_best(task, run, state, log, disk)
                     clock += time.perf_counter() - pause
+                    ends = patience_is_lost(run, state, accelerator)
                 signalled = stop.agreed(accelerator)
-                if state.step % run.save_every == 0 or state.step == run.steps or signalled:
-                    damaged.share(accelerator)
+                if state.step % run.save_every == 0 or state.step == run.steps or signalled or ends:
+                    state.damaged.share(accelerator)
                     state.save(disk)
                 if signalled and state.step < run.steps:
                     if is_main:
                         console.out(f"stopped after step {state.step}; go on with --resume")
                     return 128 + signalled
+                if ends:
+                    break
         except InputError as error:
             if state.step > first:
                 save_before_end(state, disk, error)
             raise
     if is_main:
-        damaged.say_all()
+        if ends and state.step < run.steps:
+            console.out(f"ended after step {state.step}: {run.patience} evaluations without a better score")
+        state.damaged.say_all()
         disk.write(out / "curves.png", lambda: draw_curves(out / "log.csv", out / "curves.png"))
     if (missing := disk.summary()) is not None:
         console.out(f"error: {missing}")
@@ -125,6 +133,33 @@ def save_before_end(state: TrainingState, disk: Disk, error: InputError) -> None
         state.save(disk)
     except InputError:
         raise error from None
+
+
+def add_gradients(
+    run: Run,
+    accelerator: Accelerator,
+    state: TrainingState,
+    model: nn.Module,
+    loss: Loss,
+    parts: list[Loaded],
+) -> dict[str, Tensor]:
+    """Adds up the gradients of the mean loss over the parts of a step's batch; processes exchange them with the last.
+
+    Arguments:
+        model, loss: as `compiled` gives them.
+    Returns:
+        The loss's terms, each the mean over the parts.
+    """
+    sums: dict[str, Tensor] = {}
+    for number, (batch, faults) in enumerate(parts):
+        state.damaged.meet(faults)
+        seed_step(run, state.step, accelerator.process_index, number)
+        with nullcontext() if number + 1 == len(parts) else accelerator.no_sync(state.parallel):
+            terms = loss(model, to_device(batch, accelerator.device))
+            terms = {name: term / len(parts) for name, term in terms.items()} if len(parts) > 1 else terms
+            state.guard.backward(total_loss(terms))
+        sums = {name: sums[name] + term.detach() if number else term.detach() for name, term in terms.items()}
+    return sums
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:
@@ -198,4 +233,5 @@ def say_non_finite(accelerator: Accelerator, step: int, terms: dict[str, Tensor]
 def names_of_step(config: AnyConfig, task: Task, step: int, process: int, num_processes: int) -> list[str]:
     """The names of the images of a process's batch in step number `step`."""
     order = SampleOrder(len(task.train_set), config.run, start=step, process=process, num_processes=num_processes)
-    return [str(image_path(task.train_set, index)) for _, index in next(iter(order))]
+    parts = islice(order, config.run.accumulate)
+    return [str(image_path(task.train_set, index)) for part in parts for _, index in part]

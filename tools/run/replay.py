@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator
@@ -59,23 +60,24 @@ def replay(config: AnyConfig, accelerator: Accelerator, task: Task, state: Train
     process, num_processes = state.suspect or (0, 1)
     order = SampleOrder(len(task.train_set), run, start=step, process=process, num_processes=num_processes)
     samples = Substituting(task.train_set, run.seed, skip=config.data.damaged == "skip")
-    batch = to_device(task.collate([samples[key][0] for key in next(iter(order))]), accelerator.device)
     console.out(f"step {step + 1}: {', '.join(names_of_step(config, task, step, process, num_processes))}")
-    seed_step(run, step, process)
     if task.before_step is not None:
         task.before_step(step)
     state.prepare_step(step, learning_rate(for_batch(config.optim, run.batch), step, run.steps))
     found = Findings()
     for name, value in state.model.state_dict().items():
         found.look(f"weight {name}", value)
-    with watched(state.model, found):
-        terms = task.loss(state.model, batch)
-        for name, term in terms.items():
-            found.look(name, term)
-        total_loss(terms).backward()
+    for part, keys in enumerate(islice(order, run.accumulate)):
+        batch = to_device(task.collate([samples[key][0] for key in keys]), accelerator.device)
+        seed_step(run, step, process, part)
+        with watched(state.model, found):
+            terms = task.loss(state.model, batch)
+            for name, term in terms.items():
+                found.look(name, term)
+            total_loss(terms).backward()
+        console.out(", ".join(f"{name} {term.item():g}" for name, term in terms.items()))
     for name, parameter in state.model.named_parameters():
         found.look(f"gradient of {name}", parameter.grad)
-    console.out(", ".join(f"{name} {term.item():g}" for name, term in terms.items()))
     what, value = found.largest
     console.out(f"first not finite: {found.first or 'nothing'}")
     console.out(f"largest value{' before' if found.first else ''}: {value:.3g} in {what}")

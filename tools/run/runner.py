@@ -50,6 +50,8 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
     run, optim = config.run, config.optim
     accelerator = make_accelerator(run.precision)
     check_batch(run, accelerator.num_processes)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
     torch.manual_seed(run.seed)
     task = make_task(config, accelerator)
     lines = [

@@ -39,7 +39,8 @@ class TrainingState:
         suspect: where the run ended because its next step's loss or gradient is not finite: the process that began it
             and how many there were.
         step: how many steps were made. evaluated: after which of them the last evaluation was.
-        best: the best score so far.
+        best: the best score so far. since_best: how many evaluations there were since.
+        among_best: score and step of the evaluations whose weights are kept for `run.keep_best`, best first.
         newest_is_whole: whether the run's last.pt is a state that can be read, and so worth keeping as last-1.pt.
     """
 
@@ -68,6 +69,8 @@ class TrainingState:
         self.guard = Guard(accelerator, self.model, self.optimizer, self.average, optim.ema)
         self.kept = self.average.module if self.average is not None else self.model
         self.step, self.evaluated, self.best = 0, 0, -math.inf
+        self.since_best = 0
+        self.among_best: list[tuple[float, int]] = []
         self.newest_is_whole = False
         self.damaged = Damaged(num_images)
         self.suspect: list[int] | None = None
@@ -96,6 +99,8 @@ class TrainingState:
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
+            "since_best": self.since_best,
+            "among_best": [list(entry) for entry in self.among_best],
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
@@ -114,6 +119,8 @@ class TrainingState:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
+        self.since_best = state.get("since_best", 0)
+        self.among_best = [(score, step) for score, step in state.get("among_best", ())]
         self.evaluated = state.get("evaluated", self.step)  # older files do not say
         self.guard.counts.copy_(torch.tensor(state.get("left_out", [0, 0, 0])))
         self.suspect = state.get("suspect")

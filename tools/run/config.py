@@ -488,12 +488,13 @@ class Arguments(NamedTuple, Generic[Config]):
     extend: bool  # where run.steps has grown
     find_lr: bool  # a learning-rate range test instead of a training
     replay: bool  # only the step after last.pt, to find what is not finite in it
+    dry_run: bool  # two steps and an evaluation, to estimate what the whole takes
 
 
 def parse_arguments(
     kind: type[Config], argv: list[str] | None, tool: str, examples: str | None
 ) -> Arguments[Config] | None:
-    """Reads `CONFIG.yaml key=value … [--resume [--extend] | --find-lr | --replay]`; None after --print-config.
+    """Reads `CONFIG.yaml key=value …` and what to do with it; None after --print-config.
 
     Raises:
         InputError: what `load` raises; a range test's rates cannot be.
@@ -519,6 +520,11 @@ def parse_arguments(
         action="store_true",
         help="run the step after last.pt again, save nothing, and name the tensor that is first not finite",
     )
+    how.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="two steps and one evaluation in a temporary folder, to estimate the whole run's time, memory and disk",
+    )
     parser.add_argument("--extend", action="store_true", help="with --resume: go on to a larger run.steps")
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
     arguments = parser.parse_intermixed_args(argv)
@@ -533,7 +539,7 @@ def parse_arguments(
     if arguments.print_config:
         print(to_yaml(config), end="")
         return None
-    return Arguments(config, arguments.resume, arguments.extend, arguments.find_lr, arguments.replay)
+    return Arguments(config, arguments.resume, arguments.extend, arguments.find_lr, arguments.replay, arguments.dry_run)
 
 
 def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:

@@ -8,8 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from backbone.errors import InputError
+from tools.doctoring.checks import OK, check_disk, check_threads
 from tools.io.console import console
 from tools.run.config import Arguments, Config
+from tools.run.dry_run import dry_run
 from tools.run.evaluation import best_file
 from tools.run.find_lr import find_lr
 from tools.run.loading import shared_memory_warning
@@ -30,6 +32,8 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     Raises:
         InputError: the run folder, the data or the weights do not fit the config, or another run is in the folder.
     """
+    if arguments.dry_run:
+        return dry_run(make_task, arguments, lambda make, short: _run_opened(make, short, Opened(None, [])))
     out = Path(arguments.config.run.out)
     goes_on = arguments.resume or arguments.replay
     if goes_on and not out.is_dir():
@@ -71,6 +75,10 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
         for line in lines:
             console.out(line)
     state = TrainingState(config, accelerator, task.model, len(task.train_set))
+    if accelerator.is_main_process:
+        for finding in [*check_disk(Path(run.out), state.num_bytes_on_disk()), *check_threads()]:
+            if finding.level != OK:
+                console.out(f"warning: {finding.text}; {finding.cure}")
     if arguments.find_lr:
         return find_lr(config, accelerator, task, state)
     if opened.saved is not None:
@@ -79,7 +87,7 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
     if arguments.replay:
         return replay(config, accelerator, task, state)
     code = train(config, accelerator, task, state)
-    if accelerator.is_main_process and code == 0:
+    if accelerator.is_main_process and code == 0 and not arguments.dry_run:
         console.out(f"done: {best_file(run)}; curves in {Path(run.out) / 'curves.png'}")
         console.out(f"next: python -m {task.next_command} --weights {best_file(run)}")
     return code

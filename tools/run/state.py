@@ -93,6 +93,13 @@ class TrainingState:
             for module in self.frozen:
                 module.zero_grad()
 
+    def num_bytes_on_disk(self) -> int:
+        """About what the run's files take: two states and one being written, the best weights and those kept."""
+        weights = sum(value.nbytes for value in self.model.state_dict().values())
+        of_optimizer = {"adamw": 2, "sgd": 1, "rmsprop": 2}[self.config.optim.name]
+        state = weights * (1 + of_optimizer + (self.average is not None))
+        return 3 * state + (2 + self.config.run.keep_best) * weights
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes: tensors, numbers, text, lists and dicts."""
         return {

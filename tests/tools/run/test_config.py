@@ -152,7 +152,7 @@ def test_help_lists_every_key(capsys):
 
 
 def test_the_command_line_says_what_to_do(file):
-    assert parse_arguments(SegConfig, [str(file)], "train_seg", "")[1:] == (False,) * 4
+    assert parse_arguments(SegConfig, [str(file)], "train_seg", "")[1:] == (False,) * 5
     assert parse_arguments(SegConfig, [str(file), "--resume"], "train_seg", "").resume
     config, *_ = found = parse_arguments(SegConfig, [str(file), "run.out=a", "--find-lr"], "train_seg", "")
     assert found.find_lr and (config.optim.min_lr, config.optim.lr, config.run.out) == (1e-6, 10, "a/find_lr")

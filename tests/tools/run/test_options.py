@@ -129,7 +129,7 @@ def test_the_best_evaluations_are_kept_and_their_average_is_a_model(world, tmp_p
     kept = sorted((tmp_path / "run" / "best").iterdir())
     assert [path.name for path in kept] == ["step-0000002.safetensors", "step-0000004.safetensors"]
     out = tmp_path / "average.safetensors"
-    assert average.main([*map(str, kept), "--out", str(out)]) == 0
+    assert average.main([str(tmp_path / "run" / "best"), "--out", str(out)]) == 0
     one, other, mean = (load_file(path) for path in (*kept, out))
     weight = "head.gate.weight"
     assert not torch.equal(one[weight], other[weight])

@@ -149,10 +149,12 @@ def add_gradients(
         model, loss: as `compiled` gives them.
     Returns:
         The loss's terms, each the mean over the parts.
+    Raises:
+        InputError: too many images are damaged; nothing has changed.
     """
+    state.damaged.meet([fault for part in parts for fault in part.faults])  # may end the run: before anything changes
     sums: dict[str, Tensor] = {}
-    for number, (batch, faults) in enumerate(parts):
-        state.damaged.meet(faults)
+    for number, (batch, _) in enumerate(parts):
         seed_step(run, state.step, accelerator.process_index, number)
         with nullcontext() if number + 1 == len(parts) else accelerator.no_sync(state.parallel):
             terms = loss(model, to_device(batch, accelerator.device))

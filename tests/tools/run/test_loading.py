@@ -39,6 +39,7 @@ def broken(world, tmp_path):
     return tmp_path / "world", {task: cut(path) for task, path in images.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["seg", "det"])
 def test_another_image_takes_the_place_of_a_damaged_one_and_resuming_is_exact(broken, tmp_path, capfd, task):
     world, images = broken

@@ -85,6 +85,7 @@ DEATHS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "workers"), [("seg", 2), ("det", 0)])
 def test_a_run_that_was_killed_at_every_turn_ends_as_if_it_had_not_been(
     finished, world, tmp_path, capfd, task, workers
@@ -184,6 +185,7 @@ def test_a_damaged_state_gives_way_to_the_one_before_which_is_not_lost_then(fini
     assert_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_folder_has_one_run_at_a_time(world, tmp_path):
     main, arguments = command("seg", world, tmp_path / "run")
     started, go = os.pipe(), os.pipe()

@@ -20,13 +20,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("root", type=Path, help="folder with annotations/ and one folder of images per split")
     parser.add_argument("--split", nargs="+", help="default: every split of annotations/")
     parser.add_argument("--out", type=Path, metavar="PNG", help="image to write; default: check/samples.png in root")
+    parser.add_argument(
+        "--leave-out", type=Path, metavar="FILE", help="list of unusable images to write, for data.leave_out"
+    )
     parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     # After the arguments: torch takes seconds to import.
     from tools.checks import coco
     from tools.checks.samples import report_faults
 
-    faults = coco.check(arguments.root, splits=arguments.split, out=arguments.out, workers=arguments.workers)
+    faults = coco.check(
+        arguments.root,
+        splits=arguments.split,
+        out=arguments.out,
+        leave_out=arguments.leave_out,
+        workers=arguments.workers,
+    )
     return report_faults(faults)
 
 

@@ -23,6 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--splits", nargs="+", help="default: all that Cityscapes' folder holds, else train and val")
     parser.add_argument("--hash", type=Path, metavar="FILE", help="compare SHA-256 sums; written if it is not there")
     parser.add_argument("--out", type=Path, metavar="PNG", help="image to write; default: check/samples.png in root")
+    parser.add_argument(
+        "--leave-out", type=Path, metavar="FILE", help="list of unusable images to write, for data.leave_out"
+    )
     parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
     arguments = parser.parse_args(argv)
     # After the arguments: torch takes seconds to import.
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         splits=arguments.splits,
         hashes=arguments.hash,
         out=arguments.out,
+        leave_out=arguments.leave_out,
         workers=arguments.workers,
     )
     return report_faults(faults)

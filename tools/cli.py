@@ -17,8 +17,8 @@ GROUPS = {
     "run a model": ("video", "export"),
     "evaluate": ("eval_seg", "eval_det", "eval_backbone"),
     "prepare data": ("check_masks", "check_coco", "check_augment", "convert_annotations", "prepare_masks"),
-    "weights and networks": ("weights", "convert_weights", "publish", "summary"),
-    "try and measure": ("demo", "make_demo_data", "benchmark"),
+    "weights and networks": ("weights", "convert_weights", "average", "publish", "summary"),
+    "try and measure": ("doctor", "demo", "make_demo_data", "benchmark"),
 }
 """The modules of `tools` that are commands, by what they are for; a test keeps the list complete."""
 FORMER_NAMES = ("check_cityscapes", "prepare_cityscapes")

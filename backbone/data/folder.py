@@ -1,6 +1,6 @@
 """Images in one folder per class, as ImageNet is laid out: `ROOT/SPLIT/CLASS/*.jpg`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +33,21 @@ class ImageFolder(Dataset):
         transform: a function of an image uint8 BGR [H, W, 3] and a seed that gives uint8 RGB [3, H, W].
         classes: names in the order of the labels; by default the folders' names, sorted, as ImageNet's are. Where they
             are given, some folders may be missing, but none may have another name.
+        leave_out: images that are no part of the set, as paths below `root`.
 
     Raises:
         InputError: the folder is missing, has no class folders or other ones than `classes`, or a class has no image.
     """
 
     def __init__(
-        self, root: str | Path, split: str, transform: Transform, *, classes: list[str] | None = None, seed: int = 0
+        self,
+        root: str | Path,
+        split: str,
+        transform: Transform,
+        *,
+        classes: list[str] | None = None,
+        seed: int = 0,
+        leave_out: Collection[Path] = (),
     ) -> None:
         folder = Path(root) / split
         if not folder.is_dir():
@@ -60,6 +68,7 @@ class ImageFolder(Dataset):
         labels = []
         for name in found:
             images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            images = [path for path in images if path not in leave_out]
             if not images:
                 raise InputError(
                     f"{folder / name}: holds no image ({', '.join(IMAGE_SUFFIXES)}); fill or remove the folder"

@@ -1,6 +1,6 @@
 """COCO-style detection data: a data set that keeps annotations as arrays, samples, and padded batches."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,6 +126,7 @@ class CocoDetection(Dataset):
             `transform` must give all images the same size.
         mixup: fraction of samples blended with a second image; applied after mosaic.
         filter_empty: leave out images without a usable box; a crowd's box counts.
+        leave_out: images that are no part of the set, as paths below the folder of images.
 
     Raises:
         InputError: at construction, anything missing, malformed or inconsistent, naming file and field; on access, an
@@ -145,6 +146,7 @@ class CocoDetection(Dataset):
         mosaic: float = 0.0,
         mixup: float = 0.0,
         filter_empty: bool = False,
+        leave_out: Collection[Path] = (),
     ) -> None:
         self.annotation_file = Path(annotations or annotation_file(root, split))
         self.folder = Path(images or image_folder(root, split))
@@ -153,6 +155,11 @@ class CocoDetection(Dataset):
         self.mosaic, self.mixup = mosaic, mixup
         name = str(self.annotation_file)
         content = read_annotations(self.annotation_file)
+        if leave_out:
+            images_kept = [row for row in content["images"] if self.folder / row["file_name"] not in leave_out]
+            ids = {row["id"] for row in images_kept}
+            boxes_kept = [row for row in content["annotations"] if row["image_id"] in ids]
+            content = content | {"images": images_kept, "annotations": boxes_kept}
 
         self.classes, self.category_ids = _classes(content["categories"], categories, name)
         self.image_ids = [row["id"] for row in content["images"]]

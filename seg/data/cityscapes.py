@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +100,7 @@ class Cityscapes(SegDataset):
 
     Arguments:
         annotation: "gtFine", or "gtCoarse" for the coarse labels (`ROOT/gtCoarse/SPLIT/CITY/*_gtCoarse_labelIds.png`).
-        faults: as `SegDataset` takes it.
+        faults, leave_out: as `SegDataset` takes them.
 
     Raises:
         InputError: a folder is missing or empty, an image has no label, or their sizes differ.
@@ -120,12 +121,13 @@ class Cityscapes(SegDataset):
         seed: int = 0,
         limit: int | None = None,
         faults: list[str] | None = None,
+        leave_out: Collection[Path] = (),
     ) -> None:
         if annotation not in ANNOTATIONS:
             raise InputError(f"annotation {annotation!r} unknown; valid: {', '.join(ANNOTATIONS)}")
         self.root, self.split, self.annotation = Path(root), split, annotation
         images = find_images(self.root, split)[:limit]
-        super().__init__(images, self._find_label, transform, seed, faults)
+        super().__init__(images, self._find_label, transform, seed, faults, leave_out)
         instances = [self._label_file(image, "_instanceIds.png") for image in self.images]
         self.instances = instances if all(path.is_file() for path in instances) else None
 

@@ -1,6 +1,6 @@
 """The base of all data sets for segmentation, whatever their folders look like."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -63,6 +63,7 @@ class SegDataset(Dataset):
     Arguments:
         find_label: returns the label file of an image, or raises InputError.
         faults: a list; if given, images without a fitting label are left out and the reasons are appended to it.
+        leave_out: images that are no part of the set, as paths below its folder.
 
     Raises:
         InputError: an image has no label, or another size than its label.
@@ -84,10 +85,12 @@ class SegDataset(Dataset):
         transform: Transform | None,
         seed: int,
         faults: list[str] | None,
+        leave_out: Collection[Path],
     ) -> None:
         self.transform, self.seed = transform, seed
         self.images, self.labels, self.sizes = [], [], []  # sizes are (height, width)
-        for image in images:
+        self.unfit: list[Path] = []  # images that were left out for `faults`
+        for image in (image for image in images if image not in leave_out):
             try:
                 label = find_label(image)
                 size_hw = self._size(image, label)
@@ -95,6 +98,7 @@ class SegDataset(Dataset):
                 if faults is None:
                     raise
                 faults.append(str(error))
+                self.unfit.append(image)
             else:
                 self.images.append(image)
                 self.labels.append(label)

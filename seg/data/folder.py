@@ -2,6 +2,7 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ class Folder(SegDataset):
         root: the folder that `images` and `masks` of the classes file are relative to.
         split: replaces {split} in them.
         classes: the classes file, or what `read_classes` made of it.
-        faults: as `SegDataset` takes it.
+        faults, leave_out: as `SegDataset` takes them.
 
     Raises:
         InputError: a folder is missing or empty, an image has no mask, or their sizes differ.
@@ -116,6 +117,7 @@ class Folder(SegDataset):
         seed: int = 0,
         limit: int | None = None,
         faults: list[str] | None = None,
+        leave_out: Collection[Path] = (),
     ) -> None:
         self.root, self.split = Path(root), split
         self.table = classes if isinstance(classes, Classes) else read_classes(classes)
@@ -128,7 +130,7 @@ class Folder(SegDataset):
             self.labels_of_ids[values] = label
         self.folder = self.root / self.table.images.replace("{split}", split)
         self.mask_folder = self.root / self.table.masks.replace("{split}", split)
-        super().__init__(self._find_images()[:limit], self._find_mask, transform, seed, faults)
+        super().__init__(self._find_images()[:limit], self._find_mask, transform, seed, faults, leave_out)
 
     def label_values(self) -> list[object]:
         return [*super().label_values(), self.table.mask_colors, self.table.ignore_colors]

@@ -1,5 +1,6 @@
 """Opens a data set for segmentation: Cityscapes, or folders that a classes file describes."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from backbone.errors import InputError
@@ -20,6 +21,7 @@ def open_data(
     seed: int = 0,
     limit: int | None = None,
     faults: list[str] | None = None,
+    leave_out: Collection[Path] = (),
 ) -> SegDataset:
     """A `Folder` if a classes file is given, else `Cityscapes`; both say more about the arguments.
 
@@ -36,9 +38,11 @@ def open_data(
             raise InputError(
                 f"labels {annotation}: are Cityscapes'; with a classes file, its key `masks` says where labels are"
             )
-        dataset = Folder(root, split, classes, transform, seed=seed, limit=limit, faults=faults)
+        dataset = Folder(root, split, classes, transform, seed=seed, limit=limit, faults=faults, leave_out=leave_out)
     else:
-        dataset = Cityscapes(root, split, transform, annotation=annotation, seed=seed, limit=limit, faults=faults)
+        dataset = Cityscapes(
+            root, split, transform, annotation=annotation, seed=seed, limit=limit, faults=faults, leave_out=leave_out
+        )
     if prepared is not None:
         dataset.prepared = Prepared(prepared, dataset)
     return dataset

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from backbone import InputError
 from tools import train_det, train_seg
 from tools.run import loop
 from tools.run.config import Optim
@@ -61,3 +63,24 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "learning_rate", interrupt)
         return main(arguments)
+
+
+def in_own_process(run: Callable[[], int]) -> int:
+    """The exit code of what runs in a copy of this process, or the negative number of the signal that ended it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks: the threads of a test process hold no locks
+        child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = run()
+        except InputError:
+            code = 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_myself(*_: object, **__: object) -> None:
+    """Ends this process as nothing can prevent."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -15,6 +15,7 @@ from det.data.coco import MIN_BOX_SIDE
 from det.predictor import DetectionResult
 from tools.checks.samples import CELL_HW, sheet_path, shrink, spread, write_sheet
 from tools.io.console import console, progress, table
+from tools.io.leave_out import write_leave_out
 from tools.scoring.loaders import each_once
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -45,6 +46,7 @@ class SplitCheck(NamedTuple):
 
     sizes: Counter  # images by (height, width)
     readable: list[int]  # positions in "images" of the images without a fault
+    faulty: list[Path]  # images that cannot be used
 
 
 def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers: int, faults: list[str]) -> SplitCheck:
@@ -55,6 +57,7 @@ def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers:
         whole: the folder holds this split alone, so that an image which is not listed is a fault.
     """
     paths, positions, listed = [], [], set()
+    result = SplitCheck(Counter(), [], [])
     folder = folder.resolve()
     for position, row in enumerate(content["images"]):
         try:
@@ -66,6 +69,7 @@ def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers:
             faults.append(f"images[{position}].file_name {row['file_name']!r} is listed twice; remove one entry")
         elif not path.is_file():
             faults.append(f"{path}: listed in images[{position}] but missing; copy it again or remove the entry")
+            result.faulty.append(path)
         else:
             paths.append(path)
             positions.append(position)
@@ -75,16 +79,17 @@ def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers:
         faults += [f"{path}: is not in the annotations; list it or move it away" for path in sorted(present - listed)]
 
     loader = each_once(FullDecode(paths), workers=workers)
-    result = SplitCheck(Counter(), [])
     with progress() as bar:
         found = bar.track(loader, total=len(paths), description="decoding")
         for path, position, size_hw in zip(paths, positions, found, strict=True):
             row = content["images"][position]
             if isinstance(size_hw, str):
                 faults.append(size_hw)
+                result.faulty.append(path)
             elif size_hw != (row["height"], row["width"]):
                 sizes = f"{size_hw[1]}x{size_hw[0]}, images[{position}] says {row['width']}x{row['height']}"
                 faults.append(f"{path}: is {sizes}; correct the annotations or the image")
+                result.faulty.append(path)
             else:
                 result.sizes[size_hw] += 1
                 result.readable.append(position)
@@ -124,12 +129,20 @@ def check_boxes(content: dict[str, Any]) -> list[str]:
     return faults
 
 
-def check(root: Path, *, splits: Sequence[str] | None = None, out: Path | None = None, workers: int = 2) -> list[str]:
+def check(
+    root: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    out: Path | None = None,
+    leave_out: Path | None = None,
+    workers: int = 2,
+) -> list[str]:
     """Checks a data set, prints what it holds, draws samples, and returns the faults, a line each.
 
     Arguments:
         splits: by default as `find_splits` finds them.
         out: image of samples to write; as `sheet_path` has it.
+        leave_out: list of the images that cannot be used, to be written for data.leave_out.
         workers: decoding processes.
 
     Raises:
@@ -140,6 +153,7 @@ def check(root: Path, *, splits: Sequence[str] | None = None, out: Path | None =
         raise InputError(f"{root}: no such folder; give the data set's")
     out = sheet_path(out, root, [image_folder(root, split) for split in splits])
     faults: list[str] = []
+    faulty: list[Path] = []
     samples: list[np.ndarray] = []
     for split in splits:
         file, folder = annotation_file(root, split), image_folder(root, split)
@@ -153,6 +167,7 @@ def check(root: Path, *, splits: Sequence[str] | None = None, out: Path | None =
         own: list[str] = []
         # The images of test-dev2017 are some of those of test2017.
         found = check_images(content, folder, whole=folder.name == split, workers=workers, faults=own)
+        faulty += found.faulty
         own += check_boxes(content)
         names = Counter(row["name"] for row in content["categories"])
         own += [
@@ -161,6 +176,8 @@ def check(root: Path, *, splits: Sequence[str] | None = None, out: Path | None =
         faults += [fault if fault.startswith(str(folder.resolve())) else f"{file}: {fault}" for fault in own]
         print_split(split, content, found, scored=is_scored(file))
         samples += [draw_sample(content, position, folder) for position in spread(found.readable, NUM_SHOWN)]
+    if leave_out is not None:
+        write_leave_out(leave_out, root, faulty)
     if samples:
         chosen = spread(samples, NUM_SHOWN)
         write_sheet(out, [chosen[first : first + 2] for first in range(0, len(chosen), 2)])

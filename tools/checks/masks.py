@@ -20,6 +20,7 @@ from seg.predictor import SegmentationResult
 from tools.checks.samples import sheet_path, shrink, spread, write_sheet
 from tools.io.console import console, progress, table
 from tools.io.files import replace_file
+from tools.io.leave_out import write_leave_out
 from tools.scoring.loaders import each_once
 
 CITIES = {
@@ -94,12 +95,15 @@ class SplitCheck(NamedTuple):
     images: np.ndarray  # int64 [256], with any pixel of each label
     readable: list[int]  # numbers of the images without a fault
     digests: dict[str, str]  # SHA-256 by file, relative to the data set's folder
+    faulty: list[Path]  # images that cannot be used
 
 
 def check_split(dataset: SegDataset, *, workers: int, hashed: bool, faults: list[str]) -> SplitCheck:
     """Decodes a split; faults are added to the list."""
     loader = each_once(FullDecode(dataset, hashed=hashed), workers=workers)
-    result = SplitCheck(Counter(), Counter(), np.zeros(256, np.int64), np.zeros(256, np.int64), [], {})
+    result = SplitCheck(
+        Counter(), Counter(), np.zeros(256, np.int64), np.zeros(256, np.int64), [], {}, list(dataset.unfit)
+    )
     with progress() as bar:
         for found in bar.track(loader, total=len(dataset), description="decoding"):
             files = dataset.images[found.number], dataset.labels[found.number]
@@ -107,6 +111,7 @@ def check_split(dataset: SegDataset, *, workers: int, hashed: bool, faults: list
                 result.digests[path.relative_to(dataset.root).as_posix()] = digest
             if found.fault is not None:
                 faults.append(found.fault)
+                result.faulty.append(files[0])
             else:
                 result.sizes[found.size_hw] += 1
                 result.modes[found.mode] += 1
@@ -160,6 +165,7 @@ def check(
     splits: Sequence[str] | None = None,
     hashes: Path | None = None,
     out: Path | None = None,
+    leave_out: Path | None = None,
     workers: int = 2,
 ) -> list[str]:
     """Checks a data set, prints what it holds, draws samples, and returns the faults, a line each.
@@ -169,6 +175,7 @@ def check(
         splits: by default all that Cityscapes' folder holds, else train and val.
         hashes: file of SHA-256 sums to compare with; written if it is not there.
         out: image of samples to write; as `sheet_path` has it.
+        leave_out: list of the images that cannot be used, to be written for data.leave_out.
         workers: decoding processes.
 
     Raises:
@@ -182,6 +189,7 @@ def check(
     faults: list[str] = []
     samples: list[list[np.ndarray]] = []
     digests: dict[str, str] = {}
+    faulty: list[Path] = []
     places: dict[str, list[str]] = defaultdict(list)  # of images with the same bytes
     for split in splits:
         annotation = next((name for name in ANNOTATIONS if (root / name / split).is_dir()), ANNOTATIONS[0])
@@ -191,6 +199,7 @@ def check(
             faults.append(str(error))
             continue
         found = check_split(dataset, workers=workers, hashed=hashes is not None, faults=faults)
+        faulty += found.faulty
         if hashes is not None:
             digests |= found.digests
             for name in (path.relative_to(root).as_posix() for path in dataset.images):
@@ -203,6 +212,8 @@ def check(
     faults += [f"{names[0]}: is there again as {', '.join(names[1:])}" for names in places.values() if len(names) > 1]
     if hashes is not None:
         check_digests(hashes, digests, faults)
+    if leave_out is not None:
+        write_leave_out(leave_out, root, faulty)
     if samples:
         write_sheet(out, spread(samples, NUM_SHOWN))
     return faults

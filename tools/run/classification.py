@@ -15,6 +15,7 @@ from backbone.data.folder import ImageFolder, Sample, collate
 from backbone.data.transforms import eval_transform, train_transform
 from backbone.inference import normalise
 from backbone.weights.layouts import recognise
+from tools.io.leave_out import read_leave_out
 from tools.io.model_file import find_description
 from tools.run.config import BackboneConfig
 from tools.run.task import Task
@@ -38,7 +39,8 @@ def make_task(config: BackboneConfig, accelerator: Accelerator) -> Task:
         policy=augment.policy,
         erase=augment.erase,
     )
-    train_set = ImageFolder(data.root, data.train_split, transform, seed=config.run.seed)
+    left_out = read_leave_out(data.leave_out, data.root)
+    train_set = ImageFolder(data.root, data.train_split, transform, seed=config.run.seed, leave_out=left_out)
     as_evaluated = eval_transform(augment.size, crop_pct=data.crop_pct)
     val_set = ImageFolder(data.root, data.val_split, as_evaluated, classes=train_set.classes)
 

@@ -80,6 +80,7 @@ TAILS = sorted({tail for architecture in ARCHITECTURES.values() for tail in tail
 
 COUNT = (1, 1e9)
 WORKERS = (0, 256)
+DAMAGED = ("error", "skip")
 SHARE = (0, 1)
 BELOW_1 = (0, 0.99)
 WIDTH = (0.1, 8)
@@ -103,6 +104,14 @@ class SegData:
         choices=("gtFine", "gtCoarse"),
     )
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    damaged: str = knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=DAMAGED,
+    )
+    leave_out: str | None = knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
     val_limit: int | None = knob(None, "evaluate during training on the first N images only", limits=COUNT)
 
 
@@ -174,6 +183,14 @@ class DetData:
     val_split: str = knob("val2017", "split to evaluate on")
     filter_empty: bool = knob(False, "leave images without boxes out of training, where they are negatives")
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    damaged: str = knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=DAMAGED,
+    )
+    leave_out: str | None = knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +254,14 @@ class BackboneData:
     train_split: str = knob("train", "folder to learn from")
     val_split: str = knob("val", "folder to evaluate on")
     workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
+    damaged: str = knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=DAMAGED,
+    )
+    leave_out: str | None = knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
     crop_pct: float = knob(
         0.875, "share of the shorter side that the central crop of an evaluation keeps", limits=(0.1, 1)
     )
@@ -335,6 +360,9 @@ class Run:
     out: str = knob("runs/experiment", "folder of the run: config.yaml, log.csv, last.pt, best.safetensors, curves.png")
     steps: int = knob(1000, "optimiser steps", limits=COUNT)
     batch: int = knob(16, "images per step, over all processes", limits=(1, 65536))
+    accumulate: int = knob(
+        1, "parts that each process takes its share of the batch in, to save memory; norms see a part", limits=(1, 4096)
+    )
     freeze: str | None = knob(
         None,
         "layers that keep the weights' values and statistics: body, stem, or up to the block of this number",
@@ -345,10 +373,21 @@ class Run:
     )
     seed: int = knob(0, "fixes the order of samples, augmentation, initial weights and dropout", limits=(0, 2**32 - 1))
     eval_every: int = knob(500, "steps between evaluations; the last step is always evaluated", limits=COUNT)
+    patience: int | None = knob(
+        None, "end the run after so many evaluations in a row without a better score; by default never", limits=COUNT
+    )
+    keep_best: int = knob(
+        0, "keep the weights of so many of the best evaluations in best/, for tools.average", limits=(0, 1000)
+    )
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
     log_every: int = knob(20, "steps between log rows", limits=COUNT)
     precision: str = knob("no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16"))
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
+    threads: int | None = knob(
+        None,
+        "threads of the training process on a CPU; by default torch's, which OMP_NUM_THREADS sets",
+        limits=(1, 1024),
+    )
     compile: bool = knob(
         False, "torch.compile model and loss as one (over several processes the model); needs a C++ compiler"
     )
@@ -426,7 +465,15 @@ Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
 RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
 """What --find-lr sets, before the command line's own overrides."""
 
-FREE_ON_RESUME = ("data.workers", "data.prepared", "run.out", "run.save_every", "run.log_every", "run.eval_every")
+FREE_ON_RESUME = (
+    "data.workers",
+    "data.prepared",
+    "data.damaged",
+    "run.out",
+    "run.save_every",
+    "run.log_every",
+    "run.eval_every",
+)
 """Keys that may change when a run goes on, as they do not change its weights."""
 
 SETTLED = ("model.padding", "mean", "std", "optim.lr", "optim.backbone_lr")
@@ -438,13 +485,16 @@ class Arguments(NamedTuple, Generic[Config]):
 
     config: Config
     resume: bool  # go on from last.pt
+    extend: bool  # where run.steps has grown
     find_lr: bool  # a learning-rate range test instead of a training
+    replay: bool  # only the step after last.pt, to find what is not finite in it
+    dry_run: bool  # two steps and an evaluation, to estimate what the whole takes
 
 
 def parse_arguments(
     kind: type[Config], argv: list[str] | None, tool: str, examples: str | None
 ) -> Arguments[Config] | None:
-    """Reads `CONFIG.yaml key=value … [--resume | --find-lr]`; None after --print-config.
+    """Reads `CONFIG.yaml key=value …` and what to do with it; None after --print-config.
 
     Raises:
         InputError: what `load` raises; a range test's rates cannot be.
@@ -465,8 +515,21 @@ def parse_arguments(
         help="a learning-rate range test from optim.min_lr to optim.lr into run.out/find_lr instead; first sets "
         + " ".join(RANGE_TEST),
     )
+    how.add_argument(
+        "--replay",
+        action="store_true",
+        help="run the step after last.pt again, save nothing, and name the tensor that is first not finite",
+    )
+    how.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="two steps and one evaluation in a temporary folder, to estimate the whole run's time, memory and disk",
+    )
+    parser.add_argument("--extend", action="store_true", help="with --resume: go on to a larger run.steps")
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.extend and not arguments.resume:
+        parser.error("--extend makes a run that goes on longer; give --resume too")
     config = load(kind, find_config(arguments.config), [*RANGE_TEST * arguments.find_lr, *arguments.overrides])
     if arguments.find_lr:
         config = replace(config, run=replace(config.run, out=str(Path(config.run.out) / "find_lr")))
@@ -476,7 +539,7 @@ def parse_arguments(
     if arguments.print_config:
         print(to_yaml(config), end="")
         return None
-    return Arguments(config, arguments.resume, arguments.find_lr)
+    return Arguments(config, arguments.resume, arguments.extend, arguments.find_lr, arguments.replay, arguments.dry_run)
 
 
 def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import det
 from backbone.data.more import compose
 from backbone.inference import normalise
+from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
 from tools.run.task import Task
@@ -96,6 +97,7 @@ def make_train_set(config: DetConfig) -> det.CocoDetection:
         mosaic=augment.mosaic,
         mixup=augment.mixup,
         filter_empty=config.data.filter_empty,
+        leave_out=read_leave_out(config.data.leave_out, config.data.root),
     )
 
 

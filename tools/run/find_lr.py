@@ -9,10 +9,12 @@ from accelerate import Accelerator
 from tools.io.console import console, progress
 from tools.run.config import AnyConfig, Optim
 from tools.run.curves import draw_lr_range
+from tools.run.disk import Disk
+from tools.run.guard import NON_FINITE
+from tools.run.loading import batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
-from tools.run.loop import compiled, make_loader, stop_non_finite, total_loss
-from tools.run.order import seed_step
-from tools.run.processes import gather_values, to_device
+from tools.run.loop import add_gradients, compiled, say_non_finite, total_loss
+from tools.run.processes import gather_values
 from tools.run.signals import StopSignal
 from tools.run.state import TrainingState
 from tools.run.task import Task
@@ -31,35 +33,36 @@ def find_lr(config: AnyConfig, accelerator: Accelerator, task: Task, state: Trai
     """Trains with a rising rate and writes the losses as `lr_range.csv` and `lr_range.png` into `config.run.out`.
 
     Returns:
-        The process's exit code: 0, `loop.NON_FINITE` if the first loss already is, or 128 and the signal that ended it.
+        The process's exit code: 0, `NON_FINITE` if the first loss already is, or 128 and the signal that ended it.
     Raises:
         InputError: an image is damaged, or the folder cannot be written.
     """
     run, optim = config.run, config.optim
     out, is_main = Path(run.out), accelerator.is_main_process
     model, loss = compiled(run, accelerator, state.parallel, task.loss)
-    lowest = math.inf
+    lowest, disk = math.inf, Disk()
     with ExitStack() as stack:
+        stack.enter_context(told_in_one_line(config.data.workers))
         stop = stack.enter_context(StopSignal())
         bar = stack.enter_context(progress("{task.fields[note]}"))
-        log = stack.enter_context(closing(Log(out, config, 0))) if is_main else None
+        log = stack.enter_context(closing(Log(out, config, 0, disk))) if is_main else None
         line = bar.add_task("range test", total=run.steps, note="", visible=is_main)
-        for step, batch in enumerate(make_loader(config, accelerator, task, 0)):
+        loaded = stack.enter_context(closing(batches(make_loader(config, accelerator, task, 0), run.accumulate)))
+        for step, parts in enumerate(loaded):
+            state.step = step
             rate = range_rate(optim, step, run.steps)
-            seed_step(run, step, accelerator.process_index)
             if task.before_step is not None:
                 task.before_step(step)
             state.prepare_step(step, rate)
-            terms = loss(model, to_device(batch, accelerator.device))
-            total = total_loss(terms)
-            values = gather_values(accelerator, total)
+            terms = add_gradients(run, accelerator, state, model, loss, parts)
+            values = gather_values(accelerator, total_loss(terms))
             value = sum(values) / len(values)
             if step and not value < EXPLODED * lowest:  # nor is NaN
                 break
             if not math.isfinite(value):
-                return stop_non_finite(accelerator, step, values, terms, rate)
+                say_non_finite(accelerator, step + 1, terms, rate)
+                return NON_FINITE
             lowest = min(lowest, value)
-            accelerator.backward(total)
             state.drop_frozen_gradients(step)
             if optim.clip:
                 accelerator.clip_grad_norm_(state.parallel.parameters(), optim.clip)

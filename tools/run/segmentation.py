@@ -17,8 +17,10 @@ from seg.data.dataset import SegDataset, SegSample, collate
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
 from seg.loss import LOSSES, balanced_weights
+from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import SegConfig
+from tools.run.loading import check_damage, damage_limit
 from tools.run.task import Task
 from tools.scoring.segmentation import evaluate_model
 
@@ -31,7 +33,10 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     """
     data, mean, std = config.data, config.mean, config.std
     assert mean is not None and std is not None
-    train_set = make_train_set(config)
+    faults: list[str] | None = [] if data.damaged == "skip" else None
+    train_set = make_train_set(config, faults)
+    notes = [f"left out: {fault}" for fault in faults or ()]
+    check_damage(faults or (), damage_limit(len(train_set) + len(notes)))
     val_set = open_data(data.root, data.val_split, classes=data.classes, prepared=data.prepared, limit=data.val_limit)
     weights = class_weights(config, train_set)
     losses = make_losses(config, weights)
@@ -60,7 +65,6 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     def evaluate(model: nn.Module) -> dict[str, float]:
         return evaluate_model(model, val_set, mean=mean, std=std, accelerator=accelerator).metrics
 
-    notes = []
     if weights is not None:
         notes.append("weights of classes: " + ", ".join(f"{weight:.1f}" for weight in weights))
     own = "" if data.classes is None else f" --classes {data.classes}"
@@ -79,9 +83,11 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     )
 
 
-def make_train_set(config: SegConfig) -> SegDataset:
+def make_train_set(config: SegConfig, faults: list[str] | None = None) -> SegDataset:
     """The data set that an experiment learns from, with its augmentation.
 
+    Arguments:
+        faults: as `SegDataset` takes it.
     Raises:
         InputError: the data cannot be read.
     """
@@ -105,6 +111,8 @@ def make_train_set(config: SegConfig) -> SegDataset:
         annotation=data.train_labels,
         prepared=data.prepared,
         seed=config.run.seed,
+        faults=faults,
+        leave_out=read_leave_out(data.leave_out, data.root),
     )
 
 

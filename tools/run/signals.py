@@ -28,4 +28,6 @@ class StopSignal:
 
     def agreed(self, accelerator: Accelerator) -> int:
         """The signal that any process got, 0 for none; the same answer in all of them."""
+        if accelerator.num_processes == 1:  # without waiting for a device
+            return self.signal
         return int(max(gather_values(accelerator, torch.tensor(self.signal, device=accelerator.device))))

@@ -1,8 +1,9 @@
 """What changes from step to step: weights, their average, the optimizer; and how a run goes on from it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -11,9 +12,12 @@ from torch import nn
 from backbone.errors import InputError
 from tools.run import checkpoint
 from tools.run.config import FREE_ON_RESUME, SETTLED, AnyConfig, flatten
+from tools.run.disk import Disk
+from tools.run.guard import Guard
 from tools.run.layers import frozen_modules, frozen_steps, split_layers
+from tools.run.loading import Damaged
 from tools.run.optimizer import make_average, make_optimizer, set_rates
-from tools.run.schedule import for_batch
+from tools.run.schedule import for_batch, learning_rate
 
 
 class TrainingState:
@@ -21,6 +25,7 @@ class TrainingState:
 
     Arguments:
         model: the network with its initial weights; it is moved to the device.
+        num_images: of the training set.
 
     Attributes:
         model: the network itself; parallel: the same as a step calls it, exchanging gradients between processes.
@@ -29,11 +34,17 @@ class TrainingState:
         average: the moving average of its weights, None without `optim.ema`.
         kept: the network whose weights are evaluated and kept: the average's if there is one.
         optimizer, scaler: the latter, of fp16's gradients, is None in other precisions.
+        guard: makes the steps of optimizer and average, and counts those left out.
+        damaged: the damaged images that were met.
+        suspect: where the run ended because its next step's loss or gradient is not finite: the process that began it
+            and how many there were.
         step: how many steps were made. evaluated: after which of them the last evaluation was.
-        best: the best score so far.
+        best: the best score so far. since_best: how many evaluations there were since.
+        among_best: score and step of the evaluations whose weights are kept for `run.keep_best`, best first.
+        newest_is_whole: whether the run's last.pt is a state that can be read, and so worth keeping as last-1.pt.
     """
 
-    def __init__(self, config: AnyConfig, accelerator: Accelerator, model: nn.Module) -> None:
+    def __init__(self, config: AnyConfig, accelerator: Accelerator, model: nn.Module, num_images: int) -> None:
         run, optim = config.run, for_batch(config.optim, config.run.batch)
         self.config, self.is_main = config, accelerator.is_main_process
         self.warmup = optim.warmup
@@ -51,11 +62,18 @@ class TrainingState:
                 module.requires_grad_(False)
         # Copied before accelerate wraps `forward`, which would make the copy call the original.
         self.average = make_average(self.model, optim.ema) if optim.ema else None
-        optimizer = make_optimizer([layers.parameters for layers in self.layers], optim)
+        fp16 = accelerator.scaler is not None
+        optimizer = make_optimizer([layers.parameters for layers in self.layers], optim, fp16=fp16)
         self.parallel, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.scaler = accelerator.scaler
+        self.guard = Guard(accelerator, self.model, self.optimizer, self.average, optim.ema)
         self.kept = self.average.module if self.average is not None else self.model
         self.step, self.evaluated, self.best = 0, 0, -math.inf
+        self.since_best = 0
+        self.among_best: list[tuple[float, int]] = []
+        self.newest_is_whole = False
+        self.damaged = Damaged(num_images)
+        self.suspect: list[int] | None = None
 
     def prepare_step(self, step: int, rate: float) -> None:
         """Sets training mode and learning rates; what is frozen is in evaluation mode, so that its statistics stay.
@@ -75,16 +93,28 @@ class TrainingState:
             for module in self.frozen:
                 module.zero_grad()
 
+    def num_bytes_on_disk(self) -> int:
+        """About what the run's files take: two states and one being written, the best weights and those kept."""
+        weights = sum(value.nbytes for value in self.model.state_dict().values())
+        of_optimizer = {"adamw": 2, "sgd": 1, "rmsprop": 2}[self.config.optim.name]
+        state = weights * (1 + of_optimizer + (self.average is not None))
+        return 3 * state + (2 + self.config.run.keep_best) * weights
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes: tensors, numbers, text, lists and dicts."""
         return {
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
+            "since_best": self.since_best,
+            "among_best": [list(entry) for entry in self.among_best],
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "left_out": self.guard.counts.tolist(),
+            "suspect": self.suspect,
+            "damaged": list(self.damaged.faults),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -96,36 +126,83 @@ class TrainingState:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
+        self.since_best = state.get("since_best", 0)
+        self.among_best = [(score, step) for score, step in state.get("among_best", ())]
         self.evaluated = state.get("evaluated", self.step)  # older files do not say
+        self.guard.counts.copy_(torch.tensor(state.get("left_out", [0, 0, 0])))
+        self.suspect = state.get("suspect")
+        self.damaged.faults = list(state.get("damaged", ()))
 
-    def save(self) -> None:
-        """Writes `last.pt`, in the main process.
+    def go_back(self, step: int) -> None:
+        """Makes this the state before steps that changed nothing, from the step of number `step` on."""
+        self.step, self.evaluated = step, min(self.evaluated, step)
+        self.guard.counts[2] -= self.guard.counts[0]
+        self.guard.counts[0] = 0
+
+    def save(self, disk: Disk) -> None:
+        """Writes `last.pt` and keeps the one before as `last-1.pt`, in the main process.
 
         Raises:
-            InputError: it cannot be written; the old file is untouched.
+            InputError: it cannot be written for another reason than a full disk.
         """
         if self.is_main:
+            path = Path(self.config.run.out) / checkpoint.LAST
             state = self.state_dict() | {"config": flatten(self.config)}
-            checkpoint.save_state(Path(self.config.run.out) / "last.pt", state)
+            keep = self.newest_is_whole
+            if disk.write(path, lambda: checkpoint.save_state(path, state, keep_previous=keep)):
+                self.newest_is_whole = True
 
 
-def open_run(config: AnyConfig, resume: bool) -> dict[str, Any] | None:
-    """Checks the run folder and returns the state to go on from, or None for a new run.
+class Opened(NamedTuple):
+    """A run's folder, looked at before the run."""
 
+    saved: checkpoint.Saved | None  # the state to go on from; None for a new run
+    notes: list[str]  # what is to be said about it
+
+
+def open_run(config: AnyConfig, *, resume: bool, extend: bool = False) -> Opened:
+    """Looks for the state to go on from in the run's folder.
+
+    Arguments:
+        extend: a run may go on with more steps than it was started with.
     Raises:
         InputError: the folder holds a run already, there is nothing to resume, or the config has changed.
     """
-    last = Path(config.run.out) / "last.pt"
+    folder = Path(config.run.out)
     if not resume:
-        if last.exists():
-            raise InputError(f"{last.parent}: holds a run already; add --resume to go on, or choose another run.out")
-        return None
-    state = checkpoint.load_state(last)
+        if checkpoint.exists(folder):
+            raise InputError(f"{folder}: holds a run already; add --resume to go on, or choose another run.out")
+        return Opened(None, [])
+    if not checkpoint.exists(folder) and (folder / "config.yaml").is_file():
+        return Opened(None, [f"{folder}: the run ended before its first last.pt; it starts again from its first step"])
+    saved = checkpoint.load_newest(folder)
+    notes = []
+    if saved.fault is not None:
+        newest = folder / checkpoint.LAST
+        notes.append(f"{newest}: {saved.fault}; going on from {saved.path} of step {saved.state['step']}")
     # A run that was started before a key existed had what is now the key's default.
-    before = flatten(type(config)()) | state["config"]
+    before = flatten(type(config)()) | saved.state["config"]
     for key, value in flatten(config).items():
-        if key in FREE_ON_RESUME or (key in SETTLED and value is None):
+        if key in FREE_ON_RESUME or (key in SETTLED and value is None) or before[key] == value:
             continue
-        if before[key] != value:
-            raise InputError(f"{last}: was made with {key}={before[key]}, now {value}; a resumed run keeps its config")
-    return state
+        if key == "run.steps" and value > before[key]:
+            if not extend:
+                raise InputError(f"{saved.path}: {_longer(config, saved.state, before)}; add --extend to do so")
+            notes.append(_longer(config, saved.state, before))
+            continue
+        change = f"{key}={before[key]}, now {value}"
+        raise InputError(f"{saved.path}: was made with {change}; a resumed run keeps its config")
+    return Opened(saved, notes)
+
+
+def _longer(config: AnyConfig, state: dict[str, Any], before: dict[str, Any]) -> str:
+    """What more steps change, in words."""
+    steps, made = before["run.steps"], state["step"]
+    lr = before["optim.lr"] if config.optim.lr is None else config.optim.lr
+    optim = for_batch(replace(config.optim, lr=lr), config.run.batch)
+    old, new = (learning_rate(optim, min(made, total - 1), total) for total in (steps, config.run.steps))
+    when = f"the learning rate of step {made + 1}" if made < steps else "the learning rate that ended"
+    return (
+        f"was made with run.steps={steps}, now {config.run.steps}: the schedule is stretched, {when} at {old:.3g} goes "
+        f"on at {new:.3g}"
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ Loss = Callable[[nn.Module, Any], dict[str, Tensor]]
 """(model, batch on the device) -> terms, scalars by name, which are added up."""
 
 TaskDataset = SegDataset | CocoDetection | ImageFolder
+
+
+def image_path(dataset: TaskDataset, index: int) -> Path:
+    """The file of an image of a data set."""
+    if isinstance(dataset, CocoDetection):
+        return dataset.folder / str(dataset.files[index])
+    return dataset.images[index]
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,10 @@ def test_help_lists_every_key(capsys):
 
 
 def test_the_command_line_says_what_to_do(file):
-    assert parse_arguments(SegConfig, [str(file)], "train_seg", "")[1:] == (False, False)
+    assert parse_arguments(SegConfig, [str(file)], "train_seg", "")[1:] == (False,) * 5
     assert parse_arguments(SegConfig, [str(file), "--resume"], "train_seg", "").resume
-    config, _, find_lr = parse_arguments(SegConfig, [str(file), "run.out=a", "--find-lr"], "train_seg", "")
-    assert find_lr and (config.optim.min_lr, config.optim.lr, config.run.out) == (1e-6, 10, "a/find_lr")
+    config, *_ = found = parse_arguments(SegConfig, [str(file), "run.out=a", "--find-lr"], "train_seg", "")
+    assert found.find_lr and (config.optim.min_lr, config.optim.lr, config.run.out) == (1e-6, 10, "a/find_lr")
     with pytest.raises(InputError, match=r"optim.min_lr 0 must lie between 0 and optim.lr 10 for a range test"):
         parse_arguments(SegConfig, [str(file), "--find-lr", "optim.min_lr=0"], "train_seg", "")
 

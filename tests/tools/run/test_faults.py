@@ -18,7 +18,9 @@ from backbone import InputError
 from seg.loss import LOSSES
 from tests.builders.runs import ROOT, assert_equal, command, log_of
 from tools.io import console, model_file
-from tools.run import checkpoint, detection, loop, segmentation
+from tools.run import checkpoint, detection, segmentation
+from tools.run.disk import NOT_WRITTEN
+from tools.run.guard import IN_A_ROW, NON_FINITE
 
 DAMAGES = {
     "cut short": lambda whole: whole[:1000],
@@ -146,18 +148,20 @@ from tools import train_seg
 from tools.io import console, model_file
 from tools.run import checkpoint
 from tools.run.config import SegConfig
+from tools.run.disk import NOT_WRITTEN, Disk
 from tools.run.log import Log
 
 what, path, largest, arguments = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 model = nn.Linear(400, 400)  # 640 kB
 
 def write_log():
-    log = Log(path, SegConfig(), 0)
-    try:
-        for step in range(10000):
-            log.write(step, {"loss": 1.0})
-    finally:
-        log.close()
+    disk = Disk()
+    log = Log(path, SegConfig(), 0, disk)
+    for step in range(2000):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    print(disk.summary())
+    return NOT_WRITTEN
 
 writers = {
     "weights": lambda: model_file.save_model(path, model, {}),
@@ -170,14 +174,13 @@ console.run(writers[what])
 """
 
 
-def on_a_full_disk(what: str, path: Path, largest: int, *arguments: str) -> str:
-    """The one line with which a writer ends where no file can be larger than so many bytes."""
+def on_a_full_disk(what: str, path: Path, largest: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """How a writer ends where no file can be larger than so many bytes; without a traceback."""
     line = [sys.executable, "-c", FULL_DISK, what, str(path), str(largest), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(line, cwd=path.parent, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2, run.stderr[-2000:]
-    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr[-2000:]
-    return run.stderr
+    assert "Traceback" not in run.stdout + run.stderr, run.stderr[-2000:]
+    return run
 
 
 @pytest.mark.slow
@@ -185,25 +188,84 @@ def on_a_full_disk(what: str, path: Path, largest: int, *arguments: str) -> str:
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, what):
     path = tmp_path / "file"
     path.write_text("old")
-    assert f"{path}: cannot be written" in on_a_full_disk(what, path, 100_000)
+    run = on_a_full_disk(what, path, 100_000)
+    assert run.returncode == 2 and run.stderr.startswith(f"error: {path}: cannot be written (")
+    assert run.stderr.count("\n") == 1
     assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_a_run_with_one_line(world, tmp_path):
-    assert "cannot be written" in on_a_full_disk("log", tmp_path / "log", 20_000)
+def test_a_log_on_a_full_disk_has_whole_rows_and_says_what_it_lacks(tmp_path):
+    run = on_a_full_disk("log", tmp_path / "log", 20_000)
+    assert run.returncode == NOT_WRITTEN and "lacks the newest events, log.csv" in run.stdout, run.stdout
+    rows = (tmp_path / "log" / "log.csv").read_text().splitlines()
+    assert len(rows) > 1000 and rows[-1] == f"{len(rows) - 2},loss,1"
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_goes_on_and_says_at_the_end_what_it_lacks(world, tmp_path):
     _, arguments = command("seg", world, tmp_path / "run")
-    assert "cannot be written" in on_a_full_disk("run", tmp_path / "run", 100_000, *arguments)
-    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"last.pt", "best.safetensors"}
+    run = on_a_full_disk("run", tmp_path / "run", 100_000, *arguments)
+    assert run.returncode == NOT_WRITTEN and not run.stderr
+    assert "lacks the newest best.safetensors, last.pt; free space, then --resume" in run.stdout
+    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"last.pt", "best.safetensors", ".last.pt.part"}
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_changes_nothing(world, tmp_path, monkeypatch, capsys):
+def test_losses_that_are_not_finite_end_the_run_before_they_change_anything(world, tmp_path, monkeypatch, capsys):
     main, arguments = command("seg", world, tmp_path / "run")
-    monkeypatch.setitem(LOSSES, "cross_entropy", lambda logits, labels, **_: logits.sum() * math.inf)
-    code = main([*arguments, "run.save_every=1"])
-    assert code == loop.NON_FINITE
-    assert re.search(r"step 1: the loss is (-?inf|nan) \(cross_entropy_loss", capsys.readouterr().out)
-    assert not (tmp_path / "run" / "last.pt").exists()
+    honest, steps = LOSSES["cross_entropy"], []
+
+    def fail(logits, labels, **settings):
+        steps.append(logits)
+        return honest(logits, labels, **settings) * (math.inf if len(steps) > 2 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LOSSES, "cross_entropy", fail)
+        assert main([*arguments, "run.save_every=1"]) == NON_FINITE
+    said = capsys.readouterr().out
+    assert len(steps) == 2 + IN_A_ROW and said.count("nothing was changed") == 1 + IN_A_ROW
+    assert re.search(r"error: step 5: the loss is (-?inf|nan) \(cross_entropy_loss", said)
+    assert said.split("images of step 3, the first of these: ")[1].count("_leftImg8bit.png") == 4
+    saved = checkpoint.load_state(tmp_path / "run" / "last.pt")
+    assert saved["step"] == 2 and saved["suspect"] == [0, 1]
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setitem(LOSSES, "cross_entropy", lambda logits, labels, **_: honest(logits, labels) * math.inf)
+        assert main([*arguments, "--replay"]) == NON_FINITE
+    assert re.search(r"first not finite: cross_entropy_loss \[\]: 1 of 1 values", capsys.readouterr().out)
+    assert main([*arguments, "--replay"]) == 0  # the loss is honest again
+    assert "first not finite: nothing" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_replay_names_the_first_layer_that_is_not_finite(world, tmp_path, capsys):
+    main, arguments = command("seg", world, tmp_path / "run")
+    assert main([*arguments, "run.steps=2"]) == 0
+    state = checkpoint.load_state(tmp_path / "run" / "last.pt")
+    state["model"]["backbone.blocks.3.project.conv.weight"] *= 1e38
+    checkpoint.save_state(tmp_path / "run" / "last.pt", state)
+    assert main([*arguments, "run.steps=2", "--replay"]) == NON_FINITE
+    assert "first not finite: output of backbone.blocks.3.project.conv [" in capsys.readouterr().out
+
+
+def test_single_steps_without_a_finite_loss_are_left_out(world, tmp_path, monkeypatch, capsys):
+    main, arguments = command("det", world, tmp_path / "run")
+    forward, steps = det.DetectionLoss.forward, []
+
+    def fail(self, raw, anchors, targets):
+        steps.append(raw)
+        factor = math.nan if len(steps) in (2, 3, 5) else 1.0
+        return {name: term * factor for name, term in forward(self, raw, anchors, targets).items()}
+
+    monkeypatch.setattr(det.DetectionLoss, "forward", fail)
+    assert main([*arguments, "run.save_every=1", "optim.ema=0.9", "run.log_every=1"]) == 0
+    said = capsys.readouterr().out
+    assert [f"step {step}: the loss or a gradient was not finite" in said for step in range(1, 7)] == [
+        False, True, True, False, True, False,
+    ]  # fmt: skip
+    state = checkpoint.load_state(tmp_path / "run" / "last.pt")
+    assert state["left_out"] == [0, 4, 3] and state["average"]["n_averaged"] == 3
+    assert "nan" not in (tmp_path / "run" / "log.csv").read_text() and "5,left_out,3" in log_of(tmp_path / "run")
 
 
 def test_a_run_folder_that_cannot_be_made_is_named(world, tmp_path):
@@ -252,7 +314,7 @@ steps = []
 
 def fail(logits, labels, **settings):
     steps.append(labels)
-    return honest(logits, labels, **settings) * (float("inf") if process == "1" and len(steps) == 2 else 1)
+    return honest(logits, labels, **settings) * (float("inf") if process == "1" and len(steps) > 1 else 1)
 
 LOSSES["cross_entropy"] = fail
 code = train_seg.main(sys.argv[2:])
@@ -268,9 +330,10 @@ def test_processes_end_together_where_the_loss_of_one_is_not_finite(world, tmp_p
     line = [*torchrun, str(tmp_path / "all.py"), str(tmp_path), *command("seg", world, tmp_path / "run")[1]]
     run = subprocess.run([*line, "run.save_every=1"], env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert [(tmp_path / f"{process}.txt").read_text() for process in (0, 1)] == [f"{loop.NON_FINITE} 2"] * 2
-    assert run.stdout.count("step 2: the loss is inf in process 1 (cross_entropy_loss inf)") == 1
-    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 1
+    assert [(tmp_path / f"{process}.txt").read_text() for process in (0, 1)] == [f"{NON_FINITE} 4"] * 2
+    assert run.stdout.count("step 4: the loss is inf in process 1 (cross_entropy_loss inf)") == 1
+    state = checkpoint.load_state(tmp_path / "run" / "last.pt")
+    assert state["step"] == 1 and state["suspect"] == [1, 2]
 
 
 @pytest.mark.parametrize(

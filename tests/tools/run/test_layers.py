@@ -127,7 +127,7 @@ from tools import train_seg
 from tools.run.state import TrainingState
 
 states, save = [], TrainingState.save
-TrainingState.save = lambda state: (states.append(state), save(state))
+TrainingState.save = lambda state, disk: (states.append(state), save(state, disk))
 assert train_seg.main({arguments}) == 0
 weights = torch.cat([value.flatten() for value in states[-1].model.parameters()])
 other = weights.clone()

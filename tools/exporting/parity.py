@@ -213,14 +213,18 @@ class _Boxes:
         least = max(self.threshold, float(values[-1]) if len(values) < scores.numel() else 0.0)
         if full:
             least = max(least, float(in_file.scores.min()))
-        index = index[values > least + EDGE]
         labels = index % scores.shape[1]
+        # The last place that a box can have in its class, if all with equal scores come before it.
+        before = (labels[:, None] == labels) & (values[None] > values[:, None] - EDGE)
+        last_place = before.sum(1) - 1
+        judged = values > least + EDGE
+        index, labels, last_place = index[judged], labels[judged], last_place[judged]
         candidates = _Found(boxes[index // scores.shape[1]], scores.flatten()[index], labels)
         better = in_file.scores[None] > candidates.scores[:, None] - EDGE
         near = box_iou(candidates.boxes, in_file.boxes) > self.nms_iou - 10 * EDGE
         suppressed = near & better & (labels[:, None] == in_file.labels)
-        rank = (labels[:, None] == labels).tril(-1).sum(1)
-        reason = suppressed.any(1) | _same(candidates, in_file).any(1) | (rank >= self.process.process.max_per_class)
+        crowded_out = last_place >= self.process.process.max_per_class
+        reason = suppressed.any(1) | _same(candidates, in_file).any(1) | crowded_out
         return int((~reason).sum())
 
     def result(self) -> Comparison:

@@ -58,8 +58,8 @@ def images() -> list[np.ndarray]:
     [
         ("executorch", "pip install executorch"),
         ("litert", "pip install litert-torch"),
-        ("coreml", "pip install coremltools"),
-        ("ncnn", "pip install ncnn pnnx"),
+        ("coreml", "taproot[coreml]"),
+        ("ncnn", "taproot[ncnn]"),
     ],
 )
 def test_a_missing_package_is_one_line_with_the_command_that_brings_it(name, cure, monkeypatch):

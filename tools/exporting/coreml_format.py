@@ -7,6 +7,7 @@ it. Labels are int32. The metadata is the package's user-defined entry `KEY`. Bo
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -19,7 +20,7 @@ from tools.exporting.packages import require
 
 def check_coreml_installed() -> None:
     """Raises an InputError that says what to install where the package is missing."""
-    require("format coreml", ("coremltools",), "run pip install coremltools")
+    require("format coreml", ("coremltools",), "run pip install 'taproot[coreml]'")
 
 
 def write_coreml(graph: ImageGraph, path: Path) -> None:
@@ -41,7 +42,7 @@ def write_coreml(graph: ImageGraph, path: Path) -> None:
         # Its own use of its own registry, and of temporary folders.
         warnings.filterwarnings("ignore", "Function _TORCH_OPS_REGISTRY", DeprecationWarning)
         warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning)
-        model = coremltools.convert(
+        model: Any = coremltools.convert(
             program,
             inputs=[coremltools.ImageType(INPUT, (graph.batch, 3, *graph.size_hw), color_layout=colors)],
             outputs=[coremltools.TensorType(name) for name in graph.names],

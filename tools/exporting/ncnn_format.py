@@ -8,8 +8,10 @@ raw.
 import json
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from tools.exporting.packages import require
 
 def check_ncnn_installed() -> None:
     """Raises an InputError that says what to install where a package is missing."""
-    require("format ncnn", ("pnnx", "ncnn", "onnx", "onnxscript"), "run pip install ncnn pnnx onnx onnxscript")
+    require("format ncnn", ("pnnx", "ncnn", "onnx", "onnxscript"), "run pip install 'taproot[ncnn]'")
 
 
 def write_ncnn(graph: ImageGraph, path: Path) -> None:
@@ -76,7 +78,7 @@ def open_ncnn(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     Raises:
         InputError: the runtime cannot load the file.
     """
-    import ncnn  # pyright: ignore[reportMissingImports]
+    ncnn: Any = import_module("ncnn")  # compiled, and without types
 
     names = json.loads(path.with_suffix(".json").read_text())["export"]["outputs"]
     network = ncnn.Net()

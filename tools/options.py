@@ -2,3 +2,9 @@
 
 ENGINES = ("auto", "torch")
 """What runs a model, see `tools.predict.load`."""
+FORMATS = ("onnx", "openvino", "torch", "executorch", "litert", "coreml", "ncnn")
+"""What a model can be exported to, see `tools.exporting`."""
+OUTPUTS = ("final", "raw")
+"""What an exported graph gives, see `tools.exporting.graph`."""
+CHANNELS = ("bgr", "rgb")
+"""Orders of the colors in an exported graph's input."""

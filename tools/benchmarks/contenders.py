@@ -69,10 +69,10 @@ class Engine:
     Arguments:
         weights: a weights file or an exported one.
         engine: as `tools.predict.load` takes it; "auto" for an exported file.
-        size_hw: of the network's input; None: the picture's, or the model's own.
+        size_hw: (height, width) of the network's input, pixels.
     """
 
-    def __init__(self, weights: str, engine: str, size_hw: tuple[int, int] | None) -> None:
+    def __init__(self, weights: str, engine: str, size_hw: tuple[int, int]) -> None:
         self.model = load(weights, engine, size=size_hw, device="cpu")
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The chart of `tools.benchmark predict`: a frame's milliseconds by stage in each engine, and the arithmetic's bound."""
+"""The chart of `tools.benchmark predict`: milliseconds by stage in each engine, and the bound that arithmetic sets."""
 
 from pathlib import Path
 from typing import Any

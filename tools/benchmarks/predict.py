@@ -1,4 +1,4 @@
-"""Frames to results: every engine beside torchvision's model of the task, by stage, and beside the arithmetic's bound."""
+"""From picture to result: every engine beside torchvision's model of the task and the bound that arithmetic sets."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -27,16 +27,16 @@ import det
 import seg
 from backbone.data.images import IMAGE_SUFFIXES, image_size, read_image
 from backbone.errors import InputError
-from tools.benchmarks.contenders import OTHER, PEER, Contender, Engine, Stages, Subject, make_other, peers
+from tools.benchmarks.contenders import PEER, Contender, Engine, Stages, Subject, make_other, peers
 from tools.benchmarks.latency_chart import draw_latencies
 from tools.benchmarks.timing import alternate
 from tools.demo_world.writer import make_scene
+from tools.engines.choice import MODULES, missing_modules
+from tools.engines.exported import is_exported, open_file
 from tools.io.console import console, table
 from tools.io.files import open_folder, replace_file
-from tools.predict import describe
+from tools.predict import load_model
 
-PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
-"""The engines that are timed unless others are named, and what they need; compiling takes minutes, so it is asked for."""
 SCENE_HW = (720, 1280)
 MAX_PICTURES = 16
 """Of a folder; they are read again and again."""
@@ -53,11 +53,11 @@ class Candidate:
     weights: str | None  # None: `name` is one of `contenders.peers`
     engine: str
 
-    def open(self, subject: Subject, size_hw: tuple[int, int] | None) -> Contender:
+    def open(self, subject: Subject) -> Contender:
         """Loads it."""
         if self.weights is None:
             return make_other(self.name, subject)
-        return Engine(self.weights, self.engine, size_hw)
+        return Engine(self.weights, self.engine, subject.size_hw)
 
     def num_bytes(self) -> int | None:
         """The size of its file, weights beside it included; None of another's model."""
@@ -82,8 +82,8 @@ class Run:
 
     candidates: tuple[Candidate, ...]
     subject: Subject
-    size_hw: tuple[int, int] | None
     pictures: tuple[Path, ...]
+    picture_hw: tuple[int, int]  # of the first one
     batches: tuple[int, ...]
     rounds: int
 
@@ -104,7 +104,7 @@ def benchmark(
 
     Arguments:
         weights: files of one task; a weights file is run in every engine, an exported one in its own.
-        engine: names of engines; None: those of `PACKAGES` that are installed.
+        engine: names of engines; None: torch and the runtimes that are installed.
         peer_weights: a state dict of torchvision's model; None: random.
         size: (height, width) of the network's input.
         source: a picture or a folder of pictures; None: a painted street.
@@ -169,25 +169,29 @@ def plan(
         raise InputError(f"--weights of several tasks ({', '.join(sorted(tasks))}); compare models of one task")
     (task,) = tasks
     if engines is None:
-        engines = [name for name, package in PACKAGES.items() if find_spec(package) is not None]
+        # Compiling takes minutes: it is asked for.
+        engines = ["torch", *(name for name in MODULES if not missing_modules(name))]
     candidates = [Candidate(name, None, "") for name in peers(task)]
-    for path, description in zip(weights, descriptions, strict=True):
-        label = f"{Path(path).name} " if len(weights) > 1 else ""
-        exported = "export" in description
-        for name in ["auto"] if exported else engines:
-            candidates.append(Candidate(label.strip() if exported and label else f"{label}{name}", str(path), name))
-    names = [candidate.name for candidate in candidates]
-    if len(set(names)) < len(names):
-        raise InputError("--weights: two files of one name; rename one, as the table tells them apart by name")
+    for path in dict.fromkeys(weights):
+        label = f"{path} " if len(weights) > 1 else ""
+        if is_exported(path):
+            candidates.append(Candidate(label.strip() or Path(path).name, path, "auto"))
+        else:
+            candidates += [Candidate(label + name, path, name) for name in engines]
     sizes = {image_size(path) for path in pictures}
-    network_hw = size_hw or input_size(descriptions[0])
+    network_hw = size_hw or next(filter(None, map(input_size, descriptions)), None)
     if network_hw is None:
         if len(sizes) > 1:
             raise InputError(f"{pictures[0].parent}: its pictures differ in size; give --size HEIGHT WIDTH")
         (network_hw,) = sizes
     num_classes = len(descriptions[0]["classes"])
     subject = Subject(task, num_classes, (network_hw[0], network_hw[1]), peer_weights)
-    return Run(tuple(candidates), subject, size_hw, pictures, tuple(sorted(set(batches))), rounds)
+    return Run(tuple(candidates), subject, pictures, image_size(pictures[0]), tuple(sorted(set(batches))), rounds)
+
+
+def describe(path: str) -> dict[str, Any]:
+    """The description of a weights file, or of an exported one, which has the entry `export`."""
+    return open_file(path, "auto").description if is_exported(path) else load_model(path)[1]
 
 
 def input_size(description: dict[str, Any]) -> tuple[int, int] | None:
@@ -238,7 +242,7 @@ def with_threads(threads: int, function: Callable[..., Any], *arguments: Any) ->
 
 def measure(run: Run, threads: int) -> Measured:
     """Times all candidates, alternating; runs in a process of its own."""
-    contenders = {candidate.name: candidate.open(run.subject, run.size_hw) for candidate in run.candidates}
+    contenders = {candidate.name: candidate.open(run.subject) for candidate in run.candidates}
     gflops = matrix_rate()
     frames: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
 
@@ -276,10 +280,15 @@ def matrix_rate() -> float:
 
 
 def peak_memory(candidate: Candidate, run: Run) -> float:
-    """The most memory that this process has held, MiB, after a candidate's first frames; runs in one of its own."""
-    contender = candidate.open(run.subject, run.size_hw)
+    """The peak memory, MiB, of a candidate's first frames; runs in a process of its own."""
+    contender = candidate.open(run.subject)
     for _ in range(3):
         contender.time_stages(read_image(run.pictures[0]))
+    return peak_mib()
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held, MiB."""
     # Not getrusage: what it reports begins with the memory of the process that started this one.
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
@@ -314,7 +323,7 @@ def summarise(run: Run, measured: dict[int, Measured], memory: dict[str, float],
         )
     return {
         "task": run.subject.task,
-        "picture_hw": list(image_size(run.pictures[0])),
+        "picture_hw": list(run.picture_hw),
         "network_hw": list(run.subject.size_hw),
         "rounds": run.rounds,
         "multiply_adds": macs,
@@ -326,3 +335,43 @@ def summarise(run: Run, measured: dict[int, Measured], memory: dict[str, float],
         "versions": {name: metadata.version(name) for name in VERSIONS if find_spec(name) is not None},
         "results": results,
     }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Prints a table of latencies for each number of threads, and one of throughput, memory and files."""
+    results = report["results"]
+    (height, width), (rows_hw, columns_hw) = report["picture_hw"], report["network_hw"]
+    for threads, bound in report["bounds"].items():
+        peer = results[0]["threads"][threads]["p50_ms"]
+        rows = []
+        for result in results:
+            found = result["threads"][threads]
+            stages = found["stages_ms"]
+            rows.append(
+                [
+                    result["name"],
+                    f"{found['p50_ms']:.1f}",
+                    f"{found['p95_ms']:.1f}",
+                    f"{peer / found['p50_ms']:.2f}x",
+                    *(f"{stages[stage]:.1f}" for stage in ("read", *Stages._fields)),
+                    f"{100 * bound['network_ms'] / stages['network']:.0f} %",
+                ]
+            )
+        columns = ["", "p50", "p95", f"{PEER} / it", "read", *Stages._fields, "bound / network"]
+        title = f"ms per picture of {width}x{height}, network at {rows_hw}x{columns_hw}, {threads} threads"
+        console.print(table(title, columns, rows))
+        console.print(
+            f"bound: {report['multiply_adds'] / 1e9:.3f} G multiply-adds at {bound['gflops']:.0f} GFLOP/s, as float32"
+            f" matrices are multiplied: {bound['network_ms']:.1f} ms; {report['rounds']} alternating rounds"
+        )
+    columns, rows = [""], []
+    batches = list(results[0]["threads"][next(iter(report["bounds"]))]["frames_per_second"])
+    columns += [f"batch {batch}, {threads} thr." for threads in report["bounds"] for batch in batches]
+    for result in results:
+        rates = [
+            f"{found['frames_per_second'][batch]:.1f}" for found in result["threads"].values() for batch in batches
+        ]
+        size = result["file_bytes"]
+        megabytes = "" if size is None else f"{size / 2**20:.1f}"
+        rows.append([result["name"], *rates, f"{result['peak_memory_mib']:.0f}", megabytes])
+    console.print(table("frames per second", [*columns, "peak memory, MiB", "file, MiB"], rows))

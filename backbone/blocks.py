@@ -26,13 +26,17 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
+        return super().forward(self.pad(input))
+
+    def pad(self, input: Tensor) -> Tensor:
+        """The input with its border of zeros: [N, C, H, W] -> [N, C, H + rows, W + columns]."""
         pads = []  # left, right, top, bottom
         for axis in (1, 0):
             size, step = input.shape[axis + 2], self.stride[axis]
             reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
             total = (-(-size // step) - 1) * step + reach - size  # not negative: no kernel is narrower than its stride
             pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(input, pads))
+        return F.pad(input, pads)
 
 
 class ConvNormAct(nn.Module):

@@ -95,17 +95,34 @@ class PostProcess:
         detections = []
         for image, original_hw in enumerate(original_sizes_hw):
             placement = boxes.place(original_hw, image_size_hw, self.resize)
-            left, top, width, height = placement
             found = self._image(scores[image], offsets[image], anchors, placement)
-            corner = torch.tensor([left, top, left, top], device=anchors.device)
-            scale_x, scale_y = original_hw[1] / width, original_hw[0] / height
-            scale = torch.tensor([scale_x, scale_y, scale_x, scale_y], device=anchors.device)
-            found = found._replace(boxes=(found.boxes - corner) * scale)
-            if self.resize == "letterbox":  # boxes wholly outside the image have been clipped to nothing
-                wide = (found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1)
-                found = Detections(*(part[wide] for part in found))
-            detections.append(found)
+            detections.append(self._in_image(found, placement, original_hw))
         return detections
+
+    def unpad(
+        self, padded: "StaticDetections", image_size_hw: tuple[int, int], original_sizes_hw: Sequence[Sequence[int]]
+    ) -> list[Detections]:
+        """As a call, from what `StaticPostProcess` gives for a batch with a score threshold that is not higher."""
+        detections = []
+        for image, original_hw in enumerate(original_sizes_hw):
+            kept = padded.valid[image] & (padded.scores[image] > self.score_threshold)
+            found = Detections(padded.boxes[image][kept], padded.scores[image][kept], padded.labels[image][kept])
+            placement = boxes.place(original_hw, image_size_hw, self.resize)
+            found = found._replace(boxes=_clip(found.boxes, placement))  # the graph knows no letterbox
+            detections.append(self._in_image(found, placement, original_hw))
+        return detections
+
+    def _in_image(self, found: Detections, placement: boxes.Placement, original_hw: Sequence[int]) -> Detections:
+        """Detections with boxes in pixels of the network input, as those in pixels of the original image."""
+        left, top, width, height = placement
+        corner = torch.tensor([left, top, left, top], device=found.boxes.device)
+        scale_x, scale_y = original_hw[1] / width, original_hw[0] / height
+        scale = torch.tensor([scale_x, scale_y, scale_x, scale_y], device=found.boxes.device)
+        found = found._replace(boxes=(found.boxes - corner) * scale)
+        if self.resize == "letterbox":  # boxes wholly outside the image have been clipped to nothing
+            wide = (found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1)
+            found = Detections(*(part[wide] for part in found))
+        return found
 
     def _scores(self, logits: Tensor) -> Tensor:
         """Logits [N, A, K] -> scores of the object classes [N, A, C], 0 to 1."""

@@ -2,7 +2,8 @@
 
 import colorsys
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, overload
 
 import cv2
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.inference import for_inference, network_input
+from backbone.inference import Engine, Size, check_frame, check_size, input_size, run_in_batches
 from det.boxes import RawDetections
 from det.data.transforms import resize
 from det.model import Detector
-from det.postprocess import NMS_IOU, PostProcess
+from det.postprocess import NMS_IOU, PostProcess, StaticDetections
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -70,44 +71,45 @@ def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tup
 class Predictor:
     """A detector ready for use: `predictor(frame_bgr)` gives the frame's `DetectionResult`.
 
-    A call is `finish(network(prepare(frame_bgr)), frame_hw)`; `network` takes normalised images [1, 3, h, w] of the
-    model's `image_size_hw` and gives `RawDetections`.
+    A call is `finish(network(prepare(frame_bgr)), frame_hw)`; `network` takes images uint8 BGR [1, h, w, 3].
 
     Arguments:
-        model: is copied, its norms folded into the convolutions.
+        network: an engine that gives `RawDetections`, or `StaticDetections` of at least the score threshold's.
+        model: the detector, for its anchors and for how images become inputs; its weights do not matter.
         classes: names of the object classes by label.
         kind: "softmax" or "sigmoid", as `PostProcess`.
-        mean, std: of the RGB values scaled to 0..1, as in training.
         score_threshold: only detections with higher scores are kept, 0 to 1.
         nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
-        device: where the network runs.
+        size: of the network's input, (height, width) or the longer side, in pixels; by default the model's
+            `image_size_hw`.
+
+    Attributes:
+        engine: the name of what runs the network.
 
     Raises:
-        InputError: the number of classes is not the model's.
+        InputError: the number of classes is not the model's, or the size is none.
     """
 
     task = "detection"
 
     def __init__(
         self,
+        network: Engine,
         model: Detector,
         classes: Sequence[str],
         *,
         kind: str = "softmax",
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
         score_threshold: float = 0.3,
         nms_iou: float = NMS_IOU,
-        device: str | torch.device = "cpu",
+        size: Size = None,
     ) -> None:
         if len(classes) != model.num_objects:
             raise InputError(f"there are {len(classes)} class names for a model of {model.num_objects} object classes")
+        check_size(size)
+        self.network, self.size = network, size
         self.classes = list(classes)
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.device = torch.device(device)
         self.image_size_hw = model.image_size_hw
-        self.network = for_inference(model, self.device)
-        self.anchors = model.anchors.to(self.device)
+        self.anchors_for = lru_cache(maxsize=16)(model.anchors_for)  # 1 ms for each size
         self.postprocess = PostProcess(
             kind,
             model.background,
@@ -117,19 +119,41 @@ class Predictor:
             decode=model.head.decode,
         )
 
+    @property
+    def engine(self) -> str:
+        return self.network.name
+
+    @overload
+    def __call__(self, frames_bgr: np.ndarray) -> DetectionResult: ...
+    @overload
+    def __call__(self, frames_bgr: Sequence[np.ndarray]) -> list[DetectionResult]: ...
+
     @torch.inference_mode()
-    def __call__(self, frame_bgr: np.ndarray) -> DetectionResult:
-        """Finds the objects in a frame of any size, uint8 BGR [H, W, 3]."""
-        return self.finish(self.network(self.prepare(frame_bgr)), frame_bgr.shape[:2])
+    def __call__(self, frames_bgr: np.ndarray | Sequence[np.ndarray]) -> DetectionResult | list[DetectionResult]:
+        """Finds the objects in a frame of any size, uint8 BGR [H, W, 3]; in each of a list, as a batch."""
+        if isinstance(frames_bgr, np.ndarray):
+            return self.finish(self.network(self.prepare(frames_bgr)), frames_bgr.shape[:2])
+        outputs = run_in_batches(self.network, [self.prepare(frame) for frame in frames_bgr])
+        return [self.finish(raw, frame.shape[:2]) for raw, frame in zip(outputs, frames_bgr, strict=True)]
+
+    def input_size_hw(self, frame_hw: Sequence[int]) -> tuple[int, int]:
+        """The (height, width) of the network's input for a frame of (height, width), in pixels."""
+        return input_size(self.size, frame_hw, self.image_size_hw)
 
     def prepare(self, frame_bgr: np.ndarray) -> Tensor:
-        """The network's input for a frame: normalised float32 [1, 3, h, w], channels last, on the device."""
-        image = resize(frame_bgr, self.image_size_hw, self.postprocess.resize)
-        return network_input(image, mean=self.mean, std=self.std, device=self.device)
+        """The network's input for a frame, uint8 BGR [1, h, w, 3]."""
+        check_frame(frame_bgr)
+        image = resize(frame_bgr, self.input_size_hw(frame_bgr.shape[:2]), self.postprocess.resize)
+        return torch.from_numpy(np.require(image, requirements=["C", "W"]))[None]
 
-    def finish(self, raw: RawDetections, frame_hw: tuple[int, int]) -> DetectionResult:
-        """The result for a frame of (height, width), from the raw output for its input."""
-        (found,) = self.postprocess(raw, self.anchors, self.image_size_hw, [frame_hw])
+    def finish(self, raw: RawDetections | StaticDetections, frame_hw: Sequence[int]) -> DetectionResult:
+        """The result for a frame of (height, width), from the network's output for its input."""
+        size_hw = self.input_size_hw(frame_hw)
+        if isinstance(raw, StaticDetections):
+            (found,) = self.postprocess.unpad(raw, size_hw, [frame_hw])
+        else:
+            anchors = self.anchors_for(size_hw).to(raw.class_logits.device)
+            (found,) = self.postprocess(raw, anchors, size_hw, [frame_hw])
         return DetectionResult(
             found.boxes.cpu().numpy(), found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.classes
         )

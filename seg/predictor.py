@@ -1,13 +1,14 @@
 """A trained segmenter applied to single frames as OpenCV gives them: prepare, network, finish."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, overload
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbone.inference import for_inference, network_input
+from backbone.inference import Engine, Size, check_frame, check_size, input_size, run_in_batches
 from seg.labeling import label_map
 
 
@@ -33,43 +34,66 @@ class SegmentationResult(NamedTuple):
 class Predictor:
     """A segmenter ready for use: `predictor(frame_bgr)` gives the frame's `SegmentationResult`.
 
-    A call is `finish(network(prepare(frame_bgr)), frame_hw)`; `network` takes normalised images [1, 3, H, W] and gives
-    logits [1, K, h, w].
+    A call is `finish(network(prepare(frame_bgr)), frame_hw)`; `network` takes images uint8 BGR [1, H, W, 3].
 
     Arguments:
-        model: is copied, its norms folded into the convolutions.
+        network: an engine that gives logits [N, K, h, w], or labels uint8 [N, H, W].
         classes: names by label.
         colors: RGB, 0 to 255, by label.
-        mean, std: of the RGB values scaled to 0..1, as in training.
-        device: where the network runs.
+        size: of the network's input, (height, width) or the longer side, in pixels; by default the frame's.
+
+    Attributes:
+        engine: the name of what runs the network.
+
+    Raises:
+        InputError: the size is none.
     """
 
     task = "segmentation"
 
     def __init__(
         self,
-        model: nn.Module,
+        network: Engine,
         *,
-        classes: list[str],
-        colors: list[tuple[int, int, int]],
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        device: str | torch.device = "cpu",
+        classes: Sequence[str],
+        colors: Sequence[Sequence[int]],
+        size: Size = None,
     ) -> None:
-        self.classes, self.colors = classes, np.array(colors, np.uint8)
-        self.mean, self.std, self.device = mean, std, torch.device(device)
-        self.network = for_inference(model, self.device)
+        check_size(size)
+        self.network, self.size = network, size
+        self.classes, self.colors = list(classes), np.array(colors, np.uint8)
+
+    @property
+    def engine(self) -> str:
+        return self.network.name
+
+    @overload
+    def __call__(self, frames_bgr: np.ndarray) -> SegmentationResult: ...
+    @overload
+    def __call__(self, frames_bgr: Sequence[np.ndarray]) -> list[SegmentationResult]: ...
 
     @torch.inference_mode()
-    def __call__(self, frame_bgr: np.ndarray) -> SegmentationResult:
-        """Labels the pixels of a frame of any size, uint8 BGR [H, W, 3]."""
-        return self.finish(self.network(self.prepare(frame_bgr)), frame_bgr.shape[:2])
+    def __call__(self, frames_bgr: np.ndarray | Sequence[np.ndarray]) -> SegmentationResult | list[SegmentationResult]:
+        """Labels the pixels of a frame of any size, uint8 BGR [H, W, 3]; of a list, those of each, as a batch."""
+        if isinstance(frames_bgr, np.ndarray):
+            return self.finish(self.network(self.prepare(frames_bgr)), frames_bgr.shape[:2])
+        outputs = run_in_batches(self.network, [self.prepare(frame) for frame in frames_bgr])
+        return [self.finish(raw, frame.shape[:2]) for raw, frame in zip(outputs, frames_bgr, strict=True)]
 
     def prepare(self, frame_bgr: np.ndarray) -> Tensor:
-        """The network's input for a frame: normalised float32 [1, 3, H, W], channels last, on the device."""
-        return network_input(frame_bgr, mean=self.mean, std=self.std, device=self.device)
+        """The network's input for a frame, uint8 BGR [1, H, W, 3]."""
+        check_frame(frame_bgr)
+        height, width = input_size(self.size, frame_bgr.shape[:2], frame_bgr.shape[:2])
+        if (height, width) != frame_bgr.shape[:2]:
+            frame_bgr = cv2.resize(frame_bgr, (width, height), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(np.require(frame_bgr, requirements=["C", "W"]))[None]
 
     def finish(self, raw: Tensor, frame_hw: tuple[int, int]) -> SegmentationResult:
-        """The result for a frame of (height, width), from the logits [1, K, h, w] for its input."""
-        labels = label_map(raw, frame_hw)[0]
-        return SegmentationResult(labels.cpu().numpy(), self.classes, self.colors)
+        """The result for a frame of (height, width), from the network's output for its input."""
+        if raw.dtype == torch.uint8:
+            labels = raw[0].cpu().numpy()
+            if labels.shape != tuple(frame_hw):
+                labels = cv2.resize(labels, frame_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        else:
+            labels = label_map(raw.float(), frame_hw)[0].cpu().numpy()
+        return SegmentationResult(labels, self.classes, self.colors)

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tests.builders.skips import pytest_runtest_makereport  # noqa: F401 - a hook
+from tools.engines import choice
 from tools.make_demo_data import make_demo_data
 
 
@@ -18,6 +19,12 @@ from tools.make_demo_data import make_demo_data
 def one_thread() -> None:
     """Small tensors on a shared machine: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def plain_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine "auto" is torch, as without the extras: building a runtime's file takes seconds for each network."""
+    monkeypatch.setattr(choice, "RUNTIMES_OF_AUTO", ())
 
 
 @pytest.fixture(autouse=True)

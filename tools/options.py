@@ -1,6 +1,6 @@
 """What can be chosen in the tools, by name; free of torch, for command lines."""
 
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "torch", "compiled", "onnxruntime", "openvino")
 """What runs a model, see `tools.predict.load`."""
 FORMATS = ("onnx", "openvino", "torch", "executorch", "litert", "coreml", "ncnn")
 """What a model can be exported to, see `tools.exporting`."""

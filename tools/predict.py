@@ -4,6 +4,8 @@ from tools.predict import load
 model = load("best.safetensors")
 result = model(frame_bgr)         # uint8 [H, W, 3]
 image = result.draw(frame_bgr)
+
+An exported file (model.onnx, model.xml, model.pt2) may stand in its place.
 """
 
 from pathlib import Path
@@ -14,11 +16,17 @@ from torch import nn
 
 import det
 import seg
-from backbone.errors import InputError
+from backbone.errors import InputError, check_choice
+from backbone.inference import Engine, Size, TorchEngine, check_size
 from backbone.weights.names import is_name
+from tools.engines.built import BuiltEngine
+from tools.engines.choice import MODULES, choose_engine
+from tools.engines.compiled import CompiledEngine
+from tools.engines.exported import is_exported, open_file
 from tools.io.model_file import find_description, load_description, load_tensors
 from tools.options import ENGINES
 
+PACKAGES = {"segmentation": seg, "detection": det}
 PUBLISHED_FILE = "model.safetensors"
 """The weights in a folder for the hub."""
 
@@ -36,6 +44,8 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
         folder, path = path, Path(path) / PUBLISHED_FILE
         if not path.is_file():
             raise InputError(f"{folder}: has no {PUBLISHED_FILE}, as tools.publish writes; give a weights file")
+    if is_exported(path):
+        raise InputError(f"{path}: is an exported file, which cannot be trained, changed or exported; give its weights")
     published = None
     if is_name(path) and find_description(path) is None:
         # Here, as torchvision's tables take a second that our own files need not wait for.
@@ -49,7 +59,7 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
         raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
     if published is not None:
         return published.model, description
-    package = {"segmentation": seg, "detection": det}[description["task"]]
+    package = PACKAGES[description["task"]]
     model = package.create(**description["model"])
     package.load_weights(model, load_tensors(path))
     return model, description
@@ -59,24 +69,79 @@ def load(
     path: str | Path,
     engine: str = "auto",
     *,
+    size: Size = None,
     device: str | torch.device | None = None,
     score_threshold: float = 0.3,
 ) -> seg.Predictor | det.Predictor:
-    """A predictor: call it with an image, uint8 BGR [H, W, 3].
+    """A predictor: call it with an image, uint8 BGR [H, W, 3], for its result, or with a list of images for a list.
+
+    What it finds is in the pixels of the image, whatever the size of the network's input. `model.engine` is the name
+    of what runs it.
 
     Arguments:
-        path: the best.safetensors of a run, a folder that tools.publish made, or a name of published weights.
-        engine: "torch", or "auto" for the fastest one present.
-        device: by default a GPU if there is one.
+        path: the best.safetensors of a run, a folder that tools.publish made, a name of published weights, or an
+            exported file: .onnx, OpenVINO's .xml, .pt2.
+        engine: "torch"; "compiled" by torch's compiler; the runtimes "onnxruntime" and "openvino"; or "auto" for the
+            fastest one installed. An exported file comes with its own.
+        size: of the network's input: (height, width), or one number for the longer side, in pixels; by default the
+            image's own for a segmenter, and the size it was trained at for a detector.
+        device: by default a GPU if there is one. The runtimes run on the CPU.
         score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.
+
+    Raises:
+        InputError: a file, name, engine or size cannot be used.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} unknown; valid: {', '.join(ENGINES)}")
+    if is_exported(path):
+        return _load_exported(path, engine, size=size, device=device, score_threshold=score_threshold)
+    check_choice("engine", engine, ENGINES)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() and engine not in MODULES else "cpu"
+    name = choose_engine(engine, torch.device(device).type)
+    check_size(size)
     model, description = load_model(path)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    common = {"classes": description["classes"], "mean": tuple(description["mean"]), "std": tuple(description["std"])}
+    network: Engine
+    if name in MODULES:
+        network = BuiltEngine(name, model, description)
+    else:
+        make = {"torch": TorchEngine, "compiled": CompiledEngine}[name]
+        network = make(model, mean=description["mean"], std=description["std"], device=device)
+    return _predictor(network, model, description, size=size, score_threshold=score_threshold)
+
+
+def _load_exported(
+    path: str | Path, engine: str, *, size: Size, device: str | torch.device | None, score_threshold: float
+) -> seg.Predictor | det.Predictor:
+    """As `load`, of an exported file."""
+    check_choice("engine", engine, ENGINES)
+    if device is not None and torch.device(device).type != "cpu":
+        raise InputError(f"{path}: exported files run on the CPU, not on {device}; leave the device out")
+    check_size(size)
+    network = open_file(path, engine)
+    description, export = network.description, network.description["export"]
+    if description["task"] not in PACKAGES:
+        raise InputError(f"{path}: is an export for {description['task']}; predictions need a segmenter or a detector")
+    fixed = network.size_hw
+    if size is not None and fixed is not None and (isinstance(size, int) or tuple(size) != fixed):
+        raise InputError(f"{path}: takes inputs of {fixed[0]}x{fixed[1]} pixels only; leave the size out")
+    model = None
+    if description["task"] == "detection":
+        model = det.create(**description["model"])  # for its anchors; the weights are in the file
+    return _predictor(network, model, description, size=size or fixed, score_threshold=score_threshold)
+
+
+def _predictor(
+    network: Engine, model: nn.Module | None, description: dict[str, Any], *, size: Size, score_threshold: float
+) -> seg.Predictor | det.Predictor:
+    """The predictor of the description's task; only a detector's needs the model."""
     if description["task"] == "segmentation":
-        return seg.Predictor(model, colors=description["colors"], device=device, **common)
+        return seg.Predictor(network, classes=description["classes"], colors=description["colors"], size=size)
     assert isinstance(model, det.Detector)  # what det.create makes
-    common |= {"kind": description["score"], "nms_iou": description.get("nms_iou", det.NMS_IOU)}
-    return det.Predictor(model, score_threshold=score_threshold, device=device, **common)
+    return det.Predictor(
+        network,
+        model,
+        description["classes"],
+        kind=description["score"],
+        nms_iou=description.get("nms_iou", det.NMS_IOU),
+        score_threshold=score_threshold,
+        size=size,
+    )

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 import det
 from backbone.data.more import ALLOWED, compose
 from backbone.errors import InputError
+from backbone.inference import TorchEngine
 from det.boxes import place
 from det.data.transforms import CROWD, Colors, crop, distort, draw_colors, mixup, mosaic, zoom_out
 
@@ -194,10 +195,11 @@ def test_a_predictor_letterboxes_as_its_model_says():
         backbone="mobilenet_v3_small", num_classes=2, width=0.35, image_size=(96, 128), resize="letterbox"
     )
     frame = np.random.default_rng(0).integers(0, 256, (60, 200, 3), np.uint8)
-    predictor = det.Predictor(model, ["cat", "dog"], kind="sigmoid", score_threshold=0.0)
-    prepared = predictor.prepare(frame)
-    assert prepared.shape == (1, 3, 96, 128)
-    assert prepared[0, :, :29].abs().max() < 0.01 and prepared[0, :, 29:67].abs().mean() > 0.3
+    engine = TorchEngine(model, mean=(0.5,) * 3, std=(0.5,) * 3)
+    predictor = det.Predictor(engine, model, ["cat", "dog"], kind="sigmoid", score_threshold=0.0)
+    prepared = predictor.prepare(frame)[0] / 127.5 - 1
+    assert prepared.shape == (96, 128, 3)
+    assert prepared[:29].abs().max() < 0.01 and prepared[29:67].abs().mean() > 0.3
     boxes = predictor(frame).boxes
     assert len(boxes) and boxes.min() >= 0 and (boxes <= np.array([200, 60, 200, 60]) + 1e-4).all()
 

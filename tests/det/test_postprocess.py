@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 import det
 import det.boxes
 from backbone.errors import InputError
+from backbone.inference import TorchEngine
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,8 @@ def test_predictor_equals_the_plain_model_and_leaves_it_alone():
     model = det.create("ssdlite", backbone="mobilenet_v3_small", num_classes=2, width=0.35, image_size=(96, 128))
     model(torch.randn(4, 3, 96, 128))  # norm statistics of its own
     frame = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    predictor = det.Predictor(model, ["cat", "dog"], kind="sigmoid", score_threshold=0.0)
+    engine = TorchEngine(model, mean=(0.5,) * 3, std=(0.5,) * 3)
+    predictor = det.Predictor(engine, model, ["cat", "dog"], kind="sigmoid", score_threshold=0.0)
     assert model.training
     result = predictor(frame)
 
@@ -248,7 +250,8 @@ def test_a_name_is_readable_at_the_right_edge():
 
 def test_wrong_class_names_and_frames_are_refused():
     model = det.create("ssdlite", backbone="mobilenet_v3_small", num_classes=2, width=0.35)
+    engine = TorchEngine(model, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(InputError, match="3 class names"):
-        det.Predictor(model, ["a", "b", "c"])
+        det.Predictor(engine, model, ["a", "b", "c"])
     with pytest.raises(ValueError, match="uint8"):
-        det.Predictor(model, ["a", "b"])(np.zeros((32, 32, 3), np.float32))
+        det.Predictor(engine, model, ["a", "b"])(np.zeros((32, 32, 3), np.float32))

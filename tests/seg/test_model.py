@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import seg
 from backbone import InputError
+from backbone.inference import TorchEngine
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,8 @@ def test_predictor_equals_the_plain_model_and_leaves_it_alone(randomise):
     model = randomise(seg.create(backbone="mobilenet_v3_small", num_classes=4))
     before = copy.deepcopy(model.state_dict())
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    predictor = seg.Predictor(model, classes=list("abcd"), colors=[(i, i, i) for i in range(4)], mean=mean, std=std)
+    engine = TorchEngine(model, mean=mean, std=std)
+    predictor = seg.Predictor(engine, classes=list("abcd"), colors=[(i, i, i) for i in range(4)])
     frame = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     rgb = torch.from_numpy(frame[:, :, ::-1].copy()).permute(2, 0, 1)[None] / 255
     images = (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

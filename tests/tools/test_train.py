@@ -23,7 +23,7 @@ from tests.builders.official import assert_official, old_name  # noqa: F401 - a 
 from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
 from tools import eval_det, eval_seg, train_det, train_seg
 from tools.io import model_file
-from tools.predict import load
+from tools.predict import load, load_model
 from tools.run import checkpoint, segmentation
 
 
@@ -263,7 +263,7 @@ def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
     assert main([*arguments, *own, "run.steps=2", "run.log_every=1"]) == 0
     names = {line.split(",")[1] for line in (tmp_path / "run" / "log.csv").read_text().splitlines()}
     assert names >= {"ohem_loss", "dice_loss", "lovasz_loss", "auxiliary_loss"} and "cross_entropy_loss" not in names
-    model = load(tmp_path / "run" / "best.safetensors").network
+    model, _ = load_model(tmp_path / "run" / "best.safetensors")
     assert model.auxiliary is not None and model.stride == 4
 
 

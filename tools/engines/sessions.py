@@ -1,0 +1,101 @@
+"""Files opened in their runtimes: a session takes images and gives the outputs by name."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbone.errors import InputError
+from det.boxes import RawDetections
+from det.postprocess import StaticDetections
+
+INPUT = "image"
+"""The name of a graph's only input."""
+
+Session = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Images uint8 [N, H, W, 3] -> the outputs by name."""
+
+
+def open_onnxruntime(path: Path) -> Session:
+    """An ONNX file in ONNX Runtime, on as many threads as torch has.
+
+    Raises:
+        InputError: the runtime cannot load the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Idle threads that spin take the cores from whatever else runs, as OpenMP's did (tools/__init__.py).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # only what is fatal: errors come as exceptions anyway
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions have no common class
+        raise _refused(path, "ONNX Runtime", error) from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+
+    return run
+
+
+def open_openvino(path: Path) -> Session:
+    """An ONNX file or OpenVINO's .xml in OpenVINO, in float32, on as many threads as torch has.
+
+    Raises:
+        InputError: the runtime cannot load the file.
+    """
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 on processors that have it
+    }
+    try:
+        model = openvino.Core().compile_model(str(path), "CPU", settings)
+    except RuntimeError as error:
+        raise _refused(path, "OpenVINO", error) from error
+    request = model.create_infer_request()
+    names = [output.any_name for output in model.outputs]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = request.infer({INPUT: images}, share_inputs=True)
+        return {name: np.array(found[name]) for name in names}
+
+    return run
+
+
+OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+"""What opens a file, by the engine's name."""
+
+
+def as_output(found: Mapping[str, np.ndarray | Tensor], source: str) -> Any:
+    """A graph's outputs by name as what a predictor's `finish` takes.
+
+    Arguments:
+        source: the file, for the message.
+
+    Raises:
+        InputError: they are neither a segmenter's nor a detector's.
+    """
+    tensors = {name: torch.as_tensor(value) for name, value in found.items()}
+    for names, make in (
+        (("logits",), lambda logits: logits),
+        (("class_logits", "box_offsets"), RawDetections),
+        (("boxes", "scores", "labels"), lambda *parts: StaticDetections(*parts, parts[1] > 0)),
+        (("labels",), lambda labels: labels),
+    ):
+        if tensors.keys() == set(names):
+            return make(*(tensors[name] for name in names))
+    raise InputError(f"{source}: its outputs are {', '.join(tensors)}; predictions need a segmenter or a detector")
+
+
+def _refused(path: Path, runtime: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()
+    return InputError(f"{path}: {runtime} cannot load it ({' '.join(reason[:1])[:300]}); export the model again")

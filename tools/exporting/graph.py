@@ -3,7 +3,7 @@
     graph = image_graph(model, description, output="final", size_hw=(512, 1024))
     program = graph.program()       # torch.export's, which the formats take
 
-Its input is `image`, uint8 [N, H, W, 3]; normalisation, the order of the channels and the layout are inside. Its outputs:
+Its input is `image`, uint8 [N, H, W, 3]; normalisation, the order of the channels and the layout are inside. Outputs:
 
     segmentation    raw      logits         float32 [N, K, h, w], at the decoder's stride
                     final    labels         uint8 [N, H, W]
@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from backbone.blocks import ConvNormAct
 from backbone.errors import InputError, check_choice
 from backbone.inference import for_inference
-from backbone.network import Classifier, Network
+from backbone.network import Network
 from backbone.weights.description import KEY, write_header
 from det.model import Detector
 from det.postprocess import NMS_IOU, StaticPostProcess
-from seg.heads.lraspp import LRASPPHead
 from seg.model import Segmenter, upsample
-from tools.exporting.dynamic import DynamicLRASPPHead
+from tools.exporting import any_size
 from tools.options import CHANNELS, OUTPUTS
 
 INPUT = "image"
@@ -94,9 +94,7 @@ class ImageGraph(nn.Module):
         if self.batch is None:
             free[0] = Dim("batch", min=1)
         if self.size_hw is None:
-            for axis, name in ((1, "height"), (2, "width")):
-                cells = Dim(name if self.multiple == 1 else f"{name}_cells", min=LEAST_SIDE // self.multiple)
-                free[axis] = cells if self.multiple == 1 else self.multiple * cells
+            free |= {1: any_size.free_side("height", self.multiple), 2: any_size.free_side("width", self.multiple)}
         return free or None
 
     def program(self) -> ExportedProgram:
@@ -171,8 +169,12 @@ def image_graph(
         raise InputError("output 'final' does not fit a model without a task's head; give raw")
     free_size = dynamic and not isinstance(model, Detector)
     size_hw = None if free_size else _input_size(model, description, size_hw)
-    network = for_inference(model, torch.device("cpu")).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] - not in torch's stub
-    multiple = _prepare_for_any_size(network) if free_size else 1
+    network = for_inference(model, torch.device("cpu"))
+    network = network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] - not in torch's stub
+    stem = _stem(network)
+    multiple = any_size.multiple_of(network) if free_size else 1
+    if free_size and isinstance(network, Segmenter):
+        network = any_size.AnySizeSegmenter(network)
     entry: dict[str, Any] = {
         "output": output,
         "channels": channels,
@@ -180,7 +182,7 @@ def image_graph(
         "batch": None if dynamic else batch,
     }
     if free_size:
-        entry |= {"multiple": multiple, "least": LEAST_SIDE}
+        entry |= {"multiple": multiple, "least": any_size.LEAST_SIDE, "most": any_size.MOST_SIDE}
     if isinstance(model, Segmenter):
         names: tuple[str, ...] = ("logits",)
         entry["stride"] = model.stride
@@ -203,13 +205,15 @@ def image_graph(
             )
             finish, names = Boxes(postprocess), ("boxes", "scores", "labels")
             entry |= {"score_threshold": score_threshold, "nms_iou": nms_iou}
+    elif isinstance(model, Network):
+        names = tuple(model.features)
     else:
-        names = ("logits",) if isinstance(model, Classifier) else tuple(network.features)  # pyright: ignore
+        names = ("logits",)
     return ImageGraph(
         network,
         finish,
         names=names,
-        shift=_normalise_in_stem(network, description, channels),
+        shift=_normalise_in_stem(stem, description, channels),
         description={**description, "export": entry},
         size_hw=size_hw,
         batch=None if dynamic else batch,
@@ -230,25 +234,20 @@ def _input_size(model: nn.Module, description: Mapping[str, Any], size_hw: tuple
     return size_hw
 
 
-def _prepare_for_any_size(network: nn.Module) -> int:
-    """Changes a network so that one graph holds for inputs whose sides are multiples of the number that comes back."""
-    if not isinstance(network, Segmenter):
-        return 1
-    if network.align_corners:
-        raise InputError("a model with aligned corners pads each size in another way; give --size instead of --dynamic")
-    if isinstance(network.head, LRASPPHead) and network.head.window is not None:
-        network.head = DynamicLRASPPHead(network.head)  # pyright: ignore[reportAttributeAccessIssue] - of the same calls
-    return network.head.multiple
+def _stem(network: nn.Module) -> ConvNormAct:
+    """The first convolution."""
+    body = network if isinstance(network, Network) else network.backbone
+    assert isinstance(body, Network)
+    return body.stem
 
 
-def _normalise_in_stem(network: nn.Module, description: Mapping[str, Any], channels: str) -> list[float]:
+def _normalise_in_stem(stem: ConvNormAct, description: Mapping[str, Any], channels: str) -> list[float]:
     """Moves the division by the deviation, and the order of the channels, into the first convolution's weights.
 
     Returns:
         what remains to be subtracted from the bytes of each channel, in the input's order. It cannot go into a bias:
         at the borders the convolution sees zeros, which stand for the mean.
     """
-    stem = network.stem if isinstance(network, Network) else network.backbone.stem
     order = [0, 1, 2] if channels == "rgb" else [2, 1, 0]
     mean, std = (torch.tensor(description[key], dtype=torch.float64)[order] * 255 for key in ("mean", "std"))
     weight = stem.conv.weight[:, order].double() / std.view(1, 3, 1, 1)

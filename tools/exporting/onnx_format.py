@@ -56,4 +56,8 @@ def open_onnx(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in zip(names, session.run(names, {INPUT: images}), strict=True)}
+
+    return run

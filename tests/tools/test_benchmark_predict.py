@@ -81,7 +81,7 @@ def test_multiply_adds_are_those_of_the_network_at_the_size():
 def test_a_process_of_its_own_has_the_threads_and_tells_bad_input():
     with predict.one_process(1) as call:
         assert call(torch.get_num_threads) == 1
-        with pytest.raises(InputError, match="nothing.safetensors"):
+        with pytest.raises(InputError, match=r"nothing\.safetensors"):
             call(predict.describe, "nothing.safetensors")
 
 

@@ -172,12 +172,11 @@ def plan(
         # Compiling takes minutes: it is asked for.
         engines = ["torch", *(name for name in MODULES if not missing_modules(name))]
     candidates = [Candidate(name, None, "") for name in peers(task)]
-    for path in dict.fromkeys(weights):
-        label = f"{path} " if len(weights) > 1 else ""
+    for label, path in short_names(weights).items():
         if is_exported(path):
-            candidates.append(Candidate(label.strip() or Path(path).name, path, "auto"))
+            candidates.append(Candidate(label, path, "auto"))
         else:
-            candidates += [Candidate(label + name, path, name) for name in engines]
+            candidates += [Candidate(f"{label} {name}" if len(weights) > 1 else name, path, name) for name in engines]
     sizes = {image_size(path) for path in pictures}
     network_hw = size_hw or next(filter(None, map(input_size, descriptions)), None)
     if network_hw is None:
@@ -187,6 +186,15 @@ def plan(
     num_classes = len(descriptions[0]["classes"])
     subject = Subject(task, num_classes, (network_hw[0], network_hw[1]), peer_weights)
     return Run(tuple(candidates), subject, pictures, image_size(pictures[0]), tuple(sorted(set(batches))), rounds)
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Different paths by what tells them apart: without the folders that all have in common, or the name alone."""
+    different = list(dict.fromkeys(paths))
+    if len({Path(path).name for path in different}) == len(different):
+        return {Path(path).name: path for path in different}
+    common = os.path.commonpath([os.path.abspath(path) for path in different])
+    return {os.path.relpath(path, common): path for path in different}
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -357,16 +365,18 @@ def print_report(report: dict[str, Any]) -> None:
                     f"{100 * bound['network_ms'] / stages['network']:.0f} %",
                 ]
             )
-        columns = ["", "p50", "p95", f"{PEER} / it", "read", *Stages._fields, "bound / network"]
+        columns = ["", "p50", "p95", "speed", "read", *Stages._fields, "of bound"]
         title = f"ms per picture of {width}x{height}, network at {rows_hw}x{columns_hw}, {threads} threads"
         console.print(table(title, columns, rows))
+        rate = f"{report['multiply_adds'] / 1e9:.3f} G multiply-adds at {bound['gflops']:.0f} GFLOP/s"
         console.print(
-            f"bound: {report['multiply_adds'] / 1e9:.3f} G multiply-adds at {bound['gflops']:.0f} GFLOP/s, as float32"
-            f" matrices are multiplied: {bound['network_ms']:.1f} ms; {report['rounds']} alternating rounds"
+            f"speed: {PEER} is 1. Bound of the network: {rate}, as float32 matrices are multiplied, is "
+            f"{bound['network_ms']:.1f} ms. {report['rounds']} alternating rounds.",
+            soft_wrap=True,
         )
     columns, rows = [""], []
     batches = list(results[0]["threads"][next(iter(report["bounds"]))]["frames_per_second"])
-    columns += [f"batch {batch}, {threads} thr." for threads in report["bounds"] for batch in batches]
+    columns += [f"{batch} in {threads} thr." for threads in report["bounds"] for batch in batches]
     for result in results:
         rates = [
             f"{found['frames_per_second'][batch]:.1f}" for found in result["threads"].values() for batch in batches
@@ -374,4 +384,4 @@ def print_report(report: dict[str, Any]) -> None:
         size = result["file_bytes"]
         megabytes = "" if size is None else f"{size / 2**20:.1f}"
         rows.append([result["name"], *rates, f"{result['peak_memory_mib']:.0f}", megabytes])
-    console.print(table("frames per second", [*columns, "peak memory, MiB", "file, MiB"], rows))
+    console.print(table("pictures per second by batch and threads; MiB", [*columns, "memory", "file"], rows))

@@ -209,6 +209,7 @@ def image_graph(
         names = tuple(model.features)
     else:
         names = ("logits",)
+    entry["outputs"] = list(names)
     return ImageGraph(
         network,
         finish,

@@ -15,9 +15,11 @@ zero point (hard-swish is lopsided).
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -26,22 +28,16 @@ from torch import nn
 
 import det
 import seg
-from backbone.errors import InputError
+from backbone.errors import InputError, check_choice
 from backbone.weights.description import KEY
 from det.boxes import place
 from det.data.transforms import resize
 from seg.data.opening import open_data
+from tools.exporting.formats import Run
 from tools.exporting.graph import INPUT
 from tools.exporting.packages import require
 from tools.io.console import console
 from tools.scoring.segmentation import Counts
-
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Runs a file on images uint8 [N, H, W, 3]; outputs by name."""
-NUM_PICTURES = 100
-"""For calibration, unless another number is asked for."""
-MAX_LOSS = 1.0
-"""Points of 100 that the metric may lose, unless others are asked for."""
 
 
 class Pictures(Protocol):
@@ -50,10 +46,12 @@ class Pictures(Protocol):
     Attributes:
         metric: the name of what `score` gives.
         num_scored: the number of pictures in the validation split.
+        num_calibrating: the number of pictures in the training split.
     """
 
     metric: str
     num_scored: int
+    num_calibrating: int
 
     def inputs(self, count: int) -> Iterator[np.ndarray]:
         """`count` inputs uint8 [1, H, W, 3] from all over the training split."""
@@ -82,7 +80,7 @@ class SegmentationPictures:
         if self.val.classes != description["classes"]:
             raise InputError(f"{root}: has other classes than the model; --classes names those of one's own data")
         self.entry = description["export"]
-        self.num_scored = len(self.val)
+        self.num_scored, self.num_calibrating = len(self.val), len(self.train)
 
     def inputs(self, count: int) -> Iterator[np.ndarray]:
         for index in spread(len(self.train), count):
@@ -127,7 +125,7 @@ class DetectionPictures:
         self.entry = description["export"]
         self.size_hw, self.resize = tuple(self.entry["size"]), model.resize
         self.anchors = model.anchors_for(self.size_hw)
-        self.num_scored = len(self.val)
+        self.num_scored, self.num_calibrating = len(self.val), len(self.train)
         self.postprocess = det.PostProcess(
             description["score"],
             model.background,
@@ -232,7 +230,7 @@ def quantise_onnx(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> Non
     finally:
         prepared.unlink(missing_ok=True)
     written = onnx.load(path)
-    onnx.helper.set_model_props(written, {KEY: with_int8(metadata_of_onnx(source), "onnxruntime")})
+    onnx.helper.set_model_props(written, {KEY: with_int8(metadata_of_onnx(source))})
     onnx.save(written, path)
 
 
@@ -280,12 +278,14 @@ def quantise_openvino(source: Path, path: Path, inputs: Iterable[np.ndarray]) ->
         source: the float32 file's .xml.
         inputs: for calibration, uint8 [1, H, W, 3].
     """
+    # On import, nncf lets torch say that there is no GPU; then it tells of every step.
+    for name in ("torch.utils.cpp_extension", "nncf"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import nncf
     import openvino
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)  # it tells of every step
     model = openvino.Core().read_model(source)
-    metadata = str(model.get_rt_info(KEY).astype(str))
+    described = str(model.get_rt_info(KEY).astype(str))
     images = list(inputs)
     quantised = nncf.quantize(
         model,
@@ -295,7 +295,7 @@ def quantise_openvino(source: Path, path: Path, inputs: Iterable[np.ndarray]) ->
         # Some of these are of kinds that nncf never quantises, and so not in its own graph.
         ignored_scope=nncf.IgnoredScope(names=float_operations(model), validate=False),
     )
-    quantised.set_rt_info(with_int8(metadata, "nncf"), KEY)
+    quantised.set_rt_info(with_int8(described), KEY)
     openvino.save_model(quantised, path, compress_to_fp16=False)
 
 
@@ -319,39 +319,66 @@ def float_operations(model: Any) -> list[str]:
     return names
 
 
-def with_int8(metadata: str, package: str) -> str:
-    """A file's metadata with the entry that says it computes in 8 bits, and whose quantisation it is."""
-    description = json.loads(metadata)
-    description["export"]["int8"] = package
+def with_int8(described: str) -> str:
+    """A file's metadata with the entry that says that it computes in 8 bits."""
+    description = json.loads(described)
+    description["export"]["int8"] = True
     return json.dumps(description)
 
 
+PACKAGES = {"onnx": "onnxruntime", "openvino": "nncf"}
+"""What quantises, by format."""
 QUANTISERS = {"onnx": quantise_onnx, "openvino": quantise_openvino}
 """By format; each takes a float32 file, the path of the int8 one, and inputs."""
 
 
 def check_int8_installed(format: str) -> None:
-    """Raises an InputError that says what to install, or which formats there are."""
-    if format not in QUANTISERS:
-        raise InputError(f"format {format}: has no int8; valid: {', '.join(QUANTISERS)}")
-    if format == "openvino":
-        require("int8 of format openvino", ("nncf",), "run pip install 'taproot[openvino]'")
+    """Raises an InputError where the format has no int8 form, or what quantises is not installed."""
+    check_choice("--int8: format", format, tuple(QUANTISERS))
+    require(f"int8 of format {format}", (PACKAGES[format],), f"run pip install 'taproot[{format}]'")
 
 
-def costs(pictures: Pictures, before: Run, after: Run) -> dict[str, Any]:
-    """What an int8 file costs, as the parity record has it: the metric before and after on the validation split."""
-    scores = [pictures.score(run) for run in (before, after)]
-    return {
-        "metric": pictures.metric,
-        "images": pictures.num_scored,
-        "float32": scores[0],
-        "int8": scores[1],
-        "points_lost": 100 * (scores[0] - scores[1]),
-    }
+class Int8(NamedTuple):
+    """How a file is quantised, and what it may cost."""
+
+    format: str  # one of QUANTISERS
+    pictures: Pictures
+    calibration: int  # pictures
+    max_loss: float  # points of 100 of the metric
+
+    def replace(self, path: Path, open_file: Callable[[Path], Run]) -> dict[str, Any]:
+        """Puts a float32 file's int8 form in its place, and gives what it costs, as the parity record has it.
+
+        Arguments:
+            open_file: the format's.
+        """
+        count = min(self.calibration, self.pictures.num_calibrating)
+        console.print(f"int8: calibrating on {count} pictures, scoring {self.pictures.num_scored} before and after")
+        quantised = path.with_name(f"int8{path.suffix}")
+        QUANTISERS[self.format](path, quantised, self.pictures.inputs(self.calibration))
+        before, after = (self.pictures.score(open_file(file)) for file in (path, quantised))
+        for suffix in {path.suffix, ".bin"} if path.suffix == ".xml" else {path.suffix}:
+            os.replace(quantised.with_suffix(suffix), path.with_suffix(suffix))
+        quantiser = PACKAGES[self.format]
+        return {
+            "quantiser": f"{quantiser} {metadata.version(quantiser)}",
+            "calibration_images": count,
+            "metric": self.pictures.metric,
+            "images": self.pictures.num_scored,
+            "float32": before,
+            "int8": after,
+            "points_lost": 100 * (before - after),
+            "points_allowed": self.max_loss,
+        }
 
 
-def print_costs(cost: Mapping[str, Any]) -> None:
-    """One line of what `costs` found."""
-    console.print(
-        f"{cost['metric']} of {cost['images']} pictures: {cost['float32']:.4f} in float32, {cost['int8']:.4f} in int8"
-    )
+def fault_of(cost: Mapping[str, Any]) -> str | None:
+    """Why a file of `Int8.replace` is refused, on one line; None where it may stay."""
+    if cost["points_lost"] <= cost["points_allowed"]:
+        return None
+    return f"{summary_of(cost)}, {cost['points_lost']:.2f} points less; allowed are {cost['points_allowed']:g}"
+
+
+def summary_of(cost: Mapping[str, Any]) -> str:
+    """What `Int8.replace` found, in a few words."""
+    return f"{cost['metric']} on {cost['images']} pictures {cost['float32']:.4f} in float32, {cost['int8']:.4f} in int8"

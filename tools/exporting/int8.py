@@ -278,12 +278,12 @@ def quantise_openvino(source: Path, path: Path, inputs: Iterable[np.ndarray]) ->
         source: the float32 file's .xml.
         inputs: for calibration, uint8 [1, H, W, 3].
     """
-    # On import, nncf lets torch say that there is no GPU; then it tells of every step.
-    for name in ("torch.utils.cpp_extension", "nncf"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # nncf's import lets torch say that there is no GPU, and sets its own level; then it tells of every operation.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import nncf
     import openvino
 
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(source)
     described = str(model.get_rt_info(KEY).astype(str))
     images = list(inputs)

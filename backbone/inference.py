@@ -24,13 +24,12 @@ Size = Sequence[int] | int | None
 
 
 class Engine(Protocol):
-    """What runs a network: images uint8 BGR [N, H, W, 3] -> its output.
+    """What runs a network: images uint8 BGR [N, H, W, 3] -> its output."""
 
-    Attributes:
-        name: one of `tools.options.ENGINES`.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """One of `tools.options.ENGINES`, or several where sizes are shared between engines."""
+        ...
 
     def __call__(self, images: Tensor) -> Any: ...
 
@@ -105,7 +104,7 @@ class Affine(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         for name, values in (("shift", mean), ("scale", std)):
-            self.register_buffer(name, torch.tensor(values[::-1]) * 255, persistent=False)
+            self.register_buffer(name, torch.tensor(list(values)[::-1]) * 255, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return ((images.float() - self.shift) / self.scale).permute(0, 3, 1, 2)
@@ -113,7 +112,7 @@ class Affine(nn.Module):
 
 def take_bgr(model: nn.Module) -> nn.Module:
     """A Segmenter or Detector of `for_inference`, which now takes normalised images of channels BGR."""
-    stem = model.backbone.stem.conv  # pyright: ignore - a Network's
+    stem: nn.Conv2d = model.backbone.stem.conv  # pyright: ignore - a Network's
     weight = stem.weight.flip(1).contiguous(memory_format=torch.channels_last)
     stem.weight = nn.Parameter(weight, requires_grad=False)
     return model
@@ -138,7 +137,7 @@ def check_size(size: Size) -> None:
     if size is not None and len(sides) not in ((1,) if isinstance(size, int) else (2,)):
         raise InputError(f"size {size!r}: give (height, width), or one number for the longer side, in pixels")
     for side in sides:
-        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or not SIDES[0] <= side <= SIDES[1]:
+        if not isinstance(side, int) or isinstance(side, bool) or not SIDES[0] <= side <= SIDES[1]:
             raise InputError(f"size {size!r}: each side must be a whole number of {SIDES[0]} to {SIDES[1]} pixels")
 
 

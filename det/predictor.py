@@ -15,7 +15,7 @@ from backbone.inference import Engine, Size, check_frame, check_size, input_size
 from det.boxes import RawDetections
 from det.data.transforms import resize
 from det.model import Detector
-from det.postprocess import NMS_IOU, PostProcess, StaticDetections
+from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -148,15 +148,20 @@ class Predictor:
 
     def finish(self, raw: RawDetections | StaticDetections, frame_hw: Sequence[int]) -> DetectionResult:
         """The result for a frame of (height, width), from the network's output for its input."""
-        size_hw = self.input_size_hw(frame_hw)
-        if isinstance(raw, StaticDetections):
-            (found,) = self.postprocess.unpad(raw, size_hw, [frame_hw])
-        else:
-            anchors = self.anchors_for(size_hw).to(raw.class_logits.device)
-            (found,) = self.postprocess(raw, anchors, size_hw, [frame_hw])
+        (found,) = self.detections(raw, [frame_hw])
         return DetectionResult(
             found.boxes.cpu().numpy(), found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.classes
         )
+
+    def detections(
+        self, raw: RawDetections | StaticDetections, frame_sizes_hw: Sequence[Sequence[int]]
+    ) -> list[Detections]:
+        """What is found in each of a batch of frames of (height, width), whose inputs have one size."""
+        size_hw = self.input_size_hw(frame_sizes_hw[0])
+        if isinstance(raw, StaticDetections):
+            return self.postprocess.unpad(raw, size_hw, frame_sizes_hw)
+        anchors = self.anchors_for(size_hw).to(raw.class_logits.device)
+        return self.postprocess(raw, anchors, size_hw, frame_sizes_hw)
 
 
 def class_colors(count: int) -> list[tuple[int, int, int]]:

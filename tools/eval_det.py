@@ -2,6 +2,8 @@
 
     python -m tools.eval_det --weights runs/large/best.safetensors --data /data/coco
     python -m tools.eval_det --weights best.safetensors --data /data/coco --save-predictions detections.json
+    python -m tools.eval_det --weights best.safetensors --data /data/coco --engine openvino
+    python -m tools.eval_det --weights best.onnx --data /data/coco
     python -m tools.eval_det --results detections.json --data /data/coco --split val2017 --report
     python -m tools.eval_det --weights best.safetensors --data /data/coco --split test-dev2017 --name taproot
 
@@ -15,13 +17,14 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from tools.io.console import command_parser, console, num_workers, run
+from tools.options import ENGINES
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; whatever can be refused without looking at files is."""
     parser = command_parser("eval_det", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", type=Path, help="best.safetensors of a run")
+    what.add_argument("--weights", type=Path, help="best.safetensors of a run, or an exported file")
     what.add_argument("--results", type=Path, help="COCO results json to score without a model")
     parser.add_argument("--data", required=True, type=Path, help="folder with annotations/ and the images")
     parser.add_argument("--split", default="val2017", help="default: val2017")
@@ -30,10 +33,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="write report.html, which opens offline, into --out")
     parser.add_argument("--fast", action="store_true", help="count with faster-coco-eval; metrics are equal to 1e-12")
     parser.add_argument("--name", default="taproot", help="the detector's in a file for the server; default: taproot")
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the weights; default: torch, or an export's own")
     parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
     if arguments.report and arguments.fast:
         raise InputError("--report shows pycocotools' matches, which --fast does without; leave one of them out")
+    if arguments.weights is None and arguments.engine is not None:
+        raise InputError("--engine needs --weights; --results are scored as they are")
     if arguments.weights is None and arguments.save_predictions is not None:
         raise InputError("--save-predictions needs --weights; --results is such a file already")
     return arguments
@@ -45,9 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     import det
     from tools.io.files import open_folder, replace_file
     from tools.io.model_file import results_folder
-    from tools.predict import load_model
     from tools.run.processes import make_accelerator
-    from tools.scoring.detection import evaluate_model, print_metrics, split_metrics
+    from tools.scoring.detection import evaluate, open_subject, print_metrics, split_metrics
     from tools.scoring.metrics_file import Evaluated, finish
     from tools.scoring.report_det import write_report
 
@@ -57,22 +62,19 @@ def main(argv: list[str] | None = None) -> int:
     scored = det.is_scored(annotations)
     if not scored and arguments.weights is None:
         raise InputError(f"{annotations}: has no boxes to score against; upload {arguments.results} to COCO's server")
+    engine, note = None, ""
     if arguments.weights is not None:
         accelerator = make_accelerator()
-        model, description = load_model(arguments.weights, task="detection")
-        assert isinstance(model, det.Detector)  # what det.create makes
+        subject = open_subject(arguments.weights, arguments.engine, accelerator.device)
         dataset = det.CocoDetection(
-            arguments.data,
-            arguments.split,
-            transform=det.eval_transform(model.image_size_hw, model.resize),
-            categories=description["classes"],
+            arguments.data, arguments.split, transform=subject.transform, categories=subject.classes
         )
         ground_truth = det.load_ground_truth(annotations)
         det.self_check(ground_truth, dataset)
         if scored and accelerator.is_main_process:
             open_folder(out)
-        model = model.to(accelerator.device).eval()
-        results = evaluate_model(model, dataset, description, accelerator=accelerator, workers=arguments.workers)
+        results = evaluate(subject.find, dataset, accelerator=accelerator, workers=arguments.workers)
+        engine, note = subject.engine(), subject.note
         if not accelerator.is_main_process:
             return 0
         written = arguments.save_predictions
@@ -97,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         data=arguments.data,
         split=arguments.split,
         images=len(ground_truth.imgs),
-        protocol=f"COCO boxes by {counted_by}, all images of the split",
+        protocol=f"COCO boxes by {counted_by}, all images of the split{note}",
+        engine=engine,
     )
     folder = det.image_folder(arguments.data, arguments.split)
     finish(

@@ -6,6 +6,8 @@
     python -m tools.eval_seg --predictions predictions --data /data/cityscapes --split val
     python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --scales 0.75 1 1.25 --flip
     python -m tools.eval_seg --weights best.safetensors --data garden --classes garden/classes.yaml
+    python -m tools.eval_seg --weights best.safetensors --data /data/cityscapes --engine openvino
+    python -m tools.eval_seg --weights best.onnx --data /data/cityscapes
 
 Whole images at native resolution, one confusion matrix over the set. Predictions are label_id PNGs named
 CITY_SEQ_FRAME*.png, as Cityscapes' test server takes them, below a folder of the city where several cities have a frame
@@ -19,6 +21,7 @@ from pathlib import Path
 from backbone.errors import InputError
 from seg.options import ANNOTATIONS
 from tools.io.console import command_parser, console, num_workers, run
+from tools.options import ENGINES
 
 MIOU = "miou over the classes in the labels"
 NUM_WORST = 6  # images in a report
@@ -28,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; whatever can be refused without looking at files is."""
     parser = command_parser("eval_seg", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", type=Path, help="best.safetensors of a run")
+    what.add_argument("--weights", type=Path, help="best.safetensors of a run, or an exported file")
     what.add_argument("--predictions", type=Path, help="folder of label_id PNGs to score without a model")
     parser.add_argument(
         "--data", required=True, type=Path, help="folder with leftImg8bit/ and gtFine/, or of one's own data"
@@ -43,11 +46,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stride", nargs=2, type=int, metavar=("H", "W"), help="of the window; default: two thirds")
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="mean over these scales")
     parser.add_argument("--flip", action="store_true", help="mean with the mirrored image's result")
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the weights; default: torch, or an export's own")
     parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
     changed = arguments.window or arguments.stride or arguments.scales != [1.0] or arguments.flip
     if arguments.weights is None and changed:
         raise InputError("--window, --stride, --scales and --flip need --weights; files are scored as they are")
+    if arguments.weights is None and arguments.engine is not None:
+        raise InputError("--engine needs --weights; files are scored as they are")
     if arguments.weights is None and arguments.save_predictions is not None:
         raise InputError("--save-predictions needs --weights; --predictions are files already")
     if arguments.predictions is not None and not arguments.predictions.is_dir():
@@ -62,11 +68,10 @@ def main(argv: list[str] | None = None) -> int:
     from seg.inference import Inference
     from tools.io.files import open_folder
     from tools.io.model_file import results_folder
-    from tools.predict import load_model
     from tools.run.processes import make_accelerator
     from tools.scoring.metrics_file import Evaluated, finish, nested
     from tools.scoring.report_seg import write_report
-    from tools.scoring.segmentation import evaluate_files, evaluate_model, print_metrics
+    from tools.scoring.segmentation import evaluate, evaluate_files, open_subject, print_metrics
 
     window, stride = (None if sides is None else tuple(sides) for sides in (arguments.window, arguments.stride))
     inference = Inference(window, stride, tuple(arguments.scales), arguments.flip)
@@ -81,29 +86,28 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or (results_folder(source) if arguments.weights else source)
     accelerator = make_accelerator()
     num_worst = NUM_WORST * arguments.report
-    if arguments.weights is not None:
-        model, description = load_model(arguments.weights, task="segmentation")
-        if description["classes"] != dataset.classes:
+    engine = None
+    if arguments.weights is None:
+        evaluation = evaluate_files(arguments.predictions, dataset, accelerator=accelerator, num_worst=num_worst)
+    else:
+        subject = open_subject(arguments.weights, arguments.engine, inference, accelerator.device)
+        if subject.classes != dataset.classes:
             raise InputError(
-                f"{arguments.weights}: was trained on other classes ({', '.join(description['classes'][:3])}, …) than "
+                f"{arguments.weights}: was trained on other classes ({', '.join(subject.classes[:3])}, …) than "
                 f"the data has ({', '.join(dataset.classes[:3])}, …); --classes names those of one's own data"
             )
         if scored and accelerator.is_main_process:
             open_folder(out)
-        evaluation = evaluate_model(
-            model.to(accelerator.device).eval(),
+        evaluation = evaluate(
+            subject.label,
             dataset,
-            mean=description["mean"],
-            std=description["std"],
             accelerator=accelerator,
             workers=arguments.workers,
-            inference=inference,
             instances=True,
             num_worst=num_worst,
             save_to=arguments.save_predictions,
         )
-    else:
-        evaluation = evaluate_files(arguments.predictions, dataset, accelerator=accelerator, num_worst=num_worst)
+        engine = subject.engine()
     if not accelerator.is_main_process:
         return 0
     if not scored:
@@ -118,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         split=arguments.split,
         images=len(dataset),
         protocol=f"{inference.describe()}, native resolution, one confusion matrix; {MIOU}",
+        engine=engine,
     )
     official = {"cityscapes": nested(evaluation.official)} if evaluation.official else {}
     finish(

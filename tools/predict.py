@@ -65,6 +65,11 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
     return model, description
 
 
+def runs_plainly(path: str | Path, engine: str | None) -> bool:
+    """Whether a file that is scored runs as `load_model` gives it, as in training, rather than by a predictor."""
+    return engine in (None, "torch") and not is_exported(path)
+
+
 def load(
     path: str | Path,
     engine: str = "auto",
@@ -117,7 +122,7 @@ def _load_exported(
         raise InputError(f"{path}: exported files run on the CPU, not on {device}; leave the device out")
     check_size(size)
     network = open_file(path, engine)
-    description, export = network.description, network.description["export"]
+    description = network.description
     if description["task"] not in PACKAGES:
         raise InputError(f"{path}: is an export for {description['task']}; predictions need a segmenter or a detector")
     fixed = network.size_hw

@@ -145,8 +145,10 @@ def test_a_model_saves_predictions_of_both_cities(tmp_path):
 
     make_cities(tmp_path)
     dataset = Cityscapes(tmp_path, "val")
-    settings = {"mean": [0.0] * 3, "std": [1.0] * 3, "accelerator": make_accelerator(), "workers": 0}
-    found = segmentation.evaluate_model(Bright(), dataset, save_to=tmp_path / "predictions", **settings)
+    accelerator = make_accelerator()
+    whole = {"device": accelerator.device, "inference": segmentation.WHOLE_IMAGES}
+    label = segmentation.model_labels(Bright(), mean=[0.0] * 3, std=[1.0] * 3, **whole)
+    found = segmentation.evaluate(label, dataset, accelerator=accelerator, workers=0, save_to=tmp_path / "predictions")
     scored = evaluate_files(tmp_path / "predictions", dataset)
     assert (found.confusion == scored.confusion).all()
     assert scored.metrics["iou/road"] == scored.metrics["iou/sidewalk"] == 1

@@ -29,7 +29,7 @@ from tests.builders.commands import check_masks_main
 from tests.builders.gardens import make_garden
 from tools.run import config as configs
 from tools.run.processes import make_accelerator
-from tools.scoring.segmentation import evaluate_model
+from tools.scoring.segmentation import WHOLE_IMAGES, evaluate, evaluate_model, model_labels
 
 ROOT = Path(__file__).parents[2]
 
@@ -301,7 +301,7 @@ def test_45_the_score_is_of_the_whole_set_at_native_size(copy):
             copy / "gtFine" / "val" / image.parent.name / name
         )
     dataset = Cityscapes(copy, "val")
-    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "accelerator": make_accelerator(), "workers": 0}
+    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "accelerator": make_accelerator()}
     metrics = evaluate_model(AllRoad(), dataset, **settings).metrics
     pixels = 5 * 96 * 192
     assert metrics["iou/road"] == (pixels - 2) / pixels and metrics["iou/car"] == 0
@@ -331,10 +331,11 @@ def test_46_the_memory_of_an_evaluation_does_not_grow_with_the_set():
         def forward(self, images):
             return torch.randn(1, 19, images.shape[2] // 8, images.shape[3] // 8)
 
-    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "accelerator": make_accelerator(), "workers": 0}
+    accelerator = make_accelerator()
+    label = model_labels(Echo(), mean=[0.5] * 3, std=[0.5] * 3, device=accelerator.device, inference=WHOLE_IMAGES)
     peaks = []
     for count in (30, 300):
-        evaluate_model(Echo(), Endless(count), num_worst=6, **settings)
+        evaluate(label, Endless(count), accelerator=accelerator, workers=0, num_worst=6)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert peaks[1] - peaks[0] < 10 * 1024  # kB; the 270 further images and labels are 36 MB
 

@@ -32,10 +32,14 @@ class BuiltEngine:
     """
 
     def __init__(self, name: str, model: nn.Module, description: Mapping[str, Any]) -> None:
-        self.name = name
+        self.runtime = name
         self.model, self.description = model, description
         self.sessions: dict[tuple[int, int], Session] = {}
         self.limit = SizeLimit(name, lambda: TorchEngine(model, mean=description["mean"], std=description["std"]))
+
+    @property
+    def name(self) -> str:
+        return self.runtime if self.limit.torch is None else f"{self.runtime} and torch"
 
     def __call__(self, images: Tensor) -> Any:
         """Images uint8 BGR [N, H, W, 3] -> what the model gives."""
@@ -50,21 +54,21 @@ class BuiltEngine:
 
     def _build(self, size_hw: tuple[int, int]) -> Session:
         """A session for inputs of (height, width)."""
-        file, write = WRITE[self.name]
-        versions = {package: metadata.version(package) for package in PACKAGES[self.name]}
+        file, write = WRITE[self.runtime]
+        versions = {package: metadata.version(package) for package in PACKAGES[self.runtime]}
         described = {key: value for key, value in self.description.items() if key not in ("metrics", "step")}
         key = entry_key(self.model, {"file": file, "size": size_hw, "versions": versions, "description": described})
 
         def build(folder: Path) -> None:
-            print(f"building the network for {self.name} at {size_hw[0]}x{size_hw[1]}, once", file=sys.stderr)
+            print(f"building the network for {self.runtime} at {size_hw[0]}x{size_hw[1]}, once", file=sys.stderr)
             from tools.exporting.graph import image_graph
 
             write(image_graph(self.model, self.description, size_hw=size_hw), folder / file)
 
         try:
-            return OPEN[self.name](find_or_build(key, build) / file)
+            return OPEN[self.runtime](find_or_build(key, build) / file)
         except InputError:  # a file that was damaged since
-            return OPEN[self.name](find_or_build(key, build, again=True) / file)
+            return OPEN[self.runtime](find_or_build(key, build, again=True) / file)
 
 
 def _write_onnx(graph: Any, path: Path) -> None:

@@ -40,7 +40,7 @@ def entry_key(model: nn.Module, settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([settings, code_hash()], sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -34,7 +34,7 @@ class CompiledEngine(nn.Module):
         if self.device.type == "cpu":
             check_compiler()
         network = take_bgr(for_inference(model, self.device))
-        self.half = self.device.type != "cpu"
+        self.in_half_precision = self.device.type != "cpu"
         graph = nn.Sequential(Affine(mean, std).to(self.device), network)
         self.compiled = torch.compile(graph, dynamic=False, options={"freezing": True})
         self.limit = SizeLimit(self.name, lambda: TorchEngine(model, mean=mean, std=std, device=device))
@@ -42,7 +42,7 @@ class CompiledEngine(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Any:
         """Images uint8 BGR [N, H, W, 3], on any device -> what the model gives, float32, on the engine's."""
-        if self.half:
+        if self.in_half_precision:
             return self._run(images)
         outputs = [self._run(image[None]) for image in images]
         return join(outputs)
@@ -50,7 +50,7 @@ class CompiledEngine(nn.Module):
     def _run(self, images: Tensor) -> Any:
         if (torch_engine := self.limit.beyond(tuple(images.shape))) is not None:
             return torch_engine(images)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.float16, enabled=self.in_half_precision):
             output = self.compiled(images.to(self.device))
         if isinstance(output, Tensor):
             return output.float()

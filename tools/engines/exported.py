@@ -1,8 +1,10 @@
 """The engines that run exported files: .onnx, OpenVINO's .xml, torch's .pt2, each with its metadata read from it."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from backbone.errors import InputError
 from backbone.weights.description import KEY, read_header
 from tools.engines.choice import check_installed, missing_modules
 from tools.engines.sessions import OPEN, Session, as_output
+from tools.exporting.torch_format import METADATA_FILE
 
 ENGINES_OF = {
     ".onnx": ("onnxruntime", "openvino"),
@@ -19,20 +22,13 @@ ENGINES_OF = {
     ".pt2": ("torch",),
 }
 """Which engines run a file, by its ending, the one that "auto" prefers first."""
+AOTI_FOLDER = "/aotinductor/"
+"""Where the machine code lies in a .pt2 that AOTInductor made."""
 
 
 def is_exported(path: str | Path) -> bool:
     """Whether a path names an exported file, by its ending."""
     return Path(path).suffix in ENGINES_OF
-
-
-OUTPUTS = {
-    ("segmentation", "raw"): ("logits",),
-    ("segmentation", "final"): ("labels",),
-    ("detection", "raw"): ("class_logits", "box_offsets"),
-    ("detection", "final"): ("boxes", "scores", "labels"),
-}
-"""The outputs of a graph in their order, by task and form; a .pt2 does not name them."""
 
 
 class ExportedEngine:
@@ -41,6 +37,7 @@ class ExportedEngine:
     Attributes:
         description: the model's, with the entry `export` that says how the file is used.
         size_hw: (height, width) of the input in pixels; None where any fits.
+        score_threshold: what a detector's file of form "final" gives scores above this; None for any other.
     """
 
     def __init__(self, name: str, path: Path, session: Session, description: dict[str, Any]) -> None:
@@ -49,15 +46,19 @@ class ExportedEngine:
         self.size_hw: tuple[int, int] | None = tuple(export["size"]) if export["size"] else None
         self.reversed = export["channels"] == "rgb"
         self.batch: int | None = export["batch"]
-        self.multiple, self.least = export.get("multiple", 1), export.get("least", 1)
+        self.score_threshold: float | None = export.get("score_threshold")
+        self.multiple, self.least, self.most = (
+            export.get(key, default) for key, default in (("multiple", 1), ("least", 1), ("most", math.inf))
+        )
 
     def __call__(self, images: Tensor) -> Any:
         """Images uint8 BGR [N, H, W, 3] -> what the file gives."""
         height, width = images.shape[1:3]
-        if height % self.multiple or width % self.multiple or min(height, width) < self.least:
+        fits = self.least <= min(height, width) and max(height, width) <= self.most
+        if not fits or height % self.multiple or width % self.multiple:
             raise InputError(
-                f"{self.path}: takes sides of at least {self.least} pixels that are multiples of {self.multiple}, not "
-                f"{height}x{width}; give such a size"
+                f"{self.path}: takes inputs whose sides are multiples of {self.multiple} from {self.least} to "
+                f"{self.most} pixels, not {height}x{width}; give such a size"
             )
         if self.reversed:
             images = images.flip(-1)
@@ -111,7 +112,7 @@ def _description(path: Path, text: str | None) -> dict[str, Any]:
     if not description:
         raise InputError(f"{path}: has no metadata of taproot's; export the model with python -m tools.export")
     export = description.get("export")
-    if not isinstance(export, dict) or not {"output", "channels", "size", "batch"} <= export.keys():
+    if not isinstance(export, dict) or not {"output", "outputs", "channels", "size", "batch"} <= export.keys():
         raise InputError(f"{path}: its metadata does not say how it was exported; export the model again")
     return description
 
@@ -177,24 +178,28 @@ def _read_openvino(path: Path, engine: str) -> tuple[str | None, Callable[[], Se
 
 
 def _read_torch(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
-    texts = {KEY: ""}
     try:
-        program = torch.export.load(path, extra_files=texts)
-    except Exception as error:  # zip, pickle and version errors have no common class
+        with ZipFile(path) as archive:
+            compiled = any(AOTI_FOLDER in name for name in archive.namelist())
+        if compiled:
+            from torch._inductor import aoti_load_package
+
+            graph = aoti_load_package(str(path))
+            text = graph.loader.get_metadata().get(KEY)
+        else:
+            texts = {METADATA_FILE: ""}
+            graph = torch.export.load(path, extra_files=texts).module()
+            text = texts[METADATA_FILE] or None
+    except Exception as error:  # those of damaged archives, of other versions and of other machines share no class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise InputError(f"{path}: is no program of torch.export ({reason}); export the model again") from error
-    text = texts[KEY] or None
+        raise InputError(f"{path}: torch cannot load it ({reason}); export the model again") from error
 
     def open_session() -> Session:
-        module = program.module()
-        description = _description(path, text)
-        names = OUTPUTS.get((description["task"], description["export"]["output"]))
-        if names is None:
-            raise InputError(f"{path}: is not of a segmenter or a detector; predictions need one")
+        names = _description(path, text)["export"]["outputs"]
 
         def run(images: np.ndarray) -> dict[str, np.ndarray]:
             with torch.inference_mode():
-                outputs = module(torch.from_numpy(images))
+                outputs = graph(torch.from_numpy(images))
             return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
         return run

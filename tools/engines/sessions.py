@@ -39,7 +39,8 @@ def open_onnxruntime(path: Path) -> Session:
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+        found = session.run(names, {INPUT: images})
+        return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
 
     return run
 
@@ -88,12 +89,16 @@ def as_output(found: Mapping[str, np.ndarray | Tensor], source: str) -> Any:
     for names, make in (
         (("logits",), lambda logits: logits),
         (("class_logits", "box_offsets"), RawDetections),
-        (("boxes", "scores", "labels"), lambda *parts: StaticDetections(*parts, parts[1] > 0)),
+        (("boxes", "scores", "labels"), _padded),
         (("labels",), lambda labels: labels),
     ):
         if tensors.keys() == set(names):
             return make(*(tensors[name] for name in names))
     raise InputError(f"{source}: its outputs are {', '.join(tensors)}; predictions need a segmenter or a detector")
+
+
+def _padded(boxes: Tensor, scores: Tensor, labels: Tensor) -> StaticDetections:
+    return StaticDetections(boxes, scores, labels, scores > 0)
 
 
 def _refused(path: Path, runtime: str, error: Exception) -> InputError:

@@ -1,14 +1,20 @@
 """Scores a detector on a data set."""
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 import det
+from backbone.errors import InputError
 from backbone.inference import normalise
+from det.data.transforms import Transform
+from tools.engines.exported import ExportedEngine
 from tools.io.console import console, progress, table
+from tools.predict import load, load_model, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 
@@ -16,41 +22,101 @@ SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sig
 """What turns logits into scores, by the loss they were trained with."""
 
 BATCH = 16
+SCORE_THRESHOLD = 0.001
+"""Boxes that score above it count, as in torchvision's evaluation."""
+
+Find = Callable[[Tensor, list[list[int]]], list[det.Detections]]
+"""(images uint8 RGB [N, 3, h, w], the (height, width) that each had on disk) -> what is in each."""
 
 
-@torch.inference_mode()
+class Subject(NamedTuple):
+    """A detector that is scored, whatever runs it."""
+
+    find: Find
+    transform: Transform  # makes its inputs
+    classes: list[str]
+    engine: Callable[[], str]  # what ran it, once it has run
+    note: str  # on its protocol; empty where it is the usual one
+
+
+def model_detections(model: nn.Module, description: dict[str, Any], device: torch.device) -> Find:
+    """What a model in evaluation mode finds.
+
+    Arguments:
+        model: images [N, 3, H, W] -> `det.RawDetections`.
+        description: `mean`, `std` and `score` of the model, as its weights file has them.
+    """
+    assert isinstance(model, det.Detector)
+    nms_iou = description.get("nms_iou", det.NMS_IOU)  # only converted files name it
+    finish = det.PostProcess(
+        description["score"], model.background, nms_iou=nms_iou, resize=model.resize, decode=model.head.decode
+    )
+
+    def find(images: Tensor, sizes_hw: list[list[int]]) -> list[det.Detections]:
+        images = normalise(images.to(device), description["mean"], description["std"], channels_last=True)
+        return finish(model(images), model.anchors, model.image_size_hw, sizes_hw)
+
+    return find
+
+
+def open_subject(weights: Path, engine: str | None, device: torch.device) -> Subject:
+    """The detector in a weights file or an exported file.
+
+    Arguments:
+        engine: one of `tools.options.ENGINES`; None: torch, or an exported file's own.
+
+    Raises:
+        InputError: the file or the engine cannot be used.
+    """
+    if runs_plainly(weights, engine):
+        model, description = load_model(weights, task="detection")
+        assert isinstance(model, det.Detector)  # what det.create makes
+        transform = det.eval_transform(model.image_size_hw, model.resize)
+        find = model_detections(model.to(device).eval(), description, device)
+        return Subject(find, transform, description["classes"], lambda: "torch", "")
+    predictor = load(weights, engine or "auto", score_threshold=SCORE_THRESHOLD)
+    if not isinstance(predictor, det.Predictor):
+        raise InputError(f"{weights}: is a model for {predictor.task}, not for detection; give the other run's file")
+
+    def find_in_bytes(images: Tensor, sizes_hw: list[list[int]]) -> list[det.Detections]:
+        return predictor.detections(predictor.network(images.permute(0, 2, 3, 1).flip(-1)), sizes_hw)
+
+    size_hw = predictor.input_size_hw(predictor.image_size_hw)
+    transform = det.eval_transform(size_hw, predictor.postprocess.resize)
+    note = ""
+    if isinstance(predictor.network, ExportedEngine) and predictor.network.score_threshold is not None:
+        note = f"; the file gives boxes that score above {predictor.network.score_threshold:g}"
+    return Subject(find_in_bytes, transform, predictor.classes, lambda: predictor.engine, note)
+
+
 def evaluate_model(
     model: nn.Module,
     dataset: det.CocoDetection,
     description: dict[str, Any],
     *,
     accelerator: Accelerator,
-    workers: int = 1,
 ) -> list[dict]:
-    """COCO results of a model in evaluation mode, in the order of the images, for `det.run_coco_eval`.
+    """COCO results of a model in evaluation mode, as training wants them; see `model_detections` and `evaluate`."""
+    return evaluate(model_detections(model, description, accelerator.device), dataset, accelerator=accelerator)
+
+
+@torch.inference_mode()
+def evaluate(find: Find, dataset: det.CocoDetection, *, accelerator: Accelerator, workers: int = 1) -> list[dict]:
+    """COCO results of a detector, in the order of the images, for `det.run_coco_eval`.
 
     Over several processes each image is looked at once, and all processes get all results.
 
     Arguments:
-        model: images [N, 3, H, W] -> `det.RawDetections`.
-        dataset: with a transform that makes images of the model's size.
-        description: `mean`, `std` and `score` of the model, as its weights file has them.
+        dataset: with a transform that makes images of the detector's size.
         workers: loader processes.
     """
-    assert isinstance(model, det.Detector)
     indices = shard(accelerator, len(dataset))
     loader = each_once(dataset, indices=indices, batch=BATCH, collate=det.collate, workers=workers)
-    nms_iou = description.get("nms_iou", det.NMS_IOU)  # only converted files name it
-    finish = det.PostProcess(
-        description["score"], model.background, nms_iou=nms_iou, resize=model.resize, decode=model.head.decode
-    )
     results = []
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(indices))
         for batch in loader:
-            images = batch.images.to(accelerator.device)
-            images = normalise(images, description["mean"], description["std"], channels_last=True)
-            detections = finish(model(images), model.anchors, model.image_size_hw, batch.original_sizes_hw.tolist())
+            detections = find(batch.images, batch.original_sizes_hw.tolist())
             results += det.to_results(detections, batch.image_ids.tolist(), dataset.category_ids)
             bar.advance(task, len(detections))
     order = {image_id: position for position, image_id in enumerate(dataset.image_ids)}

@@ -21,11 +21,13 @@ class Evaluated:
     split: str
     images: int
     protocol: str
+    engine: str | None = None  # what ran the network; None where files were scored
 
     def facts(self) -> dict[str, str]:
         """What a report says above its tables, by name."""
         data = f"{self.data}, {self.split}, {self.images} images"
-        return {"data": data, "source": str(self.source), "protocol": self.protocol}
+        engine = {} if self.engine is None else {"engine": self.engine}
+        return {"data": data, "source": str(self.source), **engine, "protocol": self.protocol}
 
 
 def finish(
@@ -41,6 +43,7 @@ def finish(
     content = {
         "task": evaluated.task,
         "source": str(evaluated.source),
+        **({} if evaluated.engine is None else {"engine": evaluated.engine}),
         "protocol": evaluated.protocol,
         "split": evaluated.split,
         "images": evaluated.images,

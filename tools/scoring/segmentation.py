@@ -1,7 +1,7 @@
 """Scores a segmenter, or label maps in files, on a data set."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from backbone.data.images import read_ids, read_label
 from backbone.errors import InputError
@@ -20,8 +20,10 @@ from seg.data import cityscapes
 from seg.data.dataset import SegDataset
 from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_metrics
+from seg.predictor import Predictor
 from tools.io.console import console, progress, table
 from tools.io.files import replace_file
+from tools.predict import load, load_model, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 from tools.scoring.metrics_file import percent
@@ -106,26 +108,82 @@ def merge(parts: Iterable[InstanceCounts]) -> InstanceCounts:
     return total
 
 
-@torch.inference_mode()
+class Subject(NamedTuple):
+    """A segmenter that is scored, whatever runs it."""
+
+    label: Callable[[Tensor], np.ndarray]  # image uint8 RGB [3, H, W] -> labels uint8 [H, W]
+    classes: list[str]
+    engine: Callable[[], str]  # what ran it, once it has run
+
+
+def model_labels(
+    model: nn.Module, *, mean: list[float], std: list[float], device: torch.device, inference: Inference
+) -> Callable[[Tensor], np.ndarray]:
+    """The function from an image uint8 RGB [3, H, W] to labels uint8 [H, W] by a model in evaluation mode."""
+
+    def label(image: Tensor) -> np.ndarray:
+        images = normalise(image[None].to(device), mean, std, channels_last=True)
+        return inference.labels(model, images)[0].cpu().numpy()
+
+    return label
+
+
+def open_subject(weights: Path, engine: str | None, inference: Inference, device: torch.device) -> Subject:
+    """The segmenter in a weights file or an exported file.
+
+    Arguments:
+        engine: one of `tools.options.ENGINES`; None: torch, or an exported file's own.
+
+    Raises:
+        InputError: the file or the engine cannot be used, or the engine not with this protocol.
+    """
+    if runs_plainly(weights, engine):
+        model, description = load_model(weights, task="segmentation")
+        normalisation = {"mean": description["mean"], "std": description["std"]}
+        label = model_labels(model.to(device).eval(), **normalisation, device=device, inference=inference)
+        return Subject(label, description["classes"], lambda: "torch")
+    if inference != WHOLE_IMAGES:
+        raise InputError("--window, --stride, --scales and --flip need --engine torch and the weights of a run")
+    predictor = load(weights, engine or "auto")
+    if not isinstance(predictor, Predictor):
+        raise InputError(f"{weights}: is a model for {predictor.task}, not for segmentation; give the other run's file")
+
+    def label_frame(image: Tensor) -> np.ndarray:
+        return predictor(image.permute(1, 2, 0).flip(-1).numpy()).labels
+
+    return Subject(label_frame, predictor.classes, lambda: predictor.engine)
+
+
 def evaluate_model(
-    model: nn.Module,
-    dataset: SegDataset,
-    *,
-    mean: list[float],
-    std: list[float],
-    accelerator: Accelerator,
-    workers: int = 1,
-    inference: Inference = WHOLE_IMAGES,
-    instances: bool = False,
-    num_worst: int = 0,
-    save_to: Path | None = None,
+    model: nn.Module, dataset: SegDataset, *, mean: list[float], std: list[float], accelerator: Accelerator
 ) -> Evaluation:
-    """Scores a model in evaluation mode; over several processes each image counts once and all get the result.
+    """Scores a model in evaluation mode on whole images, as training does.
 
     Arguments:
         model: images [N, 3, H, W] -> logits [N, K, h, w].
         dataset: without a transform: images are scored at their own size.
         mean, std: of the RGB values scaled to 0..1, as in training.
+    """
+    label = model_labels(model, mean=mean, std=std, device=accelerator.device, inference=WHOLE_IMAGES)
+    return evaluate(label, dataset, accelerator=accelerator)
+
+
+@torch.inference_mode()
+def evaluate(
+    label: Callable[[Tensor], np.ndarray],
+    dataset: SegDataset,
+    *,
+    accelerator: Accelerator,
+    workers: int = 1,
+    instances: bool = False,
+    num_worst: int = 0,
+    save_to: Path | None = None,
+) -> Evaluation:
+    """Scores what makes labels of images; over several processes each image counts once and all get the result.
+
+    Arguments:
+        label: image uint8 RGB [3, H, W] -> labels uint8 [H, W].
+        dataset: without a transform: images are scored at their own size.
         workers: loader processes.
         instances, num_worst: as `Counts` takes them.
         save_to: folder for the predictions.
@@ -135,9 +193,7 @@ def evaluate_model(
     counts = Counts(dataset, instances=instances, num_worst=num_worst)
     with progress() as bar:
         for sample in bar.track(loader, total=len(indices), description="evaluating"):
-            images = normalise(sample.image[None].to(accelerator.device), mean, std, channels_last=True)
-            predicted = inference.labels(model, images)[0].cpu().numpy()
-            predicted_ids = dataset.ids[predicted]
+            predicted_ids = dataset.ids[label(sample.image)]
             counts.add(sample.index, sample.labels.numpy(), predicted_ids)
             if save_to is not None:
                 save_mask(save_to / dataset.prediction_name(sample.index), predicted_ids)

@@ -34,7 +34,7 @@ class Predictor(Protocol):
 
     task: str  # "segmentation" or "detection"
 
-    def __call__(self, frame_bgr: np.ndarray) -> Any:
+    def __call__(self, frame_bgr: np.ndarray, /) -> Any:
         """The result for a frame, uint8 `[H, W, 3]`; it has a method `draw`."""
         ...
 

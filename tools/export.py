@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or default_out(arguments.weights, f"_int8{chosen.suffix}" if arguments.int8 else chosen.suffix)
     if out.suffix != chosen.suffix:
         raise InputError(f"{out}: must end in {chosen.suffix}, as files of the format {arguments.format} do")
-    images = painted_images() if arguments.images is None else given_images(arguments.images)
+    given = None if arguments.images is None else given_images(arguments.images)
     model, description = load_exportable(arguments.weights, arguments.taps)
     graph = make_graph(
         model,
@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.int8:
         pictures = open_pictures(model, graph.description, arguments.data, arguments.classes)
         int8 = Int8(arguments.format, pictures, arguments.calibration, arguments.max_loss)
+    images = given or painted_images()
     exported = export(model, graph, out, chosen, images, weights=arguments.weights, int8=int8)
     if exported.fault is not None:
         print(f"error: {out}: is not the model and was deleted: {exported.fault}", file=sys.stderr)

@@ -78,11 +78,14 @@ def test_multiply_adds_are_those_of_the_network_at_the_size():
     assert predict.multiply_adds(large, (512, 1024)) == pytest.approx(7.89e9 / 2, rel=0.01)
 
 
-def test_a_process_of_its_own_has_the_threads_and_tells_bad_input():
+def test_a_process_of_its_own_has_its_own_threads_and_peak_and_tells_bad_input():
+    ballast = np.ones(2**30, np.uint8)  # getrusage would count it as the new process's
     with predict.one_process(1) as call:
         assert call(torch.get_num_threads) == 1
+        assert call(predict.peak_mib) < 1024 < predict.peak_mib()
         with pytest.raises(InputError, match=r"nothing\.safetensors"):
             call(predict.describe, "nothing.safetensors")
+    assert ballast.all()
 
 
 def test_weights_of_both_tasks_cannot_be_compared(finished):
@@ -100,7 +103,8 @@ def test_pictures_of_several_sizes_need_a_size(finished, tmp_path):
         predict.plan(weights, ["torch"], None, None, pictures, [1], 1)
     assert predict.plan(weights, ["torch"], None, (32, 64), pictures, [1], 1).subject.size_hw == (32, 64)
     with pytest.raises(InputError, match="holds no picture"):
-        predict.find_pictures(finished["seg"], tmp_path)
+        (tmp_path / "empty").mkdir()
+        predict.find_pictures(tmp_path / "empty", tmp_path)
 
 
 @pytest.mark.slow
@@ -122,11 +126,4 @@ def test_the_whole_comparison(finished, world, tmp_path, capsys):
     bound = report["bounds"]["1"]
     assert bound["network_ms"] == pytest.approx(2 * report["multiply_adds"] / bound["gflops"] / 1e6)
     assert cv2.imread(str(out / "latency.png")).shape[1] > 500
-    assert "bound: " in capsys.readouterr().out
-
-
-def test_the_peak_is_of_the_process_itself():
-    ballast = np.ones(2**30, np.uint8)  # getrusage would count the parent's
-    with predict.one_process(1) as call:
-        assert call(predict.peak_mib) < 1024 < predict.peak_mib()
-    assert ballast.all()
+    assert "Bound of the network: " in capsys.readouterr().out

@@ -34,7 +34,8 @@ def fuse(model: nn.Module) -> nn.Module:
             module.activation = nn.Identity()
         elif isinstance(module, Bottleneck) and isinstance(module.squeeze_excite, SqueezeExcite):
             tapped = "depthwise" in module.points
-            module.squeeze_excite = FusedSqueezeExcite(module.squeeze_excite, in_place=not tapped)
+            fused = FusedSqueezeExcite(module.squeeze_excite, in_place=not tapped)
+            module.squeeze_excite = fused  # pyright: ignore[reportAttributeAccessIssue] - of the same call
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and isinstance(child.padding, tuple) and child.padding_mode == "zeros":

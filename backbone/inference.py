@@ -133,9 +133,11 @@ def check_frame(frame_bgr: np.ndarray) -> None:
 
 def check_size(size: Size) -> None:
     """Raises an InputError where a size is neither one side nor (height, width), or out of range."""
-    sides = [size] if isinstance(size, int) else [] if size is None else list(size)
-    if size is not None and len(sides) not in ((1,) if isinstance(size, int) else (2,)):
+    if size is None:
+        return
+    if not isinstance(size, int) and not (isinstance(size, (tuple, list)) and len(size) == 2):
         raise InputError(f"size {size!r}: give (height, width), or one number for the longer side, in pixels")
+    sides = [size] if isinstance(size, int) else size
     for side in sides:
         if not isinstance(side, int) or isinstance(side, bool) or not SIDES[0] <= side <= SIDES[1]:
             raise InputError(f"size {size!r}: each side must be a whole number of {SIDES[0]} to {SIDES[1]} pixels")

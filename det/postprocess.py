@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,7 +137,9 @@ class PostProcess:
         scores [A, C], offsets [A, 4], anchors [A, 4].
         """
         passing = scores > self.score_threshold
-        num_candidates = int(passing.sum(dim=0).clamp(max=self.max_per_class).sum())
+        num_candidates = int(passing.count_nonzero())
+        if num_candidates > self.max_per_class:  # else no class has more
+            num_candidates = int(passing.sum(dim=0).clamp(max=self.max_per_class).sum())
         shift = num_candidates * 4 <= MAX_SHIFTED_NUMBERS["cpu" if scores.device.type == "cpu" else "cuda"]
 
         def suppressed(candidates: tuple[Tensor, Tensor, Tensor], most: int) -> Detections:
@@ -148,15 +151,20 @@ class PostProcess:
             return Detections(placed[kept], kept_scores[kept], labels[kept])
 
         if num_candidates > FIRST_CANDIDATES:
-            passing &= scores >= scores.flatten().topk(FIRST_CANDIDATES).values[-1]
+            least = _nth_best(scores, FIRST_CANDIDATES)
+            passing &= scores >= least
+            everyone = None
             candidates = self._ranked(scores, passing)
-            if candidates is not None:
-                found = suppressed(candidates, self.max_detections + 1)
-                # torchvision's order of survivors with equal scores depends on the number of all survivors.
-                distinct = bool((found.scores[1:] < found.scores[:-1]).all())
-                if found.scores.numel() >= self.max_detections and distinct:
-                    return Detections(*(part[: self.max_detections] for part in found))
-            return suppressed(self._candidates(scores), self.max_detections)
+            if candidates is None:  # equal scores: the best of all that torchvision takes, in its order
+                everyone = self._candidates(scores)
+                best = everyone[0] >= least
+                candidates = everyone[0][best], everyone[1][best], everyone[2][best]
+            found = suppressed(candidates, self.max_detections + 1)
+            # torchvision's order of survivors with equal scores depends on the number of all survivors.
+            distinct = bool((found.scores[1:] < found.scores[:-1]).all())
+            if found.scores.numel() >= self.max_detections and distinct:
+                return Detections(*(part[: self.max_detections] for part in found))
+            return suppressed(everyone or self._candidates(scores), self.max_detections)
         return suppressed(self._ranked(scores, passing) or self._candidates(scores), self.max_detections)
 
     def _ranked(self, scores: Tensor, passing: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -164,7 +172,8 @@ class PostProcess:
 
         None if a class has equal scores, whose order in torchvision only `_candidates` reproduces.
         """
-        anchor_index, labels = passing.nonzero(as_tuple=True)
+        place = _nonzero(passing.flatten())
+        anchor_index, labels = place // passing.shape[1], place % passing.shape[1]
         values = scores[anchor_index, labels]
         order = values.argsort(descending=True)
         order = order[labels[order].argsort(stable=True)]
@@ -309,6 +318,23 @@ def _clip(boxes_xyxy: Tensor, placement: boxes.Placement) -> Tensor:
     x = boxes_xyxy[..., 0::2].clamp(left, left + width)
     y = boxes_xyxy[..., 1::2].clamp(top, top + height)
     return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+
+
+def _nth_best(scores: Tensor, count: int) -> Tensor:
+    """The value that `count` of the scores [A, C] reach, at least one of them exactly; faster than a topk of all."""
+    best = scores.amax(dim=1)
+    if len(best) < count:
+        return scores.flatten().topk(count).values[-1]
+    bound = best.topk(count).values[-1]  # as many anchors reach it, so the value is not below
+    reaching = _nonzero((scores >= bound).flatten())
+    return scores[reaching // scores.shape[1], reaching % scores.shape[1]].topk(count).values[-1]
+
+
+def _nonzero(mask: Tensor) -> Tensor:
+    """The indices of the true values of a mask [n], ascending; on a CPU by NumPy, which takes a tenth of the time."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(1)
 
 
 def _rank_within(classes: Tensor) -> Tensor:

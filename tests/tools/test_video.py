@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 48, 64
 class Tint:
     """A predictor whose result leaves the frame as it is: the brightness that numbers a frame survives."""
 
-    task = "segmentation"
+    task, engine = "segmentation", "torch"
 
     def __call__(self, frame):
         labels = np.zeros(frame.shape[:2], np.uint8)
@@ -37,7 +37,7 @@ class Tint:
 
 
 class Failing:
-    task = "detection"
+    task, engine = "detection", "torch"
 
     def __call__(self, frame):
         raise RuntimeError("the model broke")

@@ -34,7 +34,7 @@ def benchmark(*, weights: list[Path], peer_weights: list[Path] | None, source: s
         peer_weights: state dicts of torchvision's models, in the order of `weights`; missing ones are random.
         frames: of the source, in each round.
     """
-    models = [load(path) for path in weights]
+    models = [load(path, engine="torch") for path in weights]
     peers = [
         (model.task, make_peer(model.task, len(model.classes), state_dict), model.classes)
         for model, state_dict in itertools.zip_longest(models, (peer_weights or [])[: len(models)])

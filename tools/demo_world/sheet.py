@@ -16,7 +16,7 @@ def write_sheet(path: Path, weights: Sequence[Path], images: Sequence[Path]) -> 
     Arguments:
         images: all of one size.
     """
-    models = [load(file) for file in weights]
+    models = [load(file, engine="torch") for file in weights]
     rows = []
     for image in images:
         frame = read_image(image)

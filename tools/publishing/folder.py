@@ -175,7 +175,7 @@ def _write(
 
 def draw_example(weights: Path, frame_bgr: np.ndarray) -> bytes:
     """A JPEG of what a model finds in an image, uint8 BGR [H, W, 3], at most EXAMPLE_WIDTH across."""
-    drawn = load(weights, device="cpu")(frame_bgr).draw(frame_bgr)
+    drawn = load(weights, engine="torch", device="cpu")(frame_bgr).draw(frame_bgr)
     height, width = drawn.shape[:2]
     if width > EXAMPLE_WIDTH:
         smaller = (EXAMPLE_WIDTH, max(1, round(height * EXAMPLE_WIDTH / width)))

@@ -34,6 +34,11 @@ class Predictor(Protocol):
 
     task: str  # "segmentation" or "detection"
 
+    @property
+    def engine(self) -> str:
+        """The name of what runs it."""
+        ...
+
     def __call__(self, frame_bgr: np.ndarray, /) -> Any:
         """The result for a frame, uint8 `[H, W, 3]`; it has a method `draw`."""
         ...

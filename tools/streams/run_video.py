@@ -102,6 +102,7 @@ def run_video(
                 "source": without_password(source),
                 "output": None if output is None else str(output),
                 "weights": [str(path) for path in weights],
+                "engines": [predictor.engine for predictor in predictors],
             }
             write_status(status, status_report(outcome, given, counts, fps, stream.frames_expected, seconds))
 
@@ -109,7 +110,9 @@ def run_video(
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
     where = "window" if output is None else output
     report = "" if status is None else f"; status in {status}"
-    print(f"{counts.frames_written} frames -> {where} ({counts.frames_written / seconds:.1f} frames/s){report}")
+    engines = " and ".join(dict.fromkeys(predictor.engine for predictor in predictors))
+    speed = f"{counts.frames_written / seconds:.1f} frames/s"
+    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}")
     return EXIT_CODES[outcome.status]
 
 
@@ -195,7 +198,7 @@ def status_report(
     """What status.json says: sizes in pixels, times in seconds.
 
     Arguments:
-        given: what the user named: source, output, weights.
+        given: what the user named: source, output, weights; with the engines that run these.
         fps: frames per second of the output.
         seconds: elapsed time of the run.
     """

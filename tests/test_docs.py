@@ -244,6 +244,8 @@ def made_small(tool: str, arguments: list[str]) -> list[str]:
     joined = " ".join(arguments)
     if "--window 512 1024" in joined:
         arguments = joined.replace("--window 512 1024", "--window 64 128").split()
+    if tool == "export":
+        arguments = joined.replace("--size 512 1024", "--size 64 128").split()
     if tool == "video":
         arguments = [*arguments, "--max-frames", "2"]
     if tool in ("check_masks", "check_coco", "prepare_masks", "eval_seg", "eval_det", "eval_backbone"):

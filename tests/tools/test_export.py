@@ -1,9 +1,13 @@
 """Exported files: what they give, what stands in them, and that one which differs from its model is not kept."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -262,6 +266,52 @@ def test_a_classifiers_body_is_exported_with_named_taps(weights, tmp_path, model
     assert record["export"]["size"] == [64, 64]
 
 
+def run_program_of_the_page(output: str, folder: Path) -> np.ndarray:
+    """Runs the page's program that writes `output`, in a process that cannot import this package; what it wrote."""
+    page = (ROOT / "docs/guides/export.md").read_text()
+    [program] = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if output in block]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 20
+    forbid = "import sys\nfor name in ('backbone', 'seg', 'det', 'tools', 'torch'): sys.modules[name] = None\n"
+    subprocess.run([sys.executable, "-c", forbid + program], cwd=folder, check=True)
+    return cv2.imread(str(folder / output))
+
+
+@pytest.fixture
+def photo(labels_file, boxes_file, tmp_path):
+    """A folder with a photo and both files, as the page's programs expect it; and the photo, uint8 BGR [H, W, 3]."""
+    shutil.copy(labels_file, tmp_path)
+    shutil.copy(boxes_file, tmp_path)
+    cv2.imwrite(str(tmp_path / "photo.jpg"), images(1, (128, 200))[0])
+    return tmp_path, cv2.imread(str(tmp_path / "photo.jpg"))
+
+
+def test_the_pages_program_for_labels_runs_without_this_package(photo, models):
+    folder, image = photo
+    written = run_program_of_the_page("labels.png", folder)
+    small = cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA)
+    labels = seg.upsample(network_output(models["segmentation"], small[None]), SIZE).argmax(1)[0].numpy()
+    colors = np.array(description_of("segmentation")["colors"], np.uint8)[:, ::-1]
+    expected = colors[cv2.resize(labels.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)]
+    assert (written == expected).mean() > 0.999 and len(np.unique(labels)) > 1
+
+
+def test_the_pages_program_for_boxes_runs_without_this_package(photo, models):
+    folder, image = photo
+    written = run_program_of_the_page("boxes.png", folder)
+    description = description_of("detection")
+    predictor = det.Predictor(
+        models["detection"], description["classes"], kind="sigmoid", mean=description["mean"], std=description["std"]
+    )
+    found = predictor(image)
+    assert len(found.scores) > 5
+    expected = image.copy()
+    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
+        left, top, right, bottom = box.round().astype(int).tolist()
+        cv2.rectangle(expected, (left, top), (right, bottom), (0, 255, 0), 2)
+        cv2.putText(expected, f"{found.classes[label]} {score:.2f}", (left, top), 0, 0.5, (0, 255, 0))
+    assert (written == expected).mean() > 0.999
+
+
 class TestComparison:
     """What counts as rounding, and what as another model."""
 
@@ -289,7 +339,7 @@ class TestComparison:
     @pytest.mark.parametrize("change", ["none", "lost", "moved", "invented", "label", "order"])
     def test_every_box_is_accounted_for(self, change, models):
         model, batch = models["detection"], images(1)
-        graph = image_graph(model, description_of("detection"), output="final", score_threshold=0.2)
+        graph = image_graph(model, description_of("detection"), output="final", score_threshold=0.6)
         found = dict(zip(graph.names, (value.numpy().copy() for value in graph(torch.from_numpy(batch))), strict=True))
         boxes, scores, labels = (value[0] for value in found.values())
         count = int((scores > 0).sum())
@@ -351,7 +401,12 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(task, options, message,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_are_never_overwritten(weights, tmp_path):
+def test_files_are_never_overwritten(weights, tmp_path, monkeypatch):
+    def write_two(graph, path):
+        path.write_text("")
+        path.with_suffix(".bin").write_text("")
+
+    monkeypatch.setitem(FORMATS, "openvino", FORMATS["openvino"]._replace(write=write_two))
     out = tmp_path / "street.xml"
     (tmp_path / "street.bin").write_text("mine")
     arguments = ["--weights", str(weights["segmentation"]), "--format", "openvino", "--size", "64", "64", str(out)]

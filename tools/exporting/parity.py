@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
 
 from backbone.inference import normalise
+from det.boxes import RawDetections
 from det.model import Detector
-from det.postprocess import StaticDetections, StaticPostProcess
+from det.postprocess import StaticPostProcess
 from seg.model import upsample
 
 TOLERANCE = 1e-4
@@ -21,7 +24,15 @@ TOLERANCE = 1e-4
 BOX_PIXELS = 0.1
 """By how much the sides of a box may differ."""
 EDGE = 1e-5
-"""A score nearer than this to a threshold, or an overlap nearer than ten times this, decides by rounding."""
+"""A score nearer to another than this, or an overlap nearer to the threshold than ten times this, is so by rounding."""
+
+
+class _Found(NamedTuple):
+    """Boxes of one image, without padding."""
+
+    boxes: Tensor  # [n, 4], xyxy in pixels
+    scores: Tensor  # [n]
+    labels: Tensor  # [n]
 
 
 class Comparison(NamedTuple):
@@ -129,74 +140,88 @@ class _Labels:
 
 
 class _Boxes:
-    """Boxes: each of the model's is found, and no other.
+    """Boxes: whether they are a right choice from the model's own numbers.
 
-    Near the edges, where rounding decides whether a box stays, both are right: the model's boxes are computed with
-    thresholds a little lower and a little higher too. Boxes that all of them have must be found; those that none of
-    them has must not.
+    Rounding decides which of two equal boxes stays, and whether one does that overlaps another by just the threshold.
+    So each box of the file must be one of the model's, none may overlap a better one of its class, and each of the
+    model's that is missing must have a reason: it overlaps a better one in the file, or its score is too low.
     """
 
     def __init__(self, model: Detector, description: Mapping[str, Any]) -> None:
         export = description["export"]
-        size_hw = tuple(export["size"])
-        self.fixed: list[StaticPostProcess] = []
-        for shift in (0.0, -1.0, 1.0):
-            self.fixed.append(
-                StaticPostProcess(
-                    model.anchors_for(size_hw),
-                    size_hw,
-                    kind=description["score"],
-                    background=model.background,
-                    score_threshold=export["score_threshold"],
-                    nms_iou=export["nms_iou"] + shift * 10 * EDGE,
-                    decode=model.head.decode,
-                )
-            )
-        self.threshold = export["score_threshold"]
+        self.size_hw = tuple(export["size"])
+        self.anchors = model.anchors_for(self.size_hw)
+        self.decode, self.background = model.head.decode, model.background
+        self.kind = description["score"]
+        self.threshold, self.nms_iou = export["score_threshold"], export["nms_iou"]
+        self.process = StaticPostProcess(
+            self.anchors,
+            self.size_hw,
+            kind=self.kind,
+            background=self.background,
+            score_threshold=self.threshold,
+            nms_iou=self.nms_iou,
+            decode=self.decode,
+        )
         self.boxes = self.rounded = self.wrong = 0
         self.box_difference = self.score_difference = 0.0
 
-    def add(self, found: dict[str, np.ndarray], raw: Sequence[Tensor]) -> None:
-        variants = [process(*raw) for process in self.fixed]
-        for image in range(len(found["scores"])):
-            self._image({name: value[image] for name, value in found.items()}, variants, image)
+    def add(self, found: dict[str, np.ndarray], raw: RawDetections) -> None:
+        chosen = self.process(*raw)
+        logits = raw.class_logits if self.background or self.kind == "sigmoid" else F.pad(raw.class_logits, (1, 0))
+        scores = logits.sigmoid() if self.kind == "sigmoid" else logits.softmax(-1)
+        if self.background or self.kind == "softmax":
+            scores = scores[..., 1:]
+        boxes = self.decode(raw.box_offsets, self.anchors)
+        height, width = self.size_hw
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+        for image in range(len(scores)):
+            parts = (torch.from_numpy(found[name][image]) for name in ("boxes", "scores", "labels"))
+            in_file = _Found(*parts)
+            there = in_file.scores > 0
+            if not bool(torch.isfinite(in_file.boxes).all()) or bool(there[1:].gt(there[:-1]).any()):
+                self.wrong += len(there)
+                continue
+            ours = _Found(*(part[image][chosen.valid[image]] for part in chosen[:3]))
+            full = bool(there.all())
+            in_file = _Found(*(part[there] for part in in_file))
+            self.boxes += len(ours.scores)
+            self.rounded += int((~_same(ours, in_file).any(1)).sum())
+            self.wrong += self._unlike(in_file, boxes[image], scores[image])
+            self.wrong += self._missing(in_file, boxes[image], scores[image], full)
 
-    def _image(self, found: dict[str, np.ndarray], variants: list[StaticDetections], image: int) -> None:
-        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
-        there = scores > 0
-        ours = [self._numpy(variant, image) for variant in variants]
-        self.boxes += len(ours[0][1])
-        # Below the last of a full list, and near the threshold, rounding decides which boxes are in it.
-        edge = self.threshold
-        if len(ours[0][1]) == len(scores):
-            edge = max(edge, float(ours[0][1].min()))
-        matched_by: list[np.ndarray] = []
-        for index, (want_boxes, want_scores, want_labels) in enumerate(ours):
-            apart = np.abs(want_boxes[:, None] - boxes[None, there]).max(-1, initial=0)
-            off = np.abs(want_scores[:, None] - scores[None, there])
-            same = (want_labels[:, None] == labels[None, there]) & (apart <= BOX_PIXELS) & (off <= TOLERANCE)
-            matched_by.append(same)
-            if index == 0 and same.any():
-                self.box_difference = max(self.box_difference, _nearest(apart, same))
-                self.score_difference = max(self.score_difference, _nearest(off, same))
-        # Boxes of the model that the file lacks, though every variant has them.
-        lacking = ~matched_by[0].any(1) & (ours[0][1] > edge + EDGE)
-        for want_boxes, want_scores, want_labels in ours[1:]:
-            apart = np.abs(ours[0][0][:, None] - want_boxes[None]).max(-1, initial=0)
-            kept = (ours[0][2][:, None] == want_labels[None]) & (apart <= BOX_PIXELS)
-            kept &= np.abs(ours[0][1][:, None] - want_scores[None]) <= TOLERANCE
-            lacking &= kept.any(1)
-        # Boxes of the file that no variant has.
-        known = np.any([same.any(0) for same in matched_by], axis=0)
-        extra = ~known & (scores[there] > edge + EDGE)
-        ordered = bool((np.diff(scores) <= TOLERANCE).all())
-        self.wrong += int(lacking.sum()) + int(extra.sum()) + (not ordered)
-        self.rounded += int((~matched_by[0].any(1)).sum()) - int(lacking.sum())
+    def _unlike(self, in_file: _Found, boxes: Tensor, scores: Tensor) -> int:
+        """How many boxes of the file are none of the model's [A, 4], overlap a better one, or are out of order."""
+        apart = (in_file.boxes[:, None] - boxes[None]).abs().amax(-1)  # [n, A]
+        known = in_file.labels.clamp(0, scores.shape[1] - 1)
+        off = (in_file.scores[:, None] - scores.T[known]).abs()  # [n, A]
+        same = (apart <= BOX_PIXELS) & (off <= TOLERANCE) & (known == in_file.labels)[:, None]
+        wrong = ~same.any(1)
+        if bool(same.any()):
+            apart, off = (value.where(same, torch.inf).amin(1)[~wrong] for value in (apart, off))
+            self.box_difference = max(self.box_difference, float(apart.max()))
+            self.score_difference = max(self.score_difference, float(off.max()))
+        overlaps = box_iou(in_file.boxes, in_file.boxes).triu(1) > self.nms_iou + 10 * EDGE
+        wrong |= (overlaps & (in_file.labels[:, None] == in_file.labels)).any(0)
+        wrong[1:] |= in_file.scores[1:] > in_file.scores[:-1] + TOLERANCE
+        wrong |= in_file.scores <= self.threshold - EDGE
+        return int(wrong.sum())
 
-    @staticmethod
-    def _numpy(found: StaticDetections, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        valid = found.valid[image]
-        return tuple(part[image][valid].numpy() for part in found[:3])  # pyright: ignore[reportReturnType] - three
+    def _missing(self, in_file: _Found, boxes: Tensor, scores: Tensor, full: bool) -> int:
+        """How many of the model's boxes the file lacks without a reason."""
+        values, index = scores.flatten().topk(min(self.process.max_candidates, scores.numel()))
+        least = max(self.threshold, float(values[-1]) if len(values) < scores.numel() else 0.0)
+        if full:
+            least = max(least, float(in_file.scores.min()))
+        index = index[values > least + EDGE]
+        labels = index % scores.shape[1]
+        candidates = _Found(boxes[index // scores.shape[1]], scores.flatten()[index], labels)
+        better = in_file.scores[None] > candidates.scores[:, None] - EDGE
+        near = box_iou(candidates.boxes, in_file.boxes) > self.nms_iou - 10 * EDGE
+        suppressed = near & better & (labels[:, None] == in_file.labels)
+        rank = (labels[:, None] == labels).tril(-1).sum(1)
+        reason = suppressed.any(1) | _same(candidates, in_file).any(1) | (rank >= self.process.process.max_per_class)
+        return int((~reason).sum())
 
     def result(self) -> Comparison:
         figures = {
@@ -217,7 +242,8 @@ class _Boxes:
         return Comparison(figures, summary, fault)
 
 
-def _nearest(difference: np.ndarray, same: np.ndarray) -> float:
-    """The largest over the rows of a row's smallest difference among its matches."""
-    rows = np.where(same, difference, np.inf)[same.any(1)].min(1)
-    return float(rows.max())
+def _same(one: _Found, other: _Found) -> Tensor:
+    """Which boxes of one are which of the other, bool [n, m]."""
+    apart = (one.boxes[:, None] - other.boxes[None]).abs().amax(-1)
+    off = (one.scores[:, None] - other.scores[None]).abs()
+    return (one.labels[:, None] == other.labels) & (apart <= BOX_PIXELS) & (off <= TOLERANCE)

@@ -44,6 +44,6 @@ def draw_latencies(report: dict[str, Any], path: Path) -> None:
     axes[0][0].invert_yaxis()
     (height, width), (rows, columns) = report["picture_hw"], report["network_hw"]
     figure.suptitle(f"{report['task']}: pictures of {width}x{height}, network at {rows}x{columns} (height x width)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     replace_file(path, lambda part: figure.savefig(part, format="png", dpi=120))
     plt.close(figure)

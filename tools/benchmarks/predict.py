@@ -346,42 +346,36 @@ def summarise(run: Run, measured: dict[int, Measured], memory: dict[str, float],
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Prints a table of latencies for each number of threads, and one of throughput, memory and files."""
+    """Prints tables of latencies and stages for each number of threads, and one of throughput, memory and files."""
     results = report["results"]
     (height, width), (rows_hw, columns_hw) = report["picture_hw"], report["network_hw"]
+    console.print(f"pictures of {width}x{height}, network at {rows_hw}x{columns_hw} (height x width)")
     for threads, bound in report["bounds"].items():
         peer = results[0]["threads"][threads]["p50_ms"]
-        rows = []
+        latencies, stages = [], []
         for result in results:
             found = result["threads"][threads]
-            stages = found["stages_ms"]
-            rows.append(
-                [
-                    result["name"],
-                    f"{found['p50_ms']:.1f}",
-                    f"{found['p95_ms']:.1f}",
-                    f"{peer / found['p50_ms']:.2f}x",
-                    *(f"{stages[stage]:.1f}" for stage in ("read", *Stages._fields)),
-                    f"{100 * bound['network_ms'] / stages['network']:.0f} %",
-                ]
-            )
-        columns = ["", "p50", "p95", "speed", "read", *Stages._fields, "of bound"]
-        title = f"ms per picture of {width}x{height}, network at {rows_hw}x{columns_hw}, {threads} threads"
-        console.print(table(title, columns, rows))
+            share = 100 * bound["network_ms"] / found["stages_ms"]["network"]
+            ratio = peer / found["p50_ms"]
+            shown = [f"{found['p50_ms']:.1f}", f"{found['p95_ms']:.1f}", f"{ratio:.2f}x", f"{share:.0f}%"]
+            latencies.append([result["name"], *shown])
+            stages.append([result["name"], *(f"{value:.1f}" for value in found["stages_ms"].values())])
+        title = f"ms, {threads} thread{'s' * (threads > 1)}"
+        console.print(table(title, ["", "p50", "p95", "speed", "of bound"], latencies))
+        console.print(table(f"stages, {title}", ["", *results[0]["threads"][threads]["stages_ms"]], stages))
         rate = f"{report['multiply_adds'] / 1e9:.3f} G multiply-adds at {bound['gflops']:.0f} GFLOP/s"
         console.print(
             f"speed: {PEER} is 1. Bound of the network: {rate}, as float32 matrices are multiplied, is "
             f"{bound['network_ms']:.1f} ms. {report['rounds']} alternating rounds.",
             soft_wrap=True,
         )
-    columns, rows = [""], []
-    batches = list(results[0]["threads"][next(iter(report["bounds"]))]["frames_per_second"])
-    columns += [f"{batch} in {threads} thr." for threads in report["bounds"] for batch in batches]
+    rows = []
     for result in results:
-        rates = [
-            f"{found['frames_per_second'][batch]:.1f}" for found in result["threads"].values() for batch in batches
-        ]
+        rates = [f"{rate:.1f}" for found in result["threads"].values() for rate in found["frames_per_second"].values()]
         size = result["file_bytes"]
         megabytes = "" if size is None else f"{size / 2**20:.1f}"
         rows.append([result["name"], *rates, f"{result['peak_memory_mib']:.0f}", megabytes])
-    console.print(table("pictures per second by batch and threads; MiB", [*columns, "memory", "file"], rows))
+    batches = results[0]["threads"][next(iter(report["bounds"]))]["frames_per_second"]
+    columns = [f"{batch}/{threads}" for threads in report["bounds"] for batch in batches]
+    title = "pictures per second by batch/threads; peak memory and file, MiB"
+    console.print(table(title, ["", *columns, "memory", "file"], rows))

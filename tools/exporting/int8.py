@@ -306,10 +306,8 @@ def float_operations(model: Any) -> list[str]:
     names = []
     for operation in reversed(model.get_ordered_ops()):
         users = [user.get_node() for output in operation.outputs() for user in output.get_target_inputs()]
-        leads = any(
-            user.get_type_name() in convolutions or leads_to_convolution[user.get_friendly_name()] for user in users
-        )
-        leads_to_convolution[operation.get_friendly_name()] = leads
+        leads = any(user.get_type_name() in convolutions or leads_to_convolution[user.get_name()] for user in users)
+        leads_to_convolution[operation.get_name()] = leads
         if operation.get_type_name() in ("Constant", "Parameter", "Result"):
             continue
         shape = operation.get_output_partial_shape(0)

@@ -94,7 +94,7 @@ class SegmentationPictures:
             if self.entry["output"] == "raw":
                 predicted = seg.label_map(torch.from_numpy(found), labels.shape)[0].numpy()
             else:
-                predicted = cv2.resize(found[0], labels.shape[::-1], interpolation=cv2.INTER_NEAREST)
+                predicted = cv2.resize(found[0], labels.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
             counts.add(index, labels, self.val.ids[predicted])
         return counts.result().metrics["miou"]
 

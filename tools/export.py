@@ -25,6 +25,11 @@ from backbone.errors import InputError
 from tools.io.console import command_parser, console, run
 from tools.options import CHANNELS, FORMATS, OUTPUTS
 
+CALIBRATION = 100
+"""Pictures that calibrate an int8 file."""
+MAX_LOSS = 1.0
+"""Points of 100 of the metric that an int8 file may lose."""
+
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; whatever can be refused without reading files is."""
@@ -52,24 +57,28 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--opset", type=int, metavar="N", help="of onnx; default: 18")
     parser.add_argument("--aoti", action="store_true", help="of torch: compile to machine code for this processor")
-    parser.add_argument("--taps", nargs="+", metavar="TAP", help="of a classifier: give these values instead of logits")
+    parser.add_argument(
+        "--taps", nargs="+", metavar="TAP", help="of a classifier: give these, not logits; OUT before it"
+    )
     parser.add_argument("--int8", action="store_true", help="of onnx and openvino: compute in 8 bits; needs --data")
     parser.add_argument("--data", type=Path, help="for --int8: folder like Cityscapes', COCO's, or of one's own data")
-    parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data")
+    parser.add_argument("--classes", type=Path, help="for --int8: classes.yaml of one's own data")
     parser.add_argument(
-        "--calibration", type=int, metavar="N", default=100, help="training pictures for --int8; default: 100"
+        "--calibration", type=int, metavar="N", help=f"for --int8: training pictures; default: {CALIBRATION}"
     )
     parser.add_argument(
         "--max-loss",
         type=float,
         metavar="POINTS",
-        default=1.0,
-        help="of the metric in percent that --int8 may cost; default: 1",
+        help=f"for --int8: percent of the metric that it may cost; default: {MAX_LOSS:g}",
     )
     arguments = parser.parse_args(argv)
-    if arguments.int8 != (arguments.data is not None):
-        raise InputError("--int8 and --data: each needs the other, as 8 bits are calibrated and judged on pictures")
-    if arguments.calibration < 1:
+    given = [name for name in ("data", "classes", "calibration", "max_loss") if getattr(arguments, name) is not None]
+    if given and not arguments.int8:
+        raise InputError(f"--{given[0].replace('_', '-')}: is of --int8; add that, or leave it out")
+    if arguments.int8 and arguments.data is None:
+        raise InputError("--int8: needs --data, a data set to calibrate with and to be judged on")
+    if arguments.calibration is not None and arguments.calibration < 1:
         raise InputError(f"--calibration {arguments.calibration}: must be 1 or more")
     for option, name in (("opset", "onnx"), ("aoti", "torch")):
         if getattr(arguments, option) and arguments.format != name:
@@ -110,7 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     int8 = None
     if arguments.int8:
         pictures = open_pictures(model, graph.description, arguments.data, arguments.classes)
-        int8 = Int8(arguments.format, pictures, arguments.calibration, arguments.max_loss)
+        allowed = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
+        int8 = Int8(arguments.format, pictures, arguments.calibration or CALIBRATION, allowed)
     images = given or painted_images()
     exported = export(model, graph, out, chosen, images, weights=arguments.weights, int8=int8)
     if exported.fault is not None:

@@ -266,6 +266,31 @@ def test_a_classifiers_body_is_exported_with_named_taps(weights, tmp_path, model
     assert record["export"]["size"] == [64, 64]
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("variant", ["paper", "torchvision"])
+def test_boxes_follow_the_models_scores_and_background(variant, kind, randomise):
+    description = description_of("detection") | {"score": kind}
+    description["model"] = description["model"] | {"variant": variant, "num_classes": 3 + (variant == "torchvision")}
+    torch.manual_seed(0)
+    model = randomise(det.create(**description["model"]))
+    for layers in model.head.output_layers():
+        for layer in layers:
+            torch.nn.init.normal_(layer.weight, std=0.3)
+            torch.nn.init.zeros_(layer.bias)
+    graph = image_graph(model, description, output="final", score_threshold=0.3)
+
+    def run(batch):
+        return {name: value.numpy() for name, value in zip(graph.names, graph(torch.from_numpy(batch)), strict=True)}
+
+    batch = images(1)
+    compared = compare(model, graph.description, run, [batch])
+    assert compared.fault is None
+    process = PostProcess(kind, variant == "torchvision", score_threshold=0.3)
+    [expected] = process(network_output(model, batch), model.anchors, SIZE, [SIZE])
+    assert compared.figures["boxes"] == len(expected.scores) > 5
+    np.testing.assert_allclose(run(batch)["scores"][0, : len(expected.scores)], expected.scores, atol=1e-5)
+
+
 def run_program_of_the_page(output: str, folder: Path) -> np.ndarray:
     """Runs the page's program that writes `output`, in a process that cannot import this package; what it wrote."""
     page = (ROOT / "docs/guides/export.md").read_text()
@@ -454,11 +479,11 @@ def test_images_are_chosen_evenly_from_a_folder(world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", onnx_format.OPSETS)
 def test_every_opset_is_written(opset, models, tmp_path):
-    graph = image_graph(models["detection"], description_of("detection"), output="final", score_threshold=0.2)
-    write_onnx(graph, tmp_path / "objects.onnx", opset=opset)
-    assert onnx.load(tmp_path / "objects.onnx").opset_import[0].version == opset
-    run = open_onnx(tmp_path / "objects.onnx")
-    assert compare(models["detection"], graph.description, run, [images(1)]).fault is None
+    graph = image_graph(models["segmentation"], description_of("segmentation"), output="final", size_hw=SIZE)
+    write_onnx(graph, tmp_path / "street.onnx", opset=opset)
+    assert onnx.load(tmp_path / "street.onnx").opset_import[0].version == opset
+    run = open_onnx(tmp_path / "street.onnx")
+    assert compare(models["segmentation"], graph.description, run, [images(1)]).fault is None
 
 
 @pytest.mark.slow

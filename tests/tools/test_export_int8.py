@@ -163,8 +163,9 @@ def test_a_file_that_loses_too_much_is_deleted(lost, finished, world, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--int8"], "each needs the other"),
-        (["--data", "somewhere"], "each needs the other"),
+        (["--int8"], "needs --data"),
+        (["--data", "somewhere"], "--data: is of --int8"),
+        (["--max-loss", "2"], "--max-loss: is of --int8"),
         (["--int8", "--data", "somewhere", "--calibration", "0"], "must be 1 or more"),
         (["--int8", "--data", "somewhere", "--format", "torch"], "valid: onnx, openvino"),
         (["--int8", "--data", "somewhere"], "somewhere"),

@@ -135,7 +135,7 @@ class _Labels:
             "labels_that_differ": self.wrong,
         }
         fault = f"{self.wrong} of {self.pixels} labels differ" if self.wrong else None
-        summary = f"{self.pixels - self.different} of {self.pixels} labels equal, the others decided by rounding"
+        summary = f"{self.pixels} labels, {self.different} of them decided by rounding, all others equal"
         return Comparison(figures, summary, fault)
 
 
@@ -236,8 +236,8 @@ class _Boxes:
         if fault is None and self.boxes == 0:
             fault = "the model finds no box in any image, so nothing could be compared; lower --score-threshold"
         summary = (
-            f"{self.boxes} boxes, {self.rounded} of them decided by rounding; largest difference of the others: "
-            f"{self.box_difference:.1e} pixels, scores {self.score_difference:.1e}"
+            f"{self.boxes} boxes, {self.rounded} of them decided by rounding; largest difference "
+            f"{self.box_difference:.1e} pixels, of scores {self.score_difference:.1e}"
         )
         return Comparison(figures, summary, fault)
 

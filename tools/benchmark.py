@@ -1,5 +1,6 @@
 """Times this suite beside what a user would do with torchvision, alternating in one run.
 
+    python -m tools.benchmark predict --weights best.safetensors --size 512 1024 --threads 1 2
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
     python -m tools.benchmark backbone --compile
     python -m tools.benchmark seg-step --size 512 512 --batch 4 --compile
@@ -10,6 +11,11 @@
     python -m tools.benchmark seg-loader
     python -m tools.benchmark confusion
     python -m tools.benchmark label-map --weights runs/large/best.safetensors --data /data/cityscapes
+
+`predict`: from a picture to labels or boxes in every engine that is installed, beside torchvision's model of the task
+(and ultralytics' smallest detector where that is installed) and beside the bound: the network's multiply-adds at the
+rate at which this machine multiplies matrices, measured in the same run. Latency by stage, throughput, memory and file
+size; exported files can stand beside weights. A table, benchmark.json and latency.png. Everything runs on the CPU.
 
 `video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
 with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
@@ -37,12 +43,28 @@ from pathlib import Path
 
 from tools.benchmarks.timm_names import TIMM_NAMES
 from tools.io.console import command_parser, run
+from tools.options import ENGINES
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; every option is named after an argument of its subject's `benchmark`."""
     parser = command_parser("benchmark", __doc__)
     subjects = parser.add_subparsers(dest="subject", metavar="subject", required=True)
+
+    subject = subjects.add_parser("predict", help="latency, throughput and memory of a model in each engine")
+    subject.add_argument("--weights", nargs="+", required=True, help="weights or exported files, of one task")
+    subject.add_argument(
+        "--engine", nargs="+", choices=ENGINES[1:], help="for weights; default: all installed, compiled left out"
+    )
+    subject.add_argument("--peer-weights", type=Path, help="state dict of torchvision's model; default: random")
+    subject.add_argument(
+        "--size", type=positive, nargs=2, metavar=("H", "W"), help="network's input; default: the model's or picture's"
+    )
+    subject.add_argument("--source", type=Path, help="a picture, or a folder of them; default: a painted 1280x720")
+    subject.add_argument("--batch", type=positive, nargs="+", default=[1, 4], help="for throughput; default: 1 4")
+    subject.add_argument("--threads", type=positive, nargs="+", help="default: as torch chooses")
+    subject.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder; default: runs/benchmark")
+    add_rounds(subject, 21)
 
     subject = subjects.add_parser("video", help="frames per second from file to file")
     subject.add_argument("--weights", type=Path, action="append", required=True, help="best.safetensors; repeatable")
@@ -124,12 +146,14 @@ def main(argv: list[str] | None = None) -> int:
         det_step,
         label_map,
         postprocess,
+        predict,
         seg_loader,
         seg_step,
         video,
     )
 
     subjects = {
+        "predict": predict.benchmark,
         "video": video.benchmark,
         "backbone": backbone.benchmark,
         "seg-step": seg_step.benchmark,

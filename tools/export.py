@@ -6,11 +6,15 @@
     python -m tools.export --weights best.safetensors --format onnx --dynamic
     python -m tools.export --weights efficientnet_lite0 --format onnx --taps 5.expand last
     python -m tools.export --weights best.safetensors --format torch --size 512 1024 --aoti
+    python -m tools.export --weights best.safetensors --format openvino --size 512 1024 --int8 --data /data/cityscapes
 
 The file takes `image`, uint8 [N, H, W, 3]: normalisation is inside. It gives `labels` of every pixel, or `boxes`,
 `scores` and `labels`; with --output raw, the network's own output. Classes, colors and how to use the file stand in it.
 Before it is kept, its runtime runs it on images, and what it gives is compared with the model in float32; a file that
 differs is deleted and the command ends with 1. OUT.parity.json records the comparison.
+
+--int8 then makes the file compute in 8 bits, calibrated on the training pictures in --data. Its outputs differ, so it
+is judged by its metric (mIoU, AP) on the validation pictures: if that loses more than --max-loss, it is deleted.
 """
 
 import argparse
@@ -20,6 +24,11 @@ from pathlib import Path
 from backbone.errors import InputError
 from tools.io.console import command_parser, console, run
 from tools.options import CHANNELS, FORMATS, OUTPUTS
+
+CALIBRATION = 100
+"""Pictures that calibrate an int8 file."""
+MAX_LOSS = 1.0
+"""Points of 100 of the metric that an int8 file may lose."""
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -51,7 +60,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--taps", nargs="+", metavar="TAP", help="of a classifier: give these, not logits; OUT before it"
     )
+    parser.add_argument("--int8", action="store_true", help="of onnx and openvino: compute in 8 bits; needs --data")
+    parser.add_argument("--data", type=Path, help="for --int8: folder like Cityscapes', COCO's, or of one's own data")
+    parser.add_argument("--classes", type=Path, help="for --int8: classes.yaml of one's own data")
+    parser.add_argument(
+        "--calibration", type=int, metavar="N", help=f"for --int8: training pictures; default: {CALIBRATION}"
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="POINTS",
+        help=f"for --int8: percent of the metric that it may cost; default: {MAX_LOSS:g}",
+    )
     arguments = parser.parse_args(argv)
+    given = [name for name in ("data", "classes", "calibration", "max_loss") if getattr(arguments, name) is not None]
+    if given and not arguments.int8:
+        raise InputError(f"--{given[0].replace('_', '-')}: is of --int8; add that, or leave it out")
+    if arguments.int8 and arguments.data is None:
+        raise InputError("--int8: needs --data, a data set to calibrate with and to be judged on")
+    if arguments.calibration is not None and arguments.calibration < 1:
+        raise InputError(f"--calibration {arguments.calibration}: must be 1 or more")
     for option, name in (("opset", "onnx"), ("aoti", "torch")):
         if getattr(arguments, option) and arguments.format != name:
             raise InputError(f"--{option}: is of the format {name}, not of {arguments.format}; leave it out")
@@ -68,9 +96,12 @@ def main(argv: list[str] | None = None) -> int:
     # After the arguments: torch takes seconds to import.
     from tools.exporting.export import choose_format, default_out, export, load_exportable, make_graph
     from tools.exporting.images import given_images, painted_images
+    from tools.exporting.int8 import Int8, check_int8_installed, open_pictures
 
     chosen = choose_format(arguments.format, opset=arguments.opset, aoti=arguments.aoti)
-    out = arguments.out or default_out(arguments.weights, chosen.suffix)
+    if arguments.int8:
+        check_int8_installed(arguments.format)
+    out = arguments.out or default_out(arguments.weights, f"_int8{chosen.suffix}" if arguments.int8 else chosen.suffix)
     if out.suffix != chosen.suffix:
         raise InputError(f"{out}: must end in {chosen.suffix}, as files of the format {arguments.format} do")
     given = None if arguments.images is None else given_images(arguments.images)
@@ -85,7 +116,13 @@ def main(argv: list[str] | None = None) -> int:
         channels=arguments.channels,
         score_threshold=arguments.score_threshold,
     )
-    exported = export(model, graph, out, chosen, given or painted_images(), weights=arguments.weights)
+    int8 = None
+    if arguments.int8:
+        pictures = open_pictures(model, graph.description, arguments.data, arguments.classes)
+        allowed = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
+        int8 = Int8(arguments.format, pictures, arguments.calibration or CALIBRATION, allowed)
+    images = given or painted_images()
+    exported = export(model, graph, out, chosen, images, weights=arguments.weights, int8=int8)
     if exported.fault is not None:
         print(f"error: {out}: is not the model and was deleted: {exported.fault}", file=sys.stderr)
         return 1

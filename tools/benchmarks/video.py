@@ -6,17 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as F
 
-from backbone.weights.loading import read_weights
 from seg.data.cityscapes import COLORS
+from tools.benchmarks.contenders import make_peer
 from tools.benchmarks.timing import alternate, medians
 from tools.io.console import console, table
 from tools.predict import load
@@ -73,26 +71,6 @@ def run_pipeline(models: Sequence[Predictor], source: str, output: Path, max_fra
     Pipeline(stream, models, sink, counts=counts, drawing=Drawing(), stop=stop, max_frames=max_frames).run()
     sink.close()
     return counts.frames_written
-
-
-def make_peer(task: str, num_classes: int, weights: Path | None) -> nn.Module:
-    """torchvision's model of a task, built and used as its documentation shows."""
-    if task == "segmentation":
-        model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
-            weights=None, weights_backbone=None, num_classes=num_classes
-        )
-    else:
-        model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
-            weights=None, weights_backbone=None, num_classes=num_classes + 1
-        )
-        if weights is None:  # a trained detector finds little in most frames; random weights would find thousands
-            head: Any = model.head
-            for level in head.classification_head.module_list:
-                with torch.no_grad():
-                    level[1].bias.view(-1, num_classes + 1)[:, 0] = 10.0
-    if weights is not None:
-        model.load_state_dict(read_weights(weights))
-    return model.eval()
 
 
 def run_plain_loop(peers: list[tuple[str, nn.Module, list[str]]], source: str, output: Path, max_frames: int) -> int:

@@ -17,6 +17,7 @@ from tools.exporting import any_size
 from tools.exporting.formats import COMPILED, FORMATS, Format
 from tools.exporting.graph import SCORE_THRESHOLD, TRACED_HW, ImageGraph, image_graph
 from tools.exporting.images import NUM_NOISE, Images, batches
+from tools.exporting.int8 import Int8, fault_of, summary_of
 from tools.exporting.onnx_format import write_onnx
 from tools.exporting.packages import versions
 from tools.exporting.parity import Comparison, compare
@@ -128,8 +129,20 @@ def make_graph(
     )
 
 
-def export(model: Any, graph: ImageGraph, out: Path, chosen: Format, images: Images, *, weights: Path) -> Exported:
+def export(
+    model: Any,
+    graph: ImageGraph,
+    out: Path,
+    chosen: Format,
+    images: Images,
+    *,
+    weights: Path,
+    int8: Int8 | None = None,
+) -> Exported:
     """Writes a graph to `out` if the file's outputs are the model's, and the record of it to `OUT.parity.json`.
+
+    Arguments:
+        int8: quantise the file once it has been compared, and keep it if its metric holds.
 
     Raises:
         InputError: something of that name exists already, or the folder cannot be written.
@@ -154,12 +167,19 @@ def export(model: Any, graph: ImageGraph, out: Path, chosen: Format, images: Ima
             record = make_record(graph, chosen, images, comparison, weights=weights, file=out.name, size=size)
             if comparison is not None and comparison.fault is not None:
                 return Exported(record, comparison.summary, comparison.fault)
+            if int8 is not None and chosen.open is not None:
+                cost = int8.replace(written, chosen.open)
+                record |= {"bytes": sum(part.stat().st_size for part in parts), "int8": cost}
+                if (fault := fault_of(cost)) is not None:
+                    return Exported(record, summary_of(cost), fault)
             text = json.dumps(record, indent=2) + "\n"
             replace_file(out.with_name(f"{out.name}.parity.json"), lambda temporary: temporary.write_text(text))
             for part in parts:
                 os.replace(part, out.parent / part.name)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
+    if int8 is not None:
+        return Exported(record, summary_of(record["int8"]), None)
     return Exported(record, NOT_RUN if comparison is None else comparison.summary, None)
 
 

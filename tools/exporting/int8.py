@@ -1,0 +1,382 @@
+"""int8 files: post-training quantisation with pictures of a data set, and the metric that it costs.
+
+A float32 file of `onnx_format` or `openvino_format` becomes one of the same inputs, outputs and metadata whose
+convolutions compute in 8 bits. What stays in floating point is where MobileNetV3 is known to lose:
+
+    - squeeze-and-excite and pooled branches, whole layers on maps of 1x1: nothing to compute, and an error in a gate
+      scales a whole channel;
+    - hard-swish and hard sigmoid, in ONNX files: ONNX Runtime has no 8-bit kernel for them;
+    - the classifying convolutions and what follows them: their error is the output's;
+    - in ONNX files the first convolution: its output is the largest map, and converting it costs more than is saved.
+
+Weights are quantised per channel (a depthwise convolution's channels differ by orders of magnitude), activations with a
+zero point (hard-swish is lopsided).
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+import det
+import seg
+from backbone.errors import InputError, check_choice
+from backbone.weights.description import KEY
+from det.boxes import place
+from det.data.transforms import resize
+from seg.data.opening import open_data
+from tools.exporting.formats import Run
+from tools.exporting.graph import INPUT
+from tools.exporting.packages import require
+from tools.io.console import console
+from tools.scoring.segmentation import Counts
+
+
+class Pictures(Protocol):
+    """A data set as a file's input takes it, and how well the file does on it.
+
+    Attributes:
+        metric: the name of what `score` gives.
+        num_scored: the number of pictures in the validation split.
+        num_calibrating: the number of pictures in the training split.
+    """
+
+    metric: str
+    num_scored: int
+    num_calibrating: int
+
+    def inputs(self, count: int) -> Iterator[np.ndarray]:
+        """`count` inputs uint8 [1, H, W, 3] from all over the training split."""
+        ...
+
+    def score(self, run: Run) -> float:
+        """The metric of a file on the validation split, 0 to 1."""
+        ...
+
+
+class SegmentationPictures:
+    """Pictures with label maps, for a segmenter's file; see `Pictures`.
+
+    Arguments:
+        description: of the file, with its `export` entry.
+        root, classes: as `seg.data.opening.open_data` takes them.
+
+    Raises:
+        InputError: the data set is not as it should be, or has other classes than the model.
+    """
+
+    metric = "miou"
+
+    def __init__(self, description: Mapping[str, Any], root: Path, classes: Path | None) -> None:
+        self.train, self.val = (open_data(root, split, classes=classes) for split in ("train", "val"))
+        if self.val.classes != description["classes"]:
+            raise InputError(f"{root}: has other classes than the model; --classes names those of one's own data")
+        self.entry = description["export"]
+        self.num_scored, self.num_calibrating = len(self.val), len(self.train)
+
+    def inputs(self, count: int) -> Iterator[np.ndarray]:
+        for index in spread(len(self.train), count):
+            yield self._input(self.train.read(index)[0])
+
+    def score(self, run: Run) -> float:
+        counts = Counts(self.val, instances=False, num_worst=0)
+        for index in range(len(self.val)):
+            image, labels = self.val.read(index)
+            (found,) = run(self._input(image)).values()
+            if self.entry["output"] == "raw":
+                predicted = seg.label_map(torch.from_numpy(found), labels.shape)[0].numpy()
+            else:
+                predicted = cv2.resize(found[0], labels.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            counts.add(index, labels, self.val.ids[predicted])
+        return counts.result().metrics["miou"]
+
+    def _input(self, image: np.ndarray) -> np.ndarray:
+        size_hw = self.entry["size"] or [nearest_multiple(side, self.entry) for side in image.shape[:2]]
+        shown = cv2.resize(image, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
+        return in_order(shown, self.entry)
+
+
+class DetectionPictures:
+    """Pictures with boxes, for a detector's file; see `Pictures`.
+
+    Arguments:
+        model: what was exported.
+        description: of the file, with its `export` entry.
+        root: as `det.CocoDetection` takes it.
+
+    Raises:
+        InputError: the data set is not as it should be, or has other classes than the model.
+    """
+
+    metric = "AP"
+
+    def __init__(self, model: det.Detector, description: Mapping[str, Any], root: Path) -> None:
+        names = description["classes"]
+        self.train, self.val = (det.CocoDetection(root, split, categories=names) for split in ("train2017", "val2017"))
+        self.truth = det.load_ground_truth(det.annotation_file(root, "val2017"))
+        self.entry = description["export"]
+        self.size_hw, self.resize = tuple(self.entry["size"]), model.resize
+        self.anchors = model.anchors_for(self.size_hw)
+        self.num_scored, self.num_calibrating = len(self.val), len(self.train)
+        self.postprocess = det.PostProcess(
+            description["score"],
+            model.background,
+            nms_iou=description.get("nms_iou", det.NMS_IOU),
+            resize=model.resize,
+            decode=model.head.decode,
+        )
+
+    def inputs(self, count: int) -> Iterator[np.ndarray]:
+        for index in spread(len(self.train), count):
+            yield self._input(self.train[index])
+
+    def score(self, run: Run) -> float:
+        results = []
+        for index in range(len(self.val)):
+            sample = self.val[index]
+            found = self._detections(run(self._input(sample)), sample.original_size_hw)
+            results += det.to_results([found], [sample.image_id], self.val.category_ids)
+        return det.coco_metrics(det.run_coco_eval(self.truth, results))["AP"]
+
+    def _input(self, sample: det.Sample) -> np.ndarray:
+        image_bgr = sample.image.permute(1, 2, 0).numpy()[:, :, ::-1]
+        return in_order(resize(image_bgr, self.size_hw, self.resize), self.entry)
+
+    def _detections(self, found: Mapping[str, np.ndarray], picture_hw: tuple[int, int]) -> det.Detections:
+        """What the file found, with boxes in pixels of the picture."""
+        tensors = {name: torch.from_numpy(value) for name, value in found.items()}
+        if self.entry["output"] == "raw":
+            raw = det.RawDetections(tensors["class_logits"], tensors["box_offsets"])
+            return self.postprocess(raw, self.anchors, self.size_hw, [picture_hw])[0]
+        kept = tensors["scores"][0] > 0
+        left, top, width, height = place(picture_hw, self.size_hw, self.resize)
+        scale = torch.tensor([picture_hw[1] / width, picture_hw[0] / height] * 2)
+        boxes = (tensors["boxes"][0, kept] - torch.tensor([left, top] * 2)) * scale
+        return det.Detections(boxes, tensors["scores"][0, kept], tensors["labels"][0, kept])
+
+
+def open_pictures(model: nn.Module, description: Mapping[str, Any], root: Path, classes: Path | None) -> Pictures:
+    """The data set in `root` for a model's file.
+
+    Raises:
+        InputError: the model has no task, or the data set does not fit.
+    """
+    if isinstance(model, det.Detector):
+        return DetectionPictures(model, description, root)
+    if isinstance(model, seg.Segmenter):
+        return SegmentationPictures(description, root, classes)
+    raise InputError("int8 needs a segmenter or a detector, whose metric shows what it costs")
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` indices below `length`, from all over the range."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
+
+
+def nearest_multiple(side: int, entry: Mapping[str, Any]) -> int:
+    """The side of an input for a picture's, in pixels, where the file takes any size."""
+    multiple = entry["multiple"]
+    return max(entry["least"], round(side / multiple) * multiple)
+
+
+def in_order(image_bgr: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """An image uint8 BGR [H, W, 3] as an input [1, H, W, 3] in the channel order of the file."""
+    image = image_bgr if entry["channels"] == "bgr" else image_bgr[:, :, ::-1]
+    return np.ascontiguousarray(image[None])
+
+
+def quantise_onnx(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
+    """Writes the int8 form of an ONNX file.
+
+    Arguments:
+        source: the float32 file.
+        inputs: for calibration, uint8 [1, H, W, 3].
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rest = iter(inputs)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            image = next(self.rest, None)
+            return None if image is None else {INPUT: image}
+
+    prepared = path.with_name(f"{path.stem}.prepared.onnx")
+    try:
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        graph = onnx.load(prepared).graph
+        quantize_static(
+            prepared,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Add", "Relu", "Clip"],
+            nodes_to_quantize=quantised_nodes(graph),
+        )
+    finally:
+        prepared.unlink(missing_ok=True)
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, {KEY: with_int8(metadata_of_onnx(source))})
+    onnx.save(written, path)
+
+
+def quantised_nodes(graph: Any) -> list[str]:
+    """The names of the nodes of an onnx.GraphProto that are to compute in 8 bits."""
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    leads_to_convolution: dict[str, bool] = {}  # by the name of a value
+    for node in reversed(graph.node):  # nodes stand in the order of computation
+        leads = any(
+            user.op_type == "Conv" or leads_to_convolution.get(user.output[0], False)
+            for name in node.output
+            for user in users.get(name, [])
+        )
+        leads_to_convolution.update(dict.fromkeys(node.output, leads))
+    single = {  # maps of one pixel
+        value.name
+        for value in graph.value_info
+        if [dim.dim_value for dim in value.type.tensor_type.shape.dim][2:] == [1, 1]
+    }
+    chosen = [
+        node.name
+        for node in graph.node
+        if node.op_type in ("Conv", "Add", "Relu", "Clip")
+        and leads_to_convolution[node.output[0]]
+        and node.output[0] not in single
+    ]
+    first = next(node.name for node in graph.node if node.op_type == "Conv")
+    return [name for name in chosen if name != first]
+
+
+def metadata_of_onnx(path: Path) -> str:
+    """What an ONNX file holds under `KEY`."""
+    import onnx
+
+    return next(entry.value for entry in onnx.load(path).metadata_props if entry.key == KEY)
+
+
+def quantise_openvino(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
+    """Writes the int8 form of an OpenVINO file, an .xml and the .bin beside it.
+
+    Arguments:
+        source: the float32 file's .xml.
+        inputs: for calibration, uint8 [1, H, W, 3].
+    """
+    # nncf's import lets torch say that there is no GPU, and sets its own level; then it tells of every operation.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    import nncf
+    import openvino
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino.Core().read_model(source)
+    described = str(model.get_rt_info(KEY).astype(str))
+    images = list(inputs)
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset(images),
+        preset=nncf.QuantizationPreset.MIXED,  # activations with a zero point
+        subset_size=len(images),
+        # Some of these are of kinds that nncf never quantises, and so not in its own graph.
+        ignored_scope=nncf.IgnoredScope(names=float_operations(model), validate=False),
+    )
+    quantised.set_rt_info(with_int8(described), KEY)
+    openvino.save_model(quantised, path, compress_to_fp16=False)
+
+
+def float_operations(model: Any) -> list[str]:
+    """The names of the operations of an openvino.Model that are to stay in floating point."""
+    convolutions = ("Convolution", "GroupConvolution")
+    leads_to_convolution: dict[str, bool] = {}
+    names = []
+    for operation in reversed(model.get_ordered_ops()):
+        users = [user.get_node() for output in operation.outputs() for user in output.get_target_inputs()]
+        leads = any(user.get_type_name() in convolutions or leads_to_convolution[user.get_name()] for user in users)
+        leads_to_convolution[operation.get_name()] = leads
+        if operation.get_type_name() in ("Constant", "Parameter", "Result"):
+            continue
+        shape = operation.get_output_partial_shape(0)
+        single = shape.rank.is_static and len(shape) == 4 and str(shape[2]) == str(shape[3]) == "1"
+        if not leads or (single and operation.get_type_name() in convolutions):
+            names.append(operation.get_friendly_name())
+    return names
+
+
+def with_int8(described: str) -> str:
+    """A file's metadata with the entry that says that it computes in 8 bits."""
+    description = json.loads(described)
+    description["export"]["int8"] = True
+    return json.dumps(description)
+
+
+PACKAGES = {"onnx": "onnxruntime", "openvino": "nncf"}
+"""What quantises, by format."""
+QUANTISERS = {"onnx": quantise_onnx, "openvino": quantise_openvino}
+"""By format; each takes a float32 file, the path of the int8 one, and inputs."""
+
+
+def check_int8_installed(format: str) -> None:
+    """Raises an InputError where the format has no int8 form, or what quantises is not installed."""
+    check_choice("--int8: format", format, tuple(QUANTISERS))
+    require(f"int8 of format {format}", (PACKAGES[format],), f"run pip install 'taproot[{format}]'")
+
+
+class Int8(NamedTuple):
+    """How a file is quantised, and what it may cost."""
+
+    format: str  # one of QUANTISERS
+    pictures: Pictures
+    calibration: int  # pictures
+    max_loss: float  # points of 100 of the metric
+
+    def replace(self, path: Path, open_file: Callable[[Path], Run]) -> dict[str, Any]:
+        """Puts a float32 file's int8 form in its place, and gives what it costs, as the parity record has it.
+
+        Arguments:
+            open_file: the format's.
+        """
+        count = min(self.calibration, self.pictures.num_calibrating)
+        console.print(f"int8: calibrating on {count} pictures, scoring {self.pictures.num_scored} before and after")
+        quantised = path.with_name(f"int8{path.suffix}")
+        QUANTISERS[self.format](path, quantised, self.pictures.inputs(self.calibration))
+        before, after = (self.pictures.score(open_file(file)) for file in (path, quantised))
+        for suffix in {path.suffix, ".bin"} if path.suffix == ".xml" else {path.suffix}:
+            os.replace(quantised.with_suffix(suffix), path.with_suffix(suffix))
+        quantiser = PACKAGES[self.format]
+        return {
+            "quantiser": f"{quantiser} {metadata.version(quantiser)}",
+            "calibration_images": count,
+            "metric": self.pictures.metric,
+            "images": self.pictures.num_scored,
+            "float32": before,
+            "int8": after,
+            "points_lost": 100 * (before - after),
+            "points_allowed": self.max_loss,
+        }
+
+
+def fault_of(cost: Mapping[str, Any]) -> str | None:
+    """Why a file of `Int8.replace` is refused, on one line; None where it may stay."""
+    if cost["points_lost"] <= cost["points_allowed"]:
+        return None
+    return f"{summary_of(cost)}, {cost['points_lost']:.2f} points less; allowed are {cost['points_allowed']:g}"
+
+
+def summary_of(cost: Mapping[str, Any]) -> str:
+    """What `Int8.replace` found, in a few words."""
+    return f"{cost['metric']} on {cost['images']} pictures {cost['float32']:.4f} in float32, {cost['int8']:.4f} in int8"

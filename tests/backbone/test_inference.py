@@ -38,6 +38,16 @@ def test_the_torch_engine_gives_what_the_model_gives(name, randomise):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
 
 
+@torch.no_grad()
+def test_the_torch_engine_takes_sizes_in_turn(randomise):
+    model = randomise(MODELS["lite0"]())
+    engine = TorchEngine(model, mean=MEAN, std=STD)
+    for height, width in ((64, 96), (96, 64), (64, 96), (160, 192)):
+        frames = torch.from_numpy(np.random.default_rng(height).integers(0, 256, (1, height, width, 3), np.uint8))
+        expected = model(normalise(frames.flip(-1).permute(0, 3, 1, 2), MEAN, STD))
+        torch.testing.assert_close(engine(frames), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
 def test_a_longer_side_keeps_the_proportions():
     assert input_size(1024, (720, 1280), (720, 1280)) == (576, 1024)
     assert input_size(320, (1280, 720), (300, 300)) == (320, 192)

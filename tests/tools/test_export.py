@@ -18,6 +18,7 @@ from onnx import numpy_helper
 import det
 import seg
 from backbone.errors import InputError
+from backbone.inference import TorchEngine
 from backbone.weights.description import KEY
 from det.postprocess import PostProcess
 from seg.heads.lraspp import LRASPPHead
@@ -324,9 +325,9 @@ def test_the_pages_program_for_boxes_runs_without_this_package(photo, models):
     folder, image = photo
     written = run_program_of_the_page("boxes.png", folder)
     description = description_of("detection")
-    predictor = det.Predictor(
-        models["detection"], description["classes"], kind="sigmoid", mean=description["mean"], std=description["std"]
-    )
+    model = models["detection"]
+    engine = TorchEngine(model, mean=description["mean"], std=description["std"])
+    predictor = det.Predictor(engine, model, description["classes"], kind="sigmoid")
     found = predictor(image)
     assert len(found.scores) > 5
     expected = image.copy()

@@ -121,9 +121,12 @@ def test_saving_that_is_killed_at_any_moment_leaves_a_whole_state(tmp_path):
         begun, begins = os.pipe()
         child = os.fork()
         if child == 0:
-            for step in range(reached + 1, 10**6):
-                checkpoint.save_state(path, SAVED | {"step": step}, keep_previous=path.exists())
-                os.write(begins, b"x")
+            try:
+                for step in range(reached + 1, 10**6):
+                    checkpoint.save_state(path, SAVED | {"step": step}, keep_previous=path.exists())
+                    os.write(begins, b"x")
+            finally:
+                os._exit(99)
         os.read(begun, 1)
         time.sleep(0.01 * rng.random())
         os.kill(child, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Weights files of an earlier release: every tool reads them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from backbone.errors import InputError
 from backbone.weights.description import KEY
 from seg.data import cityscapes
 from tools import eval_det, eval_seg
-from tools.io.model_file import find_description, load_description
+from tools.io.model_file import find_description, load_description, save_model
 from tools.predict import load
 from tools.scoring.classification import load_classifier
 
@@ -100,3 +101,14 @@ def test_a_file_of_a_newer_format_is_refused_by_every_reader(tmp_path):
             read(path)
     with pytest.raises(InputError, match="newer taproot"):
         seg.load_weights(model, path)
+
+
+def test_others_may_read_a_file_as_the_users_mask_says(tmp_path):
+    description = {"task": "segmentation", "model": {}, "classes": [], **NORMALISATION}
+    before = os.umask(0o022)
+    try:
+        save_model(tmp_path / "best.safetensors", nn.Linear(2, 2), description)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "best.safetensors").stat().st_mode & 0o777 == 0o644
+    assert load_description(tmp_path / "best.safetensors") == description

@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.weights.description import write_header
-from tools.io.files import replace_file
-from tools.io.model_file import load_description, load_tensors
+from tools.io.model_file import load_description, load_tensors, save_tensors
 
 OF_ONE_EVALUATION = ("step", "metrics")
 """Keys of a description that an average of several files does not have."""
@@ -44,10 +40,4 @@ def average_files(paths: Sequence[Path], out: Path) -> None:
     if not all(bool(torch.isfinite(mean).all()) for mean in means.values()):
         raise InputError(f"{paths[0]}: the average is not finite; one of the files holds NaN or infinity")
 
-    def write(temporary: Path) -> None:
-        try:
-            save_file(means, temporary, write_header(wanted | {"average_of": [path.name for path in paths]}))
-        except SafetensorError as error:  # its own form of the system's errors
-            raise OSError(str(error)) from error
-
-    replace_file(out, write)
+    save_tensors(out, means, wanted | {"average_of": [path.name for path in paths]})

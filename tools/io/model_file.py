@@ -1,11 +1,11 @@
 """The weights file, `best.safetensors`: tensors, and in the header the description that all tools go by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import backbone as backbones
@@ -29,15 +29,17 @@ def save_model(path: Path, model: nn.Module, description: dict[str, Any]) -> Non
         InputError: the file cannot be written; the old one is untouched.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = write_header(description)
+    save_tensors(path, tensors, description)
 
-    def write(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # its own form of the system's errors
-            raise OSError(str(error)) from error
 
-    replace_file(path, write)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Writes contiguous tensors on the CPU, as `save_model` does those of a model.
+
+    Raises:
+        InputError: the file cannot be written; the old one is untouched.
+    """
+    content = save(dict(tensors), write_header(description))
+    replace_file(path, lambda temporary: temporary.write_bytes(content))  # save_file's are readable by their owner only
 
 
 def load_description(path: str | Path) -> dict[str, Any]:

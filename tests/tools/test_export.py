@@ -24,6 +24,7 @@ from det.postprocess import PostProcess
 from seg.heads.lraspp import LRASPPHead
 from tests.builders.exported import SIZE, description_of, images, make_model, network_output, save
 from tools import export
+from tools.engines.openvino_core import openvino_core
 from tools.exporting import onnx_format
 from tools.exporting.any_size import MOST_SIDE, AnySizeLRASPPHead
 from tools.exporting.formats import COMPILED, FORMATS
@@ -215,14 +216,13 @@ def test_windows_as_products_equal_the_heads_pooling(map_hw, stride):
 
 
 def test_openvinos_files_give_the_models_logits_and_say_what_they_are(weights, tmp_path, models):
-    import openvino
 
     out = tmp_path / "street.xml"
     arguments = ["--weights", str(weights["segmentation"]), "--format", "openvino", "--size", *map(str, SIZE)]
     assert export.main([*arguments, "--output", "raw", str(out)]) == 0
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["street.bin", "street.xml", "street.xml.parity.json"]
-    model = openvino.Core().read_model(out)
+    model = openvino_core().read_model(out)
     about = json.loads(model.get_rt_info(KEY).astype(str))
     assert about["classes"][1] == "car" and about["export"]["size"] == list(SIZE)
     record = json.loads((tmp_path / "street.xml.parity.json").read_text())

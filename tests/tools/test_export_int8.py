@@ -13,6 +13,7 @@ import seg
 from backbone.errors import InputError
 from backbone.weights.description import KEY
 from tools import export
+from tools.engines.openvino_core import openvino_core
 from tools.exporting import formats, int8
 from tools.exporting.graph import ImageGraph, image_graph
 
@@ -91,7 +92,7 @@ def test_openvino_keeps_the_same_layers_in_floating_point(segmenter, tmp_path):
     pytest.importorskip("nncf")
     formats.FORMATS["openvino"].write(segmenter, tmp_path / "float.xml")
     int8.quantise_openvino(tmp_path / "float.xml", tmp_path / "int8.xml", inputs())
-    model = openvino.Core().read_model(tmp_path / "int8.xml")
+    model = openvino_core().read_model(tmp_path / "int8.xml")
     convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     in_float = [op for op in convolutions if source_of_weights(op).get_element_type() == openvino.Type.f32]
     assert len(in_float) == 2 * 9 + 1 + 2 and len(convolutions) - len(in_float) > 25

@@ -13,6 +13,7 @@ from torch import Tensor
 from backbone.errors import InputError
 from backbone.weights.description import KEY, read_header
 from tools.engines.choice import check_installed, missing_modules
+from tools.engines.openvino_core import openvino_core
 from tools.engines.sessions import OPEN, Session, as_output
 from tools.exporting.torch_format import METADATA_FILE
 
@@ -164,12 +165,11 @@ def _external_locations(message: Any) -> list[str]:
 
 
 def _read_openvino(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
-    import openvino
 
     if not path.with_suffix(".bin").is_file():
         raise InputError(f"{path}: its weights {path.with_suffix('.bin').name} are missing beside it; copy both")
     try:
-        model = openvino.Core().read_model(path)
+        model = openvino_core().read_model(path)
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [""])[-1][:300]
         raise InputError(f"{path}: is no OpenVINO model ({reason}); export the model again") from error

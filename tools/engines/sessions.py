@@ -11,6 +11,7 @@ from torch import Tensor
 from backbone.errors import InputError
 from det.boxes import RawDetections
 from det.postprocess import StaticDetections
+from tools.engines.openvino_core import openvino_core
 
 INPUT = "image"
 """The name of a graph's only input."""
@@ -51,7 +52,6 @@ def open_openvino(path: Path) -> Session:
     Raises:
         InputError: the runtime cannot load the file.
     """
-    import openvino
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -59,7 +59,7 @@ def open_openvino(path: Path) -> Session:
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 on processors that have it
     }
     try:
-        model = openvino.Core().compile_model(str(path), "CPU", settings)
+        model = openvino_core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
         raise _refused(path, "OpenVINO", error) from error
     request = model.create_infer_request()

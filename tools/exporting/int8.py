@@ -33,6 +33,7 @@ from backbone.weights.description import KEY
 from det.boxes import place
 from det.data.transforms import resize
 from seg.data.opening import open_data
+from tools.engines.openvino_core import openvino_core
 from tools.exporting.formats import Run
 from tools.exporting.graph import INPUT
 from tools.exporting.packages import require
@@ -284,7 +285,7 @@ def quantise_openvino(source: Path, path: Path, inputs: Iterable[np.ndarray]) ->
     import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     described = str(model.get_rt_info(KEY).astype(str))
     images = list(inputs)
     quantised = nncf.quantize(

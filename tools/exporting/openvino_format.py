@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.weights.description import KEY
+from tools.engines.openvino_core import openvino_core
 from tools.exporting.graph import INPUT, ImageGraph
 from tools.exporting.packages import require
 
@@ -37,11 +38,10 @@ def write_openvino(graph: ImageGraph, path: Path) -> None:
 
 def open_openvino(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A function from images uint8 [N, H, W, 3] to the outputs of a file by name, run on the CPU."""
-    import openvino
 
     # By default it computes in bfloat16 on processors that have it.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", exact)
+    model = openvino_core().compile_model(path, "CPU", exact)
     names = [output.any_name for output in model.outputs]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:

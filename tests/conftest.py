@@ -15,6 +15,15 @@ from tools.engines import choice
 from tools.make_demo_data import make_demo_data
 
 
+FORKING = ("test_survival.py", "test_loading.py", "test_options.py")
+"""Their tests train in copies of the test process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: after a torch.export in the same process, autograd refuses to run in its copies."""
+    items.sort(key=lambda item: item.path.name not in FORKING)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small tensors on a shared machine: more threads only wait for each other."""

@@ -12,12 +12,13 @@ if TYPE_CHECKING:  # for readers and type checkers; at run time `lazy` imports t
     from det.matching import Targets
     from det.metrics import coco_metrics, evaluate, has_fast, load_ground_truth, run_coco_eval, self_check, to_results
     from det.model import Detector, RawDetections, SSDLiteHead, create
-    from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections, StaticPostProcess
+    from det.postprocess import NMS_IOU, SCORE_THRESHOLD, Detections, PostProcess, StaticDetections, StaticPostProcess
     from det.predictor import DetectionResult, Predictor
     from det.weights import from_weights, load_weights
 
 __all__ = [
     "NMS_IOU",
+    "SCORE_THRESHOLD",
     "Batch",
     "CocoDetection",
     "DetectionLoss",
@@ -56,6 +57,7 @@ __all__ = [
 
 _MODULES = {
     "NMS_IOU": "postprocess",
+    "SCORE_THRESHOLD": "postprocess",
     "Batch": "data.coco",
     "CocoDetection": "data.coco",
     "DetectionLoss": "loss",

@@ -12,18 +12,15 @@ Exit code 1 if something is wrong.
 
 from pathlib import Path
 
-from tools.io.console import command_parser, num_workers, run
+from tools.checks.options import add_options
+from tools.io.console import command_parser, run
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser("check_coco", __doc__)
     parser.add_argument("root", type=Path, help="folder with annotations/ and one folder of images per split")
     parser.add_argument("--split", nargs="+", help="default: every split of annotations/")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="image to write; default: check/samples.png in root")
-    parser.add_argument(
-        "--leave-out", type=Path, metavar="FILE", help="list of unusable images to write, for data.leave_out"
-    )
-    parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     # After the arguments: torch takes seconds to import.
     from tools.checks import coco

@@ -13,7 +13,8 @@ does `sha256sum -c` in the data set's folder); it also finds images that are the
 
 from pathlib import Path
 
-from tools.io.console import command_parser, num_workers, run
+from tools.checks.options import add_options
+from tools.io.console import command_parser, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,11 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=Path, help="classes.yaml of one's own data; without it, Cityscapes")
     parser.add_argument("--splits", nargs="+", help="default: all that Cityscapes' folder holds, else train and val")
     parser.add_argument("--hash", type=Path, metavar="FILE", help="compare SHA-256 sums; written if it is not there")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="image to write; default: check/samples.png in root")
-    parser.add_argument(
-        "--leave-out", type=Path, metavar="FILE", help="list of unusable images to write, for data.leave_out"
-    )
-    parser.add_argument("--workers", type=num_workers, default=2, help="decoding processes; default: 2")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     # After the arguments: torch takes seconds to import.
     from tools.checks import masks

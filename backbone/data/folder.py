@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from backbone.data.images import IMAGE_SUFFIXES, read_image
+from backbone.data.images import IMAGE_SUFFIXES, image_files, read_image
 from backbone.errors import InputError
 
 Transform = Callable[[np.ndarray, tuple[int, ...]], Tensor]
@@ -67,7 +67,7 @@ class ImageFolder(Dataset):
         self.images: list[Path] = []
         labels = []
         for name in found:
-            images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            images = image_files(folder / name)
             images = [path for path in images if path not in leave_out]
             if not images:
                 raise InputError(

@@ -42,6 +42,11 @@ ROTATED = (5, 6, 7, 8)
 EXIF_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # for TIFF, Pillow already gives the rotated size
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and those below it, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of what `read_image` would return, from the header alone.
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
-from backbone.data.images import IMAGE_SUFFIXES, is_color, read_colors, read_label
+from backbone.data.images import IMAGE_SUFFIXES, image_files, is_color, read_colors, read_label
 from backbone.errors import InputError
 from seg.data.dataset import IGNORE, SegDataset, Transform
 from seg.palette import RGB, distinct_colors, pascal_voc_color
@@ -184,9 +184,7 @@ class Folder(SegDataset):
     def _find_images(self) -> list[Path]:
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: no such folder; `images` of the classes file says where they are")
-        found = sorted(
-            path for path in self.folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        )
+        found = image_files(self.folder)
         if self.mask_folder == self.folder:
             found = [path for path in found if not path.name.endswith(self.table.mask_ending)]
         if self.table.list is not None:

@@ -25,12 +25,13 @@ from seg.heads.lraspp import LRASPPHead
 from tests.builders.exported import SIZE, description_of, images, make_model, network_output, save
 from tools import export
 from tools.engines.openvino_core import openvino_core
+from tools.engines.sessions import open_onnxruntime
 from tools.exporting import onnx_format
 from tools.exporting.any_size import MOST_SIDE, AnySizeLRASPPHead
 from tools.exporting.formats import COMPILED, FORMATS
 from tools.exporting.graph import image_graph
 from tools.exporting.images import NUM_IMAGES, given_images
-from tools.exporting.onnx_format import open_onnx, write_onnx
+from tools.exporting.onnx_format import write_onnx
 from tools.exporting.parity import compare
 
 ROOT = Path(__file__).parents[2]
@@ -185,9 +186,9 @@ def test_raw_numbers_with_a_changed_weight_are_refused(models, tmp_path):
     graph = image_graph(models["segmentation"], description_of("segmentation"), size_hw=SIZE)
     write_onnx(graph, tmp_path / "raw.onnx")
     batch = [images(1)]
-    good = compare(models["segmentation"], graph.description, open_onnx(tmp_path / "raw.onnx"), batch)
+    good = compare(models["segmentation"], graph.description, open_onnxruntime(tmp_path / "raw.onnx"), batch)
     assert good.fault is None and good.figures["outputs"]["logits"]["relative"] < 1e-5
-    changed = open_onnx(perturbed(tmp_path / "raw.onnx", tmp_path / "changed.onnx", factor=1.01))
+    changed = open_onnxruntime(perturbed(tmp_path / "raw.onnx", tmp_path / "changed.onnx", factor=1.01))
     assert "logits differs by" in (compare(models["segmentation"], graph.description, changed, batch).fault or "")
 
 
@@ -458,7 +459,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(weights, tmp_path):
 
 
 def test_a_missing_package_is_named_with_the_extra(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.exporting.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("tools.io.packages.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"onnxruntime, not installed; run pip install 'taproot\[onnx\]'"):
         export.main(["--weights", str(weights["segmentation"]), "--format", "onnx", str(tmp_path / "street.onnx")])
 
@@ -483,7 +484,7 @@ def test_every_opset_is_written(opset, models, tmp_path):
     graph = image_graph(models["segmentation"], description_of("segmentation"), output="final", size_hw=SIZE)
     write_onnx(graph, tmp_path / "street.onnx", opset=opset)
     assert onnx.load(tmp_path / "street.onnx").opset_import[0].version == opset
-    run = open_onnx(tmp_path / "street.onnx")
+    run = open_onnxruntime(tmp_path / "street.onnx")
     assert compare(models["segmentation"], graph.description, run, [images(1)]).fault is None
 
 

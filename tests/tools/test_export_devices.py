@@ -15,7 +15,6 @@ from backbone.errors import InputError
 from backbone.weights.description import KEY
 from det.boxes import RawDetections
 from det.postprocess import StaticPostProcess
-from tools.exporting import packages
 from tools.exporting.devices import PlanarGraph, device_metadata
 from tools.exporting.executorch_format import without_shared_folding
 from tools.exporting.export import make_graph
@@ -23,6 +22,7 @@ from tools.exporting.formats import FORMATS
 from tools.exporting.graph import image_graph
 from tools.exporting.ncnn_format import named
 from tools.exporting.parity import compare
+from tools.io import packages
 
 TINY = """cn_k3_s2_c8_nhs ds_k3_e1_c8_nre ir_k3_s2_e2_c16_nre ir_k5_s2_e2_c16_se0.25_nre
     ir_k3_s2_e2_c24_nhs ir_k5_s2_e2_c32_se0.25_nhs cn_k1_s1_c64_nhs"""

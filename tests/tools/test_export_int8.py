@@ -13,6 +13,7 @@ import seg
 from backbone.errors import InputError
 from backbone.weights.description import KEY
 from tools import export
+from tools.engines.exported import ExportedEngine
 from tools.engines.openvino_core import openvino_core
 from tools.exporting import formats, int8
 from tools.exporting.graph import ImageGraph, image_graph
@@ -115,23 +116,24 @@ def test_a_file_that_finds_what_is_annotated_scores_1(finished, world):
     from tools.predict import load_model
 
     model, description = load_model(finished["det"] / "best.safetensors")
-    boxes = int8.open_pictures(model, image_graph(model, description, output="final").description, world / "coco", None)
+    described = image_graph(model, description, output="final").description
+    boxes = int8.open_pictures(model, described, world / "coco", None)
     assert isinstance(boxes, int8.DetectionPictures)
     samples = (boxes.val[index] for index in range(boxes.num_scored))
 
     def annotated(images: np.ndarray) -> dict[str, np.ndarray]:
         sample = next(samples)
-        height, width = sample.original_size_hw
-        scale = np.array([images.shape[2] / width, images.shape[1] / height] * 2, np.float32)
         real = sample.labels.numpy() >= 0  # without crowds
-        padding = ((0, 0), (0, 3))
+        places = 300 - real.sum()  # a file's boxes are padded to as many as there can be
+        padding = ((0, 0), (0, places))
         labels, scores = (
             np.pad(values[None], padding) for values in (sample.labels.numpy()[real], np.ones(real.sum()))
         )
-        found = np.pad(sample.boxes.numpy()[real] * scale, ((0, 3), (0, 0)))[None]
+        found = np.pad(sample.boxes.numpy()[real], ((0, places), (0, 0)))[None]
         return {"boxes": found, "scores": scores.astype(np.float32), "labels": labels}
 
-    assert boxes.score(annotated) == pytest.approx(1.0)
+    network = ExportedEngine("file", Path("file"), annotated, described)
+    assert boxes.score(network) == pytest.approx(1.0)
     assert len(list(boxes.inputs(3))) == 3 and next(boxes.inputs(1)).shape == (1, *model.image_size_hw, 3)
 
     model, description = load_model(finished["seg"] / "best.safetensors")
@@ -139,14 +141,18 @@ def test_a_file_that_finds_what_is_annotated_scores_1(finished, world):
     pixels = int8.open_pictures(model, described, world / "cityscapes", None)
     assert isinstance(pixels, int8.SegmentationPictures)
     truth = (pixels.val.read(index)[1] for index in range(pixels.num_scored))
-    assert pixels.score(lambda images: {"labels": next(truth).repeat(2, 0).repeat(2, 1)[None]}) == pytest.approx(1.0)
+
+    def labelled(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"labels": next(truth).repeat(2, 0).repeat(2, 1)[None]}
+
+    assert pixels.score(ExportedEngine("file", Path("file"), labelled, described)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("lost", [0.4, 2.0])
 def test_a_file_that_loses_too_much_is_deleted(lost, finished, world, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     scores = iter([0.5, 0.5 - lost / 100])
-    monkeypatch.setattr(int8.SegmentationPictures, "score", lambda self, run: next(scores))
+    monkeypatch.setattr(int8.SegmentationPictures, "score", lambda self, network: next(scores))
     out = tmp_path / "small.onnx"
     arguments = ["--format", "onnx", "--size", "64", "96", "--int8", "--data", str(world / "cityscapes"), str(out)]
     code = export.main(["--weights", str(finished["seg"] / "best.safetensors"), "--calibration", "2", *arguments])

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
+import det
 from backbone.weights.loading import read_weights
 from tools.predict import load
 
@@ -21,8 +22,6 @@ OTHER_MODEL = "yolo11n.yaml"
 """Its smallest detector, with random weights: nothing is downloaded."""
 BACKGROUND_BIAS = 10.0
 """Of a detector with random weights: a trained one finds little in most frames, a random one thousands of boxes."""
-SCORE_THRESHOLD = 0.001
-"""Of boxes, for ours as it is torchvision's by default: with a higher one there would be less to suppress."""
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -75,7 +74,8 @@ class Engine:
     """
 
     def __init__(self, weights: str, engine: str, size_hw: tuple[int, int]) -> None:
-        self.model = load(weights, engine, size=size_hw, device="cpu", score_threshold=SCORE_THRESHOLD)
+        # torchvision's threshold: with a higher one there would be fewer boxes to suppress.
+        self.model = load(weights, engine, size=size_hw, device="cpu", score_threshold=det.SCORE_THRESHOLD)
 
     @torch.inference_mode()
     def time_stages(self, frame_bgr: np.ndarray) -> Stages:

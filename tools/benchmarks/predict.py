@@ -21,20 +21,20 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import det
 import seg
-from backbone.data.images import IMAGE_SUFFIXES, image_size, read_image
+from backbone.data.images import IMAGE_SUFFIXES, image_files, image_size, read_image
 from backbone.errors import InputError
 from tools.benchmarks.contenders import PEER, Contender, Engine, Stages, Subject, make_other, peers
 from tools.benchmarks.latency_chart import draw_latencies
 from tools.benchmarks.timing import alternate
 from tools.demo_world.writer import make_scene
-from tools.engines.choice import MODULES, missing_modules
+from tools.engines.choice import MODULES, is_installed
 from tools.engines.exported import is_exported, open_file
 from tools.io.console import console, table
 from tools.io.files import open_folder, replace_file
+from tools.network_summary.counts import count_macs
 from tools.predict import load_model
 
 SCENE_HW = (720, 1280)
@@ -141,7 +141,7 @@ def find_pictures(source: Path | None, folder: Path) -> tuple[Path, ...]:
         cv2.imwrite(str(painted), make_scene("val", 0, SCENE_HW, seed=0).view.image)
         return (painted,)
     if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:MAX_PICTURES]
+        found = image_files(source)[:MAX_PICTURES]
         if not found:
             raise InputError(f"{source}: holds no picture ({', '.join(IMAGE_SUFFIXES)}); give another folder")
         return tuple(found)
@@ -170,7 +170,7 @@ def plan(
     (task,) = tasks
     if engines is None:
         # Compiling takes minutes: it is asked for.
-        engines = ["torch", *(name for name in MODULES if not missing_modules(name))]
+        engines = ["torch", *(name for name in MODULES if is_installed(name))]
     candidates = [Candidate(name, None, "") for name in peers(task)]
     for label, path in short_names(weights).items():
         if is_exported(path):
@@ -216,10 +216,8 @@ def multiply_adds(description: dict[str, Any], size_hw: tuple[int, int]) -> floa
     """The multiply-adds of the network for one input of (height, width), its output's upsampling left out."""
     package = {"segmentation": seg, "detection": det}[description["task"]]
     with torch.device("meta"):
-        model = package.create(**description["model"]).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, *size_hw, device="meta"))
-    return counter.get_total_flops() / 2
+        model = package.create(**description["model"])
+    return count_macs(model, size_hw)
 
 
 @contextmanager

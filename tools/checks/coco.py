@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from backbone.data.images import IMAGE_SUFFIXES, read_image
+from backbone.data.images import image_files, read_image
 from backbone.errors import InputError
 from det.data.annotations import annotation_file, check_file_name, image_folder, is_scored, read_annotations
 from det.data.coco import MIN_BOX_SIDE
@@ -75,7 +75,7 @@ def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers:
             positions.append(position)
         listed.add(path)
     if whole:
-        present = {path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+        present = {path.resolve() for path in image_files(folder)}
         faults += [f"{path}: is not in the annotations; list it or move it away" for path in sorted(present - listed)]
 
     loader = each_once(FullDecode(paths), workers=workers)

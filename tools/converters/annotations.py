@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from backbone.data.images import IMAGE_SUFFIXES, image_size, read_ids
+from backbone.data.images import image_files, image_size, read_ids
 from backbone.errors import InputError
 from det.data.annotations import check_annotations, check_file_name, read_json
 from seg.data.cityscapes import LABEL_ID_OF_NAME
@@ -93,7 +93,7 @@ def read_yolo(source: Path, folder: Path, classes: list[str] | None) -> Iterator
     """The images of a folder, with the boxes of the text files of their names."""
     if classes is None:
         raise InputError(f"{source}: the files only number their classes; name them in that order with --classes")
-    images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = image_files(folder)
     names = {path.relative_to(folder).with_suffix(""): path for path in images}
     if len(names) < len(images):
         raise InputError(f"{folder}: two images have the same name but for their endings; rename one")

@@ -6,14 +6,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from backbone.errors import InputError
 from backbone.inference import TorchEngine
 from tools.engines.cache import entry_key, find_or_build
-from tools.engines.sessions import OPEN, Session, as_output
+from tools.engines.sessions import OPEN, Session, as_output, run_in_steps
 from tools.engines.sizes import SizeLimit
+from tools.exporting.graph import ImageGraph, image_graph
+from tools.exporting.onnx_format import write_onnx
+from tools.exporting.openvino_format import write_openvino
 
 PACKAGES = {
     "onnxruntime": ("torch", "onnxscript", "onnx", "onnxruntime"),
@@ -49,8 +51,7 @@ class BuiltEngine:
         session = self.sessions.get((height, width))
         if session is None:
             session = self.sessions[height, width] = self._build((height, width))
-        singles = [session(image[None]) for image in images.numpy()]
-        return as_output({name: np.concatenate([one[name] for one in singles]) for name in singles[0]}, self.name)
+        return as_output(run_in_steps(session, images.numpy(), 1), self.name)
 
     def _build(self, size_hw: tuple[int, int]) -> Session:
         """A session for inputs of (height, width)."""
@@ -61,8 +62,6 @@ class BuiltEngine:
 
         def build(folder: Path) -> None:
             print(f"building the network for {self.runtime} at {size_hw[0]}x{size_hw[1]}, once", file=sys.stderr)
-            from tools.exporting.graph import image_graph
-
             write(image_graph(self.model, self.description, size_hw=size_hw), folder / file)
 
         try:
@@ -71,20 +70,8 @@ class BuiltEngine:
             return OPEN[self.runtime](find_or_build(key, build, again=True) / file)
 
 
-def _write_onnx(graph: Any, path: Path) -> None:
-    from tools.exporting.onnx_format import write_onnx
-
-    write_onnx(graph, path)
-
-
-def _write_openvino(graph: Any, path: Path) -> None:
-    from tools.exporting.openvino_format import write_openvino
-
-    write_openvino(graph, path)
-
-
-WRITE: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
-    "onnxruntime": ("model.onnx", _write_onnx),
-    "openvino": ("model.xml", _write_openvino),
+WRITE: dict[str, tuple[str, Callable[[ImageGraph, Path], None]]] = {
+    "onnxruntime": ("model.onnx", write_onnx),
+    "openvino": ("model.xml", write_openvino),
 }
 """A runtime's file and what writes it."""

@@ -1,8 +1,7 @@
 """Which engine runs a model: what is installed, what fits the device, and which is the fastest; free of torch."""
 
-from importlib.util import find_spec
-
 from backbone.errors import InputError, check_choice
+from tools.io.packages import missing, require
 from tools.options import ENGINES
 
 MODULES = {
@@ -30,7 +29,7 @@ def choose_engine(engine: str, device_type: str) -> str:
     check_choice("engine", engine, ENGINES)
     if engine == "auto":
         on_cpu = device_type == "cpu"
-        return next((name for name in RUNTIMES_OF_AUTO if on_cpu and not missing_modules(name)), "torch")
+        return next((name for name in RUNTIMES_OF_AUTO if on_cpu and is_installed(name)), "torch")
     if engine in MODULES:
         check_installed(engine)
         if device_type != "cpu":
@@ -40,12 +39,9 @@ def choose_engine(engine: str, device_type: str) -> str:
 
 def check_installed(engine: str) -> None:
     """Raises an InputError that says what to install where a runtime is missing."""
-    if missing := missing_modules(engine):
-        raise InputError(
-            f"engine {engine}: needs {', '.join(missing)}, not installed; run pip install 'taproot[{EXTRAS[engine]}]'"
-        )
+    require(f"engine {engine}", MODULES[engine], f"run pip install 'taproot[{EXTRAS[engine]}]'")
 
 
-def missing_modules(engine: str) -> list[str]:
-    """The modules that a runtime needs and that are not installed."""
-    return [module for module in MODULES[engine] if find_spec(module) is None]
+def is_installed(engine: str) -> bool:
+    """Whether all that a runtime needs is installed."""
+    return not missing(MODULES[engine])

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.errors import InputError
 from backbone.inference import Affine, TorchEngine, for_inference, take_bgr
 from tools.engines.sizes import SizeLimit
+from tools.io.packages import require_compiler
 
 
 class CompiledEngine(nn.Module):
@@ -32,7 +32,7 @@ class CompiledEngine(nn.Module):
         super().__init__()
         self.device = torch.device(device)
         if self.device.type == "cpu":
-            check_compiler()
+            require_compiler("engine compiled", "choose engine torch")
         network = take_bgr(for_inference(model, self.device))
         self.in_half_precision = self.device.type != "cpu"
         graph = nn.Sequential(Affine(mean, std).to(self.device), network)
@@ -62,13 +62,3 @@ def join(outputs: Sequence[Any]) -> Any:
     if isinstance(outputs[0], Tensor):
         return torch.cat(list(outputs))
     return type(outputs[0])(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
-
-
-def check_compiler() -> None:
-    """Raises an InputError where torch's compiler finds no C++ compiler."""
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler as error:
-        raise InputError("engine compiled: needs a C++ compiler; install g++, or choose engine torch") from error

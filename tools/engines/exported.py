@@ -4,18 +4,16 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.weights.description import KEY, read_header
-from tools.engines.choice import check_installed, missing_modules
+from tools.engines.choice import check_installed, is_installed
 from tools.engines.openvino_core import openvino_core
-from tools.engines.sessions import OPEN, Session, as_output
-from tools.exporting.torch_format import METADATA_FILE
+from tools.engines.sessions import OPEN, Session, as_output, first_line, run_in_steps
+from tools.exporting.torch_format import read_torch, run_program
 
 ENGINES_OF = {
     ".onnx": ("onnxruntime", "openvino"),
@@ -23,8 +21,6 @@ ENGINES_OF = {
     ".pt2": ("torch",),
 }
 """Which engines run a file, by its ending, the one that "auto" prefers first."""
-AOTI_FOLDER = "/aotinductor/"
-"""Where the machine code lies in a .pt2 that AOTInductor made."""
 
 
 def is_exported(path: str | Path) -> bool:
@@ -63,20 +59,14 @@ class ExportedEngine:
             )
         if self.reversed:
             images = images.flip(-1)
-        count = len(images)
-        # Files of a fixed batch get as many as they want; what fills the last one up is dropped.
-        step = self.batch or 1
-        filled = torch.cat([images, images[-1:].expand(-count % step, -1, -1, -1)]).numpy()
-        parts = [self._run(filled[start : start + step]) for start in range(0, len(filled), step)]
-        joined = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-        return as_output(joined, str(self.path))
+        return as_output(run_in_steps(self._run, images.numpy(), self.batch or 1), str(self.path))
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         try:
             return self.session(images)
         except Exception as error:  # the runtimes' exceptions have no common class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InputError(f"{self.path}: failed on an input of {list(images.shape)} ({reason})") from error
+            shape = list(images.shape)
+            raise InputError(f"{self.path}: failed on an input of {shape} ({first_line(error)})") from error
 
 
 def open_file(path: str | Path, engine: str = "auto") -> ExportedEngine:
@@ -94,7 +84,7 @@ def open_file(path: str | Path, engine: str = "auto") -> ExportedEngine:
         raise InputError(f"{path}: no such file; python -m tools.export writes it")
     choices = ENGINES_OF[path.suffix]
     if engine == "auto":
-        engine = next((name for name in choices if name == "torch" or not missing_modules(name)), choices[0])
+        engine = next((name for name in choices if name == "torch" or is_installed(name)), choices[0])
     if engine not in choices:
         raise InputError(f"{path}: engine {engine} does not run {path.suffix} files; valid: auto, {', '.join(choices)}")
     if engine != "torch":
@@ -165,7 +155,6 @@ def _external_locations(message: Any) -> list[str]:
 
 
 def _read_openvino(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
-
     if not path.with_suffix(".bin").is_file():
         raise InputError(f"{path}: its weights {path.with_suffix('.bin').name} are missing beside it; copy both")
     try:
@@ -179,32 +168,10 @@ def _read_openvino(path: Path, engine: str) -> tuple[str | None, Callable[[], Se
 
 def _read_torch(path: Path, engine: str) -> tuple[str | None, Callable[[], Session]]:
     try:
-        with ZipFile(path) as archive:
-            compiled = any(AOTI_FOLDER in name for name in archive.namelist())
-        if compiled:
-            from torch._inductor import aoti_load_package
-
-            graph = aoti_load_package(str(path))
-            text = graph.loader.get_metadata().get(KEY)
-        else:
-            texts = {METADATA_FILE: ""}
-            graph = torch.export.load(path, extra_files=texts).module()
-            text = texts[METADATA_FILE] or None
+        program, text = read_torch(path)
     except Exception as error:  # those of damaged archives, of other versions and of other machines share no class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise InputError(f"{path}: torch cannot load it ({reason}); export the model again") from error
-
-    def open_session() -> Session:
-        names = _description(path, text)["export"]["outputs"]
-
-        def run(images: np.ndarray) -> dict[str, np.ndarray]:
-            with torch.inference_mode():
-                outputs = graph(torch.from_numpy(images))
-            return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
-
-        return run
-
-    return text, open_session
+        raise InputError(f"{path}: torch cannot load it ({first_line(error)}); export the model again") from error
+    return text, lambda: run_program(program, _description(path, text)["export"]["outputs"])
 
 
 READ = {".onnx": _read_onnx, ".xml": _read_openvino, ".pt2": _read_torch}

@@ -12,9 +12,7 @@ from backbone.errors import InputError
 from det.boxes import RawDetections
 from det.postprocess import StaticDetections
 from tools.engines.openvino_core import openvino_core
-
-INPUT = "image"
-"""The name of a graph's only input."""
+from tools.exporting.graph import INPUT
 
 Session = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Images uint8 [N, H, W, 3] -> the outputs by name."""
@@ -52,7 +50,6 @@ def open_openvino(path: Path) -> Session:
     Raises:
         InputError: the runtime cannot load the file.
     """
-
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -74,6 +71,16 @@ def open_openvino(path: Path) -> Session:
 
 OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
 """What opens a file, by the engine's name."""
+
+
+def run_in_steps(session: Session, images: np.ndarray, step: int) -> dict[str, np.ndarray]:
+    """The outputs for images uint8 [N, H, W, 3] of a session that takes `step` at a time.
+
+    What fills the last input up is dropped.
+    """
+    filled = np.concatenate([images, images[-1:].repeat(-len(images) % step, axis=0)])
+    parts = [session(filled[start : start + step]) for start in range(0, len(filled), step)]
+    return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
 
 def as_output(found: Mapping[str, np.ndarray | Tensor], source: str) -> Any:
@@ -101,6 +108,10 @@ def _padded(boxes: Tensor, scores: Tensor, labels: Tensor) -> StaticDetections:
     return StaticDetections(boxes, scores, labels, scores > 0)
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another package says, short enough for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def _refused(path: Path, runtime: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()
-    return InputError(f"{path}: {runtime} cannot load it ({' '.join(reason[:1])[:300]}); export the model again")
+    return InputError(f"{path}: {runtime} cannot load it ({first_line(error)}); export the model again")

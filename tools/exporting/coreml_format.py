@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from backbone.weights.description import KEY
 from tools.exporting.devices import PlanarGraph, device_metadata
 from tools.exporting.graph import INPUT, ImageGraph
-from tools.exporting.packages import require
+from tools.io.packages import require
 
 
 def check_coreml_installed() -> None:

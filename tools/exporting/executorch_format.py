@@ -17,7 +17,7 @@ from backbone.weights.description import KEY
 from det.heads.ssdlite_fpn import SharedLayer
 from tools.exporting.devices import device_metadata
 from tools.exporting.graph import ImageGraph
-from tools.exporting.packages import require
+from tools.io.packages import require
 
 CURE = "it has an environment of its own: pip install executorch, then pip install --no-deps 'omegaconf>=2.4'"
 """hydra-core, which executorch needs for language models only, asks for an older omegaconf than we do."""

@@ -12,17 +12,18 @@ import backbone
 from backbone.errors import InputError
 from backbone.weights.names import is_name
 from det.model import Detector
+from det.postprocess import SCORE_THRESHOLD
 from seg.model import Segmenter
 from tools.exporting import any_size
 from tools.exporting.formats import COMPILED, FORMATS, Format
-from tools.exporting.graph import SCORE_THRESHOLD, TRACED_HW, ImageGraph, image_graph
+from tools.exporting.graph import TRACED_HW, ImageGraph, image_graph
 from tools.exporting.images import NUM_NOISE, Images, batches
 from tools.exporting.int8 import Int8, fault_of, summary_of
 from tools.exporting.onnx_format import write_onnx
-from tools.exporting.packages import versions
 from tools.exporting.parity import Comparison, compare
 from tools.io.files import replace_file
 from tools.io.model_file import find_description, results_folder
+from tools.io.packages import versions
 from tools.predict import load_model
 from tools.scoring.classification import load_classifier
 
@@ -167,8 +168,8 @@ def export(
             record = make_record(graph, chosen, images, comparison, weights=weights, file=out.name, size=size)
             if comparison is not None and comparison.fault is not None:
                 return Exported(record, comparison.summary, comparison.fault)
-            if int8 is not None and chosen.open is not None:
-                cost = int8.replace(written, chosen.open)
+            if int8 is not None:
+                cost = int8.replace(written)
                 record |= {"bytes": sum(part.stat().st_size for part in parts), "int8": cost}
                 if (fault := fault_of(cost)) is not None:
                     return Exported(record, summary_of(cost), fault)

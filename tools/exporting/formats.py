@@ -7,25 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from tools.engines.sessions import Session, open_onnxruntime, open_openvino
 from tools.exporting.coreml_format import check_coreml_installed, write_coreml
 from tools.exporting.executorch_format import check_executorch_installed, open_executorch, write_executorch
 from tools.exporting.graph import ImageGraph
 from tools.exporting.litert_format import check_litert_installed, open_litert, write_litert
 from tools.exporting.ncnn_format import check_ncnn_installed, open_ncnn, write_ncnn
-from tools.exporting.onnx_format import check_onnx_installed, open_onnx, write_onnx
-from tools.exporting.openvino_format import check_openvino_installed, open_openvino, write_openvino
-from tools.exporting.torch_format import (
-    check_compiler_installed,
-    open_compiled,
-    open_torch,
-    write_compiled,
-    write_torch,
-)
-
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Images uint8 [N, H, W, 3] -> the outputs by name, as `tools.exporting.graph` lists them."""
+from tools.exporting.onnx_format import check_onnx_installed, write_onnx
+from tools.exporting.openvino_format import check_openvino_installed, write_openvino
+from tools.exporting.torch_format import open_torch, write_compiled, write_torch
+from tools.io.packages import require_compiler
 
 
 class Format(NamedTuple):
@@ -34,7 +25,7 @@ class Format(NamedTuple):
     suffix: str  # of the file's name
     check: Callable[[], None]  # raises an InputError where a package is missing
     write: Callable[[ImageGraph, Path], None]  # the file, and others beside it whose names begin with its stem
-    open: Callable[[Path], Run] | None  # runs the file by its runtime; None where that is not possible on this system
+    open: Callable[[Path], Session] | None  # by its runtime; None where this system cannot run it
     distributions: tuple[str, ...]  # whose versions stand in the record beside torch's
     final_labels: bool = True  # whether the labels of pixels can be in the graph; else a segmenter's output is raw
     final_boxes: bool = True  # whether boxes can be in the graph; else a detector's output is raw
@@ -42,17 +33,15 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "onnx": Format(
-        ".onnx", check_onnx_installed, write_onnx, open_onnx, ("torch", "onnx", "onnxscript", "onnxruntime")
-    ),
-    "openvino": Format(".xml", check_openvino_installed, write_openvino, open_openvino, ("torch", "openvino")),
-    "torch": Format(".pt2", lambda: None, write_torch, open_torch, ("torch",)),
+    "onnx": Format(".onnx", check_onnx_installed, write_onnx, open_onnxruntime, ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Format(".xml", check_openvino_installed, write_openvino, open_openvino, ("openvino",)),
+    "torch": Format(".pt2", lambda: None, write_torch, open_torch, ()),
     "executorch": Format(
         ".pte",
         check_executorch_installed,
         write_executorch,
         open_executorch,
-        ("torch", "executorch"),
+        ("executorch",),
         free_sizes=False,
     ),
     "litert": Format(
@@ -60,7 +49,7 @@ FORMATS = {
         check_litert_installed,
         write_litert,
         open_litert,
-        ("torch", "litert-torch", "litert-converter", "ai-edge-litert"),
+        ("litert-torch", "litert-converter", "ai-edge-litert"),
         free_sizes=False,
     ),
     "coreml": Format(
@@ -68,7 +57,7 @@ FORMATS = {
         check_coreml_installed,
         write_coreml,
         None,
-        ("torch", "coremltools"),
+        ("coremltools",),
         final_boxes=False,
         free_sizes=False,
     ),
@@ -77,12 +66,14 @@ FORMATS = {
         check_ncnn_installed,
         write_ncnn,
         open_ncnn,
-        ("torch", "onnx", "onnxscript", "pnnx", "ncnn"),
+        ("onnx", "onnxscript", "pnnx", "ncnn"),
         final_labels=False,
         final_boxes=False,
         free_sizes=False,
     ),
 }
 """By the names of `tools.options.FORMATS`."""
-COMPILED = Format(".pt2", check_compiler_installed, write_compiled, open_compiled, ())
+COMPILED = Format(
+    ".pt2", lambda: require_compiler("--aoti", "leave --aoti out"), write_compiled, open_torch, distributions=()
+)
 """The format torch with AOTInductor's machine code."""

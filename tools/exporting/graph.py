@@ -29,7 +29,7 @@ from backbone.inference import for_inference
 from backbone.network import Network
 from backbone.weights.description import KEY, write_header
 from det.model import Detector
-from det.postprocess import NMS_IOU, StaticPostProcess
+from det.postprocess import NMS_IOU, SCORE_THRESHOLD, StaticPostProcess
 from seg.model import Segmenter, upsample
 from tools.exporting import any_size
 from tools.options import CHANNELS, OUTPUTS
@@ -37,8 +37,6 @@ from tools.options import CHANNELS, OUTPUTS
 INPUT = "image"
 LEAST_SIDE = 32
 """Pixels: one cell of the coarsest features."""
-SCORE_THRESHOLD = 0.001
-"""Of the boxes in a graph's final output: low, so that every use can raise it."""
 TRACED_HW = (256, 320)
 """The size by which a graph for all sizes is traced."""
 

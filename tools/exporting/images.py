@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from backbone.data.images import IMAGE_SUFFIXES, read_image
+from backbone.data.images import image_files, read_image
 from backbone.errors import InputError
 from tools.demo_world.writer import make_scene
 
@@ -32,7 +32,7 @@ def given_images(folder: Path) -> Images:
     """
     if not folder.is_dir():
         raise InputError(f"--images {folder}: no such folder; give one of at least {NUM_IMAGES} images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = image_files(folder)
     if len(paths) < NUM_IMAGES:
         raise InputError(f"--images {folder}: has {len(paths)} images; give a folder of at least {NUM_IMAGES}")
     chosen = [paths[number * len(paths) // NUM_IMAGES] for number in range(NUM_IMAGES)]

@@ -16,7 +16,7 @@ zero point (hard-swish is lopsided).
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,21 +24,21 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import det
 import seg
 from backbone.errors import InputError, check_choice
+from backbone.inference import Engine
 from backbone.weights.description import KEY
-from det.boxes import place
-from det.data.transforms import resize
 from seg.data.opening import open_data
+from tools.engines.exported import open_file
 from tools.engines.openvino_core import openvino_core
-from tools.exporting.formats import Run
 from tools.exporting.graph import INPUT
-from tools.exporting.packages import require
 from tools.io.console import console
-from tools.scoring.segmentation import Counts
+from tools.io.packages import require
+from tools.run.processes import make_accelerator
+from tools.scoring import detection, segmentation
 
 
 class Pictures(Protocol):
@@ -58,8 +58,8 @@ class Pictures(Protocol):
         """`count` inputs uint8 [1, H, W, 3] from all over the training split."""
         ...
 
-    def score(self, run: Run) -> float:
-        """The metric of a file on the validation split, 0 to 1."""
+    def score(self, network: Engine) -> float:
+        """The metric on the validation split, 0 to 1, of a file, as `eval_seg` and `eval_det` score it."""
         ...
 
 
@@ -80,29 +80,26 @@ class SegmentationPictures:
         self.train, self.val = (open_data(root, split, classes=classes) for split in ("train", "val"))
         if self.val.classes != description["classes"]:
             raise InputError(f"{root}: has other classes than the model; --classes names those of one's own data")
-        self.entry = description["export"]
+        self.description, self.entry = description, description["export"]
         self.num_scored, self.num_calibrating = len(self.val), len(self.train)
 
     def inputs(self, count: int) -> Iterator[np.ndarray]:
         for index in spread(len(self.train), count):
-            yield self._input(self.train.read(index)[0])
+            yield in_order(self._input(self.train.read(index)[0]), self.entry)
 
-    def score(self, run: Run) -> float:
-        counts = Counts(self.val, instances=False, num_worst=0)
-        for index in range(len(self.val)):
-            image, labels = self.val.read(index)
-            (found,) = run(self._input(image)).values()
-            if self.entry["output"] == "raw":
-                predicted = seg.label_map(torch.from_numpy(found), labels.shape)[0].numpy()
-            else:
-                predicted = cv2.resize(found[0], labels.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-            counts.add(index, labels, self.val.ids[predicted])
-        return counts.result().metrics["miou"]
+    def score(self, network: Engine) -> float:
+        finish = seg.Predictor(network, classes=self.description["classes"], colors=self.description["colors"]).finish
 
-    def _input(self, image: np.ndarray) -> np.ndarray:
-        size_hw = self.entry["size"] or [nearest_multiple(side, self.entry) for side in image.shape[:2]]
-        shown = cv2.resize(image, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
-        return in_order(shown, self.entry)
+        def label(image: Tensor) -> np.ndarray:
+            image_bgr = image.permute(1, 2, 0).flip(-1).numpy()
+            return finish(network(self._input(image_bgr)), image_bgr.shape[:2]).labels
+
+        return segmentation.evaluate(label, self.val, accelerator=make_accelerator()).metrics[self.metric]
+
+    def _input(self, image_bgr: np.ndarray) -> Tensor:
+        """The input for an image uint8 BGR [H, W, 3], of about its size where the file takes any."""
+        height, width = self.entry["size"] or [nearest_multiple(side, self.entry) for side in image_bgr.shape[:2]]
+        return torch.from_numpy(cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_LINEAR))[None]
 
 
 class DetectionPictures:
@@ -120,48 +117,32 @@ class DetectionPictures:
     metric = "AP"
 
     def __init__(self, model: det.Detector, description: Mapping[str, Any], root: Path) -> None:
-        names = description["classes"]
-        self.train, self.val = (det.CocoDetection(root, split, categories=names) for split in ("train2017", "val2017"))
-        self.truth = det.load_ground_truth(det.annotation_file(root, "val2017"))
-        self.entry = description["export"]
-        self.size_hw, self.resize = tuple(self.entry["size"]), model.resize
-        self.anchors = model.anchors_for(self.size_hw)
-        self.num_scored, self.num_calibrating = len(self.val), len(self.train)
-        self.postprocess = det.PostProcess(
-            description["score"],
-            model.background,
-            nms_iou=description.get("nms_iou", det.NMS_IOU),
-            resize=model.resize,
-            decode=model.head.decode,
+        self.model, self.description, self.entry = model, description, description["export"]
+        transform = det.eval_transform(self.entry["size"], model.resize)
+        self.train, self.val = (
+            det.CocoDetection(root, split, transform=transform, categories=description["classes"])
+            for split in ("train2017", "val2017")
         )
+        self.truth = det.load_ground_truth(det.annotation_file(root, "val2017"))
+        self.num_scored, self.num_calibrating = len(self.val), len(self.train)
 
     def inputs(self, count: int) -> Iterator[np.ndarray]:
         for index in spread(len(self.train), count):
-            yield self._input(self.train[index])
+            yield in_order(self.train[index].image.permute(1, 2, 0).flip(-1)[None], self.entry)
 
-    def score(self, run: Run) -> float:
-        results = []
-        for index in range(len(self.val)):
-            sample = self.val[index]
-            found = self._detections(run(self._input(sample)), sample.original_size_hw)
-            results += det.to_results([found], [sample.image_id], self.val.category_ids)
-        return det.coco_metrics(det.run_coco_eval(self.truth, results))["AP"]
-
-    def _input(self, sample: det.Sample) -> np.ndarray:
-        image_bgr = sample.image.permute(1, 2, 0).numpy()[:, :, ::-1]
-        return in_order(resize(image_bgr, self.size_hw, self.resize), self.entry)
-
-    def _detections(self, found: Mapping[str, np.ndarray], picture_hw: tuple[int, int]) -> det.Detections:
-        """What the file found, with boxes in pixels of the picture."""
-        tensors = {name: torch.from_numpy(value) for name, value in found.items()}
-        if self.entry["output"] == "raw":
-            raw = det.RawDetections(tensors["class_logits"], tensors["box_offsets"])
-            return self.postprocess(raw, self.anchors, self.size_hw, [picture_hw])[0]
-        kept = tensors["scores"][0] > 0
-        left, top, width, height = place(picture_hw, self.size_hw, self.resize)
-        scale = torch.tensor([picture_hw[1] / width, picture_hw[0] / height] * 2)
-        boxes = (tensors["boxes"][0, kept] - torch.tensor([left, top] * 2)) * scale
-        return det.Detections(boxes, tensors["scores"][0, kept], tensors["labels"][0, kept])
+    def score(self, network: Engine) -> float:
+        predictor = det.Predictor(
+            network,
+            self.model,
+            self.description["classes"],
+            kind=self.description["score"],
+            nms_iou=self.description.get("nms_iou", det.NMS_IOU),
+            score_threshold=det.SCORE_THRESHOLD,
+            size=self.entry["size"],
+        )
+        find = detection.predictor_detections(predictor)
+        results = detection.evaluate(find, self.val, accelerator=make_accelerator())
+        return det.coco_metrics(det.run_coco_eval(self.truth, results))[self.metric]
 
 
 def open_pictures(model: nn.Module, description: Mapping[str, Any], root: Path, classes: Path | None) -> Pictures:
@@ -188,10 +169,9 @@ def nearest_multiple(side: int, entry: Mapping[str, Any]) -> int:
     return max(entry["least"], round(side / multiple) * multiple)
 
 
-def in_order(image_bgr: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """An image uint8 BGR [H, W, 3] as an input [1, H, W, 3] in the channel order of the file."""
-    image = image_bgr if entry["channels"] == "bgr" else image_bgr[:, :, ::-1]
-    return np.ascontiguousarray(image[None])
+def in_order(image_bgr: Tensor, entry: Mapping[str, Any]) -> np.ndarray:
+    """An input uint8 BGR [1, H, W, 3] in the channel order of the file."""
+    return (image_bgr if entry["channels"] == "bgr" else image_bgr.flip(-1)).contiguous().numpy()
 
 
 def quantise_onnx(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
@@ -345,12 +325,8 @@ class Int8(NamedTuple):
     calibration: int  # pictures
     max_loss: float  # points of 100 of the metric
 
-    def replace(self, path: Path, open_file: Callable[[Path], Run]) -> dict[str, Any]:
-        """Puts a float32 file's int8 form in its place, and gives what it costs, as the parity record has it.
-
-        Arguments:
-            open_file: the format's.
-        """
+    def replace(self, path: Path) -> dict[str, Any]:
+        """Puts a float32 file's int8 form in its place, and gives what it costs, as the parity record has it."""
         count = min(self.calibration, self.pictures.num_calibrating)
         console.print(f"int8: calibrating on {count} pictures, scoring {self.pictures.num_scored} before and after")
         quantised = path.with_name(f"int8{path.suffix}")

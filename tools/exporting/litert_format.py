@@ -12,7 +12,7 @@ import numpy as np
 from backbone.weights.description import KEY
 from tools.exporting.devices import device_metadata
 from tools.exporting.graph import INPUT, ImageGraph
-from tools.exporting.packages import require
+from tools.io.packages import require
 
 CURE = "it has an environment of its own: pip install litert-torch 'torch<2.15'"
 """litert-torch takes no newer torch."""

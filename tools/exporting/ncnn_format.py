@@ -19,7 +19,7 @@ import torch
 from backbone.errors import InputError
 from tools.exporting.devices import PlanarGraph, device_metadata
 from tools.exporting.graph import INPUT, ImageGraph
-from tools.exporting.packages import require
+from tools.io.packages import require
 
 
 def check_ncnn_installed() -> None:

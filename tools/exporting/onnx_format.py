@@ -1,15 +1,13 @@
 """ONNX files: written by torch's exporter, run by ONNX Runtime."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from backbone.errors import InputError
 from backbone.weights.description import KEY
 from tools.exporting.graph import INPUT, ImageGraph
-from tools.exporting.packages import require
+from tools.io.packages import require
 
 OPSETS = (18, 19, 20, 21, 22, 23)
 """Those that torch's exporter writes and ONNX Runtime runs."""
@@ -48,16 +46,3 @@ def write_onnx(graph: ImageGraph, path: Path, *, opset: int = OPSET) -> None:
         value.metadata_props.clear()
     model.metadata_props[KEY] = graph.metadata()
     exported.save(path, external_data=False)
-
-
-def open_onnx(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A function from images uint8 [N, H, W, 3] to the outputs of a file by name, run on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.asarray(value) for name, value in zip(names, session.run(names, {INPUT: images}), strict=True)}
-
-    return run

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from backbone.inference import normalise
@@ -151,14 +150,13 @@ class _Boxes:
         export = description["export"]
         self.size_hw = tuple(export["size"])
         self.anchors = model.anchors_for(self.size_hw)
-        self.decode, self.background = model.head.decode, model.background
-        self.kind = description["score"]
+        self.decode = model.head.decode
         self.threshold, self.nms_iou = export["score_threshold"], export["nms_iou"]
         self.process = StaticPostProcess(
             self.anchors,
             self.size_hw,
-            kind=self.kind,
-            background=self.background,
+            kind=description["score"],
+            background=model.background,
             score_threshold=self.threshold,
             nms_iou=self.nms_iou,
             decode=self.decode,
@@ -168,10 +166,7 @@ class _Boxes:
 
     def add(self, found: dict[str, np.ndarray], raw: RawDetections) -> None:
         chosen = self.process(*raw)
-        logits = raw.class_logits if self.background or self.kind == "sigmoid" else F.pad(raw.class_logits, (1, 0))
-        scores = logits.sigmoid() if self.kind == "sigmoid" else logits.softmax(-1)
-        if self.background or self.kind == "softmax":
-            scores = scores[..., 1:]
+        scores = self.process.process.scores(raw.class_logits)
         boxes = self.decode(raw.box_offsets, self.anchors)
         height, width = self.size_hw
         boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,10 +55,7 @@ def remove_strays(folder: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """What to raise for a file that could not be written: `NoSpace`, or another `InputError`."""
-    # Libraries in Rust give the system's error as text only: "… (os error 28)".
-    told = re.search(r"os error (\d+)", str(error))
-    number = int(told[1]) if told else error.errno
-    kind = NoSpace if number in FULL else InputError
+    kind = NoSpace if error.errno in FULL else InputError
     return kind(f"{path}: cannot be written ({error.strerror or error}); free space there or choose another folder")
 
 

@@ -10,9 +10,15 @@ from tools.network_summary.published import PUBLISHED, Published
 
 def count(model: nn.Module, size: int) -> tuple[float, float]:
     """(parameters, MACs) of a model on the meta device for one square image, in millions."""
+    macs = count_macs(model, (size, size))
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6, macs / 1e6
+
+
+def count_macs(model: nn.Module, size_hw: tuple[int, int]) -> float:
+    """The MACs of a model on the meta device for one image of (height, width)."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.empty(1, 3, size, size, device="meta"))
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6, counter.get_total_flops() / 2e6
+        model.eval()(torch.empty(1, 3, *size_hw, device="meta"))
+    return counter.get_total_flops() / 2
 
 
 def compare(width: float | None = None) -> list[tuple[Published, float, float]]:

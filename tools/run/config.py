@@ -79,8 +79,6 @@ TAILS = sorted({tail for architecture in ARCHITECTURES.values() for tail in tail
 """The last stages that some architecture has; which ones a given architecture has, its table says."""
 
 COUNT = (1, 1e9)
-WORKERS = (0, 256)
-DAMAGED = ("error", "skip")
 SHARE = (0, 1)
 BELOW_1 = (0, 0.99)
 WIDTH = (0.1, 8)
@@ -89,6 +87,27 @@ STD = (1e-6, 1e3)
 
 LR, LR_FROM_WEIGHTS = 0.002, 0.001
 """The learning rates of `optim.lr` left null, from scratch and from weights."""
+
+
+def workers_knob() -> Any:
+    """`data.workers`, as each task has it."""
+    return knob(2, "loader processes per training process; 0 loads in the training process", limits=(0, 256))
+
+
+def damaged_knob() -> Any:
+    """`data.damaged`, as each task has it."""
+    return knob(
+        "error",
+        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
+        choices=("error", "skip"),
+    )
+
+
+def leave_out_knob() -> Any:
+    """`data.leave_out`, as each task has it."""
+    return knob(
+        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
 
 
 @dataclass(frozen=True)
@@ -103,15 +122,9 @@ class SegData:
         "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine",
         choices=("gtFine", "gtCoarse"),
     )
-    workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
-    damaged: str = knob(
-        "error",
-        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
-        choices=DAMAGED,
-    )
-    leave_out: str | None = knob(
-        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
-    )
+    workers: int = workers_knob()
+    damaged: str = damaged_knob()
+    leave_out: str | None = leave_out_knob()
     val_limit: int | None = knob(None, "evaluate during training on the first N images only", limits=COUNT)
 
 
@@ -182,15 +195,9 @@ class DetData:
     train_split: str = knob("train2017", "split to learn from")
     val_split: str = knob("val2017", "split to evaluate on")
     filter_empty: bool = knob(False, "leave images without boxes out of training, where they are negatives")
-    workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
-    damaged: str = knob(
-        "error",
-        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
-        choices=DAMAGED,
-    )
-    leave_out: str | None = knob(
-        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
-    )
+    workers: int = workers_knob()
+    damaged: str = damaged_knob()
+    leave_out: str | None = leave_out_knob()
 
 
 @dataclass(frozen=True)
@@ -253,15 +260,9 @@ class BackboneData:
     root: str = knob("data/imagenet", "folder with train/CLASS/ and val/CLASS/, images in them")
     train_split: str = knob("train", "folder to learn from")
     val_split: str = knob("val", "folder to evaluate on")
-    workers: int = knob(2, "loader processes per training process; 0 loads in the training process", limits=WORKERS)
-    damaged: str = knob(
-        "error",
-        "what a damaged training image does: error ends the run, skip takes another in its place (0.1 % at most)",
-        choices=DAMAGED,
-    )
-    leave_out: str | None = knob(
-        None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
-    )
+    workers: int = workers_knob()
+    damaged: str = damaged_knob()
+    leave_out: str | None = leave_out_knob()
     crop_pct: float = knob(
         0.875, "share of the shorter side that the central crop of an evaluation keeps", limits=(0.1, 1)
     )

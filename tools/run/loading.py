@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import InputError
+from tools.doctoring.checks import SHARED_MEMORY
 from tools.io.console import console
 from tools.run.config import AnyConfig
 from tools.run.order import SampleOrder
@@ -28,7 +28,6 @@ PREFETCH = 4
 """Batches that each worker has ready."""
 TIMEOUT = 300
 """Seconds after which a worker that gives nothing counts as hung."""
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class Loaded(NamedTuple):

@@ -22,8 +22,6 @@ SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sig
 """What turns logits into scores, by the loss they were trained with."""
 
 BATCH = 16
-SCORE_THRESHOLD = 0.001
-"""Boxes that score above it count, as in torchvision's evaluation."""
 
 Find = Callable[[Tensor, list[list[int]]], list[det.Detections]]
 """(images uint8 RGB [N, 3, h, w], the (height, width) that each had on disk) -> what is in each."""
@@ -59,6 +57,15 @@ def model_detections(model: nn.Module, description: dict[str, Any], device: torc
     return find
 
 
+def predictor_detections(predictor: det.Predictor) -> Find:
+    """What a predictor's network finds."""
+
+    def find(images: Tensor, sizes_hw: list[list[int]]) -> list[det.Detections]:
+        return predictor.detections(predictor.network(images.permute(0, 2, 3, 1).flip(-1)), sizes_hw)
+
+    return find
+
+
 def open_subject(weights: Path, engine: str | None, device: torch.device) -> Subject:
     """The detector in a weights file or an exported file.
 
@@ -74,19 +81,15 @@ def open_subject(weights: Path, engine: str | None, device: torch.device) -> Sub
         transform = det.eval_transform(model.image_size_hw, model.resize)
         find = model_detections(model.to(device).eval(), description, device)
         return Subject(find, transform, description["classes"], lambda: "torch", "")
-    predictor = load(weights, engine or "auto", score_threshold=SCORE_THRESHOLD)
+    predictor = load(weights, engine or "auto", score_threshold=det.SCORE_THRESHOLD)
     if not isinstance(predictor, det.Predictor):
         raise InputError(f"{weights}: is a model for {predictor.task}, not for detection; give the other run's file")
 
-    def find_in_bytes(images: Tensor, sizes_hw: list[list[int]]) -> list[det.Detections]:
-        return predictor.detections(predictor.network(images.permute(0, 2, 3, 1).flip(-1)), sizes_hw)
-
-    size_hw = predictor.input_size_hw(predictor.image_size_hw)
-    transform = det.eval_transform(size_hw, predictor.postprocess.resize)
+    transform = det.eval_transform(predictor.input_size_hw(predictor.image_size_hw), predictor.postprocess.resize)
     note = ""
     if isinstance(predictor.network, ExportedEngine) and predictor.network.score_threshold is not None:
         note = f"; the file gives boxes that score above {predictor.network.score_threshold:g}"
-    return Subject(find_in_bytes, transform, predictor.classes, lambda: predictor.engine, note)
+    return Subject(predictor_detections(predictor), transform, predictor.classes, lambda: predictor.engine, note)
 
 
 def evaluate_model(

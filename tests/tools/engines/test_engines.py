@@ -20,6 +20,7 @@ from tools.exporting.graph import image_graph
 from tools.exporting.onnx_format import write_onnx
 from tools.exporting.openvino_format import write_openvino
 from tools.exporting.torch_format import write_torch
+from tools.io import packages
 from tools.io.model_file import save_model
 from tools.predict import load, load_model
 
@@ -196,7 +197,7 @@ def test_sizes_beyond_a_few_run_in_torch_which_is_said_once(files, tmp_path, mon
 @pytest.mark.parametrize("task", ["seg", "det"])
 def test_the_compiled_engine_gives_the_models_results(files, frame, task, monkeypatch):
     """Around torch.compile, which takes a minute and is left out here."""
-    monkeypatch.setattr(compiled, "check_compiler", lambda: None)
+    monkeypatch.setattr(compiled, "require_compiler", lambda what, otherwise: None)
     monkeypatch.setattr(torch, "compile", lambda graph, **settings: graph)
     model = load(files / f"{task}.safetensors", engine="compiled", score_threshold=0.05)
     plain = load(files / f"{task}.safetensors", engine="torch", score_threshold=0.05)
@@ -208,7 +209,7 @@ def test_the_compiled_engine_gives_the_models_results(files, frame, task, monkey
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_missing_runtime_names_the_extra(files, monkeypatch, engine):
-    monkeypatch.setattr(choice, "find_spec", lambda module: None)
+    monkeypatch.setattr(packages, "find_spec", lambda module: None)
     extra = {"onnxruntime": "onnx", "openvino": "openvino"}[engine]
     with pytest.raises(InputError, match=rf"engine {engine}: needs {engine}.* run pip install 'taproot\[{extra}\]'$"):
         load(files / "seg.safetensors", engine=engine)
@@ -218,14 +219,14 @@ def test_auto_takes_the_fastest_that_is_installed(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(choice, "RUNTIMES_OF_AUTO", ("openvino", "onnxruntime"))
     for there, chosen in ((("openvino",), "openvino"), (("onnxruntime", "onnx", "onnxscript"), "onnxruntime")):
-        monkeypatch.setattr(choice, "find_spec", lambda module, there=there: module if module in there else None)
+        monkeypatch.setattr(packages, "find_spec", lambda module, there=there: module if module in there else None)
         assert choice.choose_engine("auto", "cpu") == chosen
         assert choice.choose_engine("auto", "cuda") == "torch"
-    monkeypatch.setattr(choice, "find_spec", lambda module: None)
+    monkeypatch.setattr(packages, "find_spec", lambda module: None)
     assert choice.choose_engine("auto", "cpu") == "torch"
     with pytest.raises(InputError, match=r"engine 'tensorrt' unknown; valid: auto, torch, compiled"):
         choice.choose_engine("tensorrt", "cpu")
-    monkeypatch.setattr(choice, "find_spec", lambda module: module)
+    monkeypatch.setattr(packages, "find_spec", lambda module: module)
     with pytest.raises(InputError, match="runs on the CPU, not on cuda"):
         choice.choose_engine("openvino", "cuda")
 

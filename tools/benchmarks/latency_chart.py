@@ -33,8 +33,7 @@ def draw_latencies(report: dict[str, Any], path: Path) -> None:
             widths = [result["threads"][threads]["stages_ms"][stage] for result in results]
             axis.barh(names, widths, left=ends, color=color, label=stage)
             ends = [end + width for end, width in zip(ends, widths, strict=True)]
-        label = f"{BOUND}: {report['multiply_adds'] / 1e9:.2f} G multiply-adds at the rate of matrix products"
-        axis.barh(BOUND, bound["network_ms"], fill=False, edgecolor=COLORS["network"], hatch="///", label=label)
+        axis.barh(BOUND, bound["network_ms"], fill=False, edgecolor=COLORS["network"], hatch="///")
         for position, end in enumerate([*ends, bound["network_ms"]]):
             axis.text(end, position, f" {end:.1f}", va="center", fontsize="small")
         axis.set_xlim(0, 1.15 * max(ends))
@@ -43,7 +42,11 @@ def draw_latencies(report: dict[str, Any], path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].invert_yaxis()
     (height, width), (rows, columns) = report["picture_hw"], report["network_hw"]
-    figure.suptitle(f"{report['task']}: pictures of {width}x{height}, network at {rows}x{columns} (height x width)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+    bound = f"{BOUND}: {report['multiply_adds'] / 1e9:.2f} G multiply-adds at the rate of matrix products"
+    figure.suptitle(
+        f"{report['task']}: pictures of {width}x{height}, network at {rows}x{columns} (height x width)\n{bound}",
+        fontsize="medium",
+    )
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     replace_file(path, lambda part: figure.savefig(part, format="png", dpi=120))
     plt.close(figure)

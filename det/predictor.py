@@ -27,6 +27,7 @@ class DetectionResult(NamedTuple):
     scores: np.ndarray  # [n] float32, 0 to 1
     labels: np.ndarray  # [n] int64, indices into classes
     classes: list[str]
+    tracks: np.ndarray | None = None  # [n] int64, the same for an object in all frames of a video, -1 for none yet
 
     def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0, show_scores: bool = True) -> np.ndarray:
         """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names and scores.

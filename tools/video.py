@@ -33,49 +33,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m tools.video", description=description, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "--weights", action="append", required=True, type=Path, metavar="FILE", help="trained model; repeat for more"
-    )
-    parser.add_argument(
-        "--source", required=True, help="video file, camera index (0), URL, image, folder of images, quoted glob"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="PATH", help=".mp4, .mkv or .avi file, or a folder for numbered PNGs"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
-    parser.add_argument("--show", action="store_true", help="show the frames in a window; q stops")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument(
-        "--fps",
-        type=float,
-        metavar="RATE",
-        help="frames per second of the output video (default: the source's, 30 for images)",
-    )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="draw detections from this score on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--opacity",
-        type=float,
-        default=0.5,
-        metavar="O",
-        help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
-    )
-    parser.add_argument("--no-legend", action="store_true", help="no class names and no speed in the image")
-    parser.add_argument(
-        "--engine", default="auto", choices=ENGINES, help="what runs the models (default: %(default)s, the fastest)"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument(
-        "--status",
-        type=Path,
-        metavar="FILE",
-        help="report in JSON (default: OUTPUT.status.json, or status.json in the output folder)",
-    )
+    _add_models(parser.add_argument_group("models"))
+    _add_source(parser.add_argument_group("source"))
+    _add_output(parser.add_argument_group("output"))
+    _add_drawing(parser.add_argument_group("drawing"))
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames {args.max_frames}: must be at least 1")
@@ -89,24 +50,73 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--weights", action="append", required=True, type=Path, metavar="FILE", help="trained model; repeat for more"
+    )
+    group.add_argument(
+        "--engine", default="auto", choices=ENGINES, help="what runs the models (default: %(default)s, the fastest)"
+    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+
+def _add_source(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--source", required=True, help="video file, camera index (0), URL, image, folder of images, quoted glob"
+    )
+    group.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output", type=Path, metavar="PATH", help=".mp4, .mkv or .avi file, or a folder for numbered PNGs"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    group.add_argument("--show", action="store_true", help="show the frames in a window; q stops")
+    group.add_argument(
+        "--fps",
+        type=float,
+        metavar="RATE",
+        help="frames per second of the output video (default: the source's, 30 for images)",
+    )
+    group.add_argument(
+        "--status",
+        type=Path,
+        metavar="FILE",
+        help="report in JSON (default: OUTPUT.status.json, or status.json in the output folder)",
+    )
+
+
+def _add_drawing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="draw detections from this score on (default: %(default)s)",
+    )
+    group.add_argument(
+        "--opacity",
+        type=float,
+        default=0.5,
+        metavar="O",
+        help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
+    )
+    group.add_argument("--no-legend", action="store_true", help="no class names and no speed in the image")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     # Imported only now, so that --help and refusals come at once.
     from tools.streams.overlay import Drawing
     from tools.streams.run_video import run_video
+    from tools.streams.settings import Predicting, Reading, Writing
 
     return run_video(
-        weights=args.weights,
-        source=args.source,
-        output=args.output,
-        overwrite=args.overwrite,
-        show=args.show,
-        max_frames=args.max_frames,
-        fps=args.fps,
-        drawing=Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
-        engine=args.engine,
-        device=args.device,
-        status=args.status,
+        Reading(source=args.source, max_frames=args.max_frames),
+        Predicting(weights=args.weights, engine=args.engine, device=args.device),
+        Writing(output=args.output, overwrite=args.overwrite, fps=args.fps, show=args.show, status=args.status),
+        Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
     )
 
 

@@ -118,7 +118,7 @@ def tool(monkeypatch):
     """Runs the command in this process with fake models; returns the exit code."""
 
     def run(*arguments, predictor=Tint):
-        monkeypatch.setattr(run_video, "load_predictors", lambda weights, **options: [predictor()])
+        monkeypatch.setattr(run_video, "load_predictors", lambda predicting, **options: [predictor()])
         return video.main(["--weights", "fake.safetensors", *map(str, arguments)])
 
     return run
@@ -186,7 +186,7 @@ def test_images_come_in_natural_order_from_folder_and_glob(tmp_path):
     for text in (str(tmp_path), str(tmp_path / "*.png")):
         source = sources.open_source(text)
         assert source.frames_expected == 3
-        assert [source.read()[0, 0, 0] for _ in range(3)] == [level(1), level(9), level(10)]
+        assert [source.read().image[0, 0, 0] for _ in range(3)] == [level(1), level(9), level(10)]
         assert source.read() is None
 
 
@@ -289,16 +289,16 @@ def test_a_folder_of_images_is_never_its_own_output(tool, tmp_path):
 
 def test_frames_of_two_sizes_do_not_fit_one_video(tmp_path):
     sink = sinks.VideoSink(tmp_path / "out.mp4", 24.0)
-    sink.write(numbered(0))
+    sink.write(numbered(0), 0.0)
     with pytest.raises(InputError, match="one size"):
-        sink.write(numbered(1, HEIGHT + 2))
+        sink.write(numbered(1, HEIGHT + 2), 0.04)
     sink.abandon()
 
 
 def test_a_video_that_lost_frames_on_the_way_to_the_disk_is_not_passed_off_as_whole(tmp_path):
     sink = sinks.VideoSink(tmp_path / "out.avi", 24.0)
     for number in range(10):
-        sink.write(numbered(number))
+        sink.write(numbered(number), number / 24)
     sink.frames_written += 1
     with pytest.raises(InputError, match="10 of 11 frames"):
         sink.close()
@@ -350,7 +350,7 @@ def test_a_failing_predictor_ends_the_run_at_once_and_leaves_no_thread(tool, tmp
 
 def test_a_failing_sink_ends_the_run_at_once():
     class FullDisk:
-        def write(self, frame):
+        def write(self, image, seconds):
             raise InputError("the disk is full")
 
     source = sources.VideoFile("clip", FakeCapture([numbered(n) for n in range(500)], count=500.0))
@@ -382,8 +382,8 @@ class Collect:
     def __init__(self):
         self.frames = []
 
-    def write(self, frame):
-        self.frames.append(frame)
+    def write(self, image, seconds):
+        self.frames.append(image)
 
 
 def test_a_live_source_drops_old_frames_and_keeps_their_order(monkeypatch):
@@ -456,7 +456,7 @@ def test_a_signal_finishes_the_file_and_exits_130(tmp_path, number):
         "    def __call__(self, frame):\n"
         "        time.sleep(0.05)\n"
         "        return super().__call__(frame)\n"
-        "run_video.load_predictors = lambda weights, **options: [Slow()]\n"
+        "run_video.load_predictors = lambda predicting, **options: [Slow()]\n"
         "run(video.main)\n"
     )
     command = [sys.executable, "-c", program, "--weights", "x", "--source", clip, "--output", tmp_path / "out.mp4"]
@@ -533,7 +533,7 @@ def test_a_killed_run_leaves_a_readable_part_of_an_mkv(tmp_path):
         "sink = VideoSink(Path(sys.argv[1]), 24.0)\n"
         "noise = np.random.default_rng(0)\n"
         "for _ in range(200):\n"
-        "    sink.write(noise.integers(0, 255, (240, 320, 3), np.uint8))\n"
+        "    sink.write(noise.integers(0, 255, (240, 320, 3), np.uint8), 0.0)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path / "out.mkv"], cwd=Path(__file__).parents[2], check=False)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from backbone.errors import InputError
+from tools.streams.frames import Frame
 from tools.streams.overlay import Drawing, draw
 from tools.streams.sources import LiveStream, Source
 from tools.streams.stage_queue import StageQueue
@@ -47,8 +48,8 @@ class Predictor(Protocol):
 class FrameWriter(Protocol):
     """What the pipeline needs of a sink."""
 
-    def write(self, frame: np.ndarray) -> None:
-        """Takes a drawn frame, uint8 `[H, W, 3]`."""
+    def write(self, image: np.ndarray, seconds: float) -> None:
+        """Takes a drawn frame, uint8 BGR `[H, W, 3]`, and its time in the source."""
         ...
 
 
@@ -184,11 +185,11 @@ class Pipeline:
     def _infer(self) -> None:
         """Stage two: every predictor's result for a frame; shows the newest drawn frame in between."""
         while self._num_predicted != self.max_frames:
-            frame = self._frames.get(self._failed, self.stop)
+            frame: Frame | None = self._frames.get(self._failed, self.stop)
             if frame is None:
                 break
             start = time.perf_counter()
-            results = [(predictor.task, predictor(frame)) for predictor in self.predictors]
+            results = [(predictor.task, predictor(frame.image)) for predictor in self.predictors]
             self.counts.stage_seconds.infer += time.perf_counter() - start
             self._predicted.put((frame, results), self._failed)
             self._num_predicted += 1
@@ -205,12 +206,12 @@ class Pipeline:
             frame, results = item
             start = time.perf_counter()
             started_at.append(start)
-            image = draw(frame, results, self.drawing, frames_per_second(started_at))
+            image = draw(frame.image, results, self.drawing, frames_per_second(started_at))
             drawn = time.perf_counter()
             counts.stage_seconds.draw += drawn - start
             counts.size_hw = image.shape[:2]
             if self.sink is not None:
-                self.sink.write(image)
+                self.sink.write(image, frame.seconds)
             counts.stage_seconds.write += time.perf_counter() - drawn
             counts.frames_written += 1
             if self.window is not None:

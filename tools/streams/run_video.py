@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tools.io.console import progress
 from tools.io.files import replace_file
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
+from tools.streams.settings import Predicting, Reading, Writing
 from tools.streams.sinks import Sink, VideoSink, open_sink
 from tools.streams.sources import Images, Source, open_source, without_password
 from tools.streams.window import Window, has_display
@@ -22,49 +22,29 @@ from tools.streams.window import Window, has_display
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
 
 
-def run_video(
-    *,
-    weights: Sequence[Path],
-    source: str,
-    output: Path | None,
-    overwrite: bool,
-    show: bool,
-    max_frames: int | None,
-    fps: float | None,
-    drawing: Drawing,
-    engine: str,
-    device: str | None,
-    status: Path | None,
-) -> int:
+def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing) -> int:
     """Sends a source through the models, prints a line about it, and returns the exit code.
-
-    Arguments:
-        source, output: as `open_source` and `open_sink` take them; without an output the frames are only shown.
-        overwrite: replace an output that exists.
-        max_frames: stop after so many.
-        fps: frames per second of the output; None: the source's.
-        engine, device: as `tools.predict.load` takes them.
-        status: where the report goes; None: beside the output.
 
     Raises:
         InputError: anything that the user gave and that cannot be used.
     """
+    output, show = writing.output, writing.show
     if show and not has_display():
         if output is None:
             raise InputError("--show: there is no display here, or OpenCV has no windows: give --output PATH")
         print(f"--show: no display here, writing to {output} only", file=sys.stderr)
         show = False
-    stream = open_source(source)
-    refuse_overlap(weights=weights, source=source, stream=stream, output=output, status=status)
-    fps = stream.fps if fps is None else fps
-    sink = None if output is None else open_sink(output, fps, overwrite)
-    status = status_path(sink) if status is None else status
-    predictors = load_predictors(weights, engine=engine, device=device, score_threshold=drawing.score_threshold)
+    stream = open_source(reading.source)
+    refuse_overlap(reading, predicting, writing, stream)
+    fps = stream.fps if writing.fps is None else writing.fps
+    sink = None if output is None else open_sink(output, fps, writing.overwrite)
+    status = status_path(sink) if writing.status is None else writing.status
+    predictors = load_predictors(predicting, score_threshold=drawing.score_threshold)
 
     stop = threading.Event()
     stop_on_signals(stop)
     counts = Counts()
-    totals = [total for total in (stream.frames_expected, max_frames) if total is not None]
+    totals = [total for total in (stream.frames_expected, reading.max_frames) if total is not None]
     start = time.perf_counter()
     outcome = Outcome("failed", "")
     try:
@@ -81,7 +61,7 @@ def run_video(
                 counts=counts,
                 drawing=drawing,
                 stop=stop,
-                max_frames=max_frames,
+                max_frames=reading.max_frames,
                 window=Window() if show else None,
                 on_frame=on_frame,
             )
@@ -99,9 +79,9 @@ def run_video(
         outcome = warn_of_speed(outcome, counts, fps, seconds)
         if status is not None:
             given = {
-                "source": without_password(source),
+                "source": without_password(reading.source),
                 "output": None if output is None else str(output),
-                "weights": [str(path) for path in weights],
+                "weights": [str(path) for path in predicting.weights],
                 "engines": [predictor.engine for predictor in predictors],
             }
             write_status(status, status_report(outcome, given, counts, fps, stream.frames_expected, seconds))
@@ -116,29 +96,26 @@ def run_video(
     return EXIT_CODES[outcome.status]
 
 
-def refuse_overlap(
-    *, weights: Sequence[Path], source: str, stream: Source, output: Path | None, status: Path | None
-) -> None:
+def refuse_overlap(reading: Reading, predicting: Predicting, writing: Writing, stream: Source) -> None:
     """No output may replace what the run reads, whatever --overwrite says.
 
     Raises:
         InputError: one would.
     """
     images = stream.paths if isinstance(stream, Images) else []
-    inputs = {path.resolve() for path in (*weights, *(images or [Path(source)]))}
-    for option, path in (("--output", output), ("--status", status)):
+    inputs = {path.resolve() for path in (*predicting.weights, *(images or [Path(reading.source)]))}
+    for option, path in (("--output", writing.output), ("--status", writing.status)):
         if path is None:
             continue
         part = path.with_name(f"{path.stem}.part{path.suffix}")
         if path.resolve() in inputs or part.resolve() in inputs:
             raise InputError(f"{option} {path} would replace what this run reads: choose another name")
+    output = writing.output
     if output is not None and output.resolve() in {path.resolve().parent for path in images}:
         raise InputError(f"--output {output} holds the images of --source: choose another folder")
 
 
-def load_predictors(
-    weights: Sequence[Path], *, engine: str, device: str | None, score_threshold: float
-) -> list[Predictor]:
+def load_predictors(predicting: Predicting, *, score_threshold: float) -> list[Predictor]:
     """The models in the files, ready for frames.
 
     Raises:
@@ -149,13 +126,17 @@ def load_predictors(
 
     from tools.predict import load
 
+    device = predicting.device
     if device is not None:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
             reason = str(error).splitlines()[0]
             raise InputError(f"--device {device} cannot be used here, try cpu: {reason}") from None
-    return [load(path, engine=engine, device=device, score_threshold=score_threshold) for path in weights]
+    return [
+        load(path, engine=predicting.engine, device=device, score_threshold=score_threshold)
+        for path in predicting.weights
+    ]
 
 
 def stop_on_signals(stop: threading.Event) -> None:

@@ -1,7 +1,8 @@
 """Where drawn frames go: a video file, or a folder of numbered images.
 
-Every sink has `path`, `write(frame)` for uint8 BGR `[H, W, 3]`, `close()` for when all frames are written, `abandon()`
-for after a failure, and `note`, a remark about the result, empty if there is none.
+Every sink has `path`, `write(image, seconds)` for a drawn frame, uint8 BGR `[H, W, 3]`, and its time in the source,
+`close()` for when all frames are written, `abandon()` for after a failure, and `note`, a remark about the result, empty
+if there is none.
 """
 
 import os
@@ -59,13 +60,13 @@ class VideoSink:
         except OSError as error:
             raise InputError(f"--output {path} cannot be written: {error.strerror}") from None
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame `[H, W, 3]`; the first one sets the size of the video.
+    def write(self, image: np.ndarray, seconds: float) -> None:
+        """Append one frame `[H, W, 3]`; the first one sets the size of the video, whose rate is fixed.
 
         Raises:
             InputError: no codec could be opened, or a frame of another size.
         """
-        height, width = frame.shape[:2]
+        height, width = image.shape[:2]
         if self._writer is None:
             self._frame_hw = (height, width)
             self._writer = self._open_writer(height + height % 2, width + width % 2)
@@ -76,8 +77,8 @@ class VideoSink:
                 f"{self._frame_hw[1]}x{self._frame_hw[0]}; a video has one size, write to a folder instead"
             )
         if height % 2 or width % 2:
-            frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        self._writer.write(frame)
+            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        self._writer.write(image)
         self.frames_written += 1
 
     def close(self) -> None:
@@ -144,7 +145,7 @@ class ImageSink:
         if self._old and not overwrite:
             raise InputError(f"--output {folder} holds {len(self._old)} frames: give --overwrite to replace them")
 
-    def write(self, frame: np.ndarray) -> None:
+    def write(self, image: np.ndarray, seconds: float) -> None:
         """Store one frame `[H, W, 3]`; sizes may differ.
 
         Raises:
@@ -152,7 +153,7 @@ class ImageSink:
         """
         path = self.path / f"{self.frames_written:06}.png"
         # The lowest compression is several times faster than the default and about a fifth larger.
-        _, encoded = cv2.imencode(".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        _, encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         try:
             while self._old:  # only now that there is a new frame
                 self._old.pop().unlink()

@@ -1,18 +1,19 @@
 """Where frames come from: video files, cameras, network streams and images.
 
 Every source has `name` (for messages), `fps`, `live`, `frames_expected` (None where it is not known), `close()`, and
-`read()`, which gives the next frame, uint8 BGR `[H, W, 3]` as everywhere in OpenCV, or None when there are no more.
+`read()`, which gives the next `Frame`, or None when there are no more.
 """
 
 import glob
 import re
+import time
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from backbone.data.images import IMAGE_SUFFIXES, image_size, read_image
 from backbone.errors import InputError
+from tools.streams.frames import Frame
 from tools.streams.opencv_log import silence_opencv
 
 DEFAULT_FPS = 30.0
@@ -52,10 +53,15 @@ class VideoFile:
         # A container without an index answers 0 or a negative number.
         self.frames_expected = int(count) if count > 0 else None
         self._capture = capture
+        self._position = 0
 
-    def read(self) -> np.ndarray | None:
-        read, frame = self._capture.read()
-        return frame if read else None
+    def read(self) -> Frame | None:
+        read, image = self._capture.read()
+        if not read:
+            return None
+        index = self._position
+        self._position += 1
+        return Frame(image, index, index / self.fps)
 
     def close(self) -> None:
         self._capture.release()
@@ -78,10 +84,18 @@ class LiveStream:
         self.fps = guarded_fps(capture.get(cv2.CAP_PROP_FPS))
         self._target = target
         self._capture = capture
+        self._position = 0
+        self._start = 0.0  # of the first frame, by the clock
 
-    def read(self) -> np.ndarray | None:
-        read, frame = self._capture.read()
-        return frame if read else None
+    def read(self) -> Frame | None:
+        read, image = self._capture.read()
+        if not read:
+            return None
+        now, index = time.monotonic(), self._position
+        if index == 0:
+            self._start = now
+        self._position += 1
+        return Frame(image, index, now - self._start)
 
     def reopen(self) -> None:
         """Connect again; whether that worked shows at the next `read`."""
@@ -114,11 +128,12 @@ class Images:
         self.frames_expected = len(paths)
         self._position = 0
 
-    def read(self) -> np.ndarray | None:
-        if self._position == len(self.paths):
+    def read(self) -> Frame | None:
+        index = self._position
+        if index == len(self.paths):
             return None
         self._position += 1
-        return read_image(self.paths[self._position - 1])
+        return Frame(read_image(self.paths[index]), index, index / self.fps, self.paths[index])
 
     def close(self) -> None:
         pass

@@ -44,17 +44,11 @@ def num_workers(text: str) -> int:
     return int(text)
 
 
-def progress(*extra: str, to_stderr: bool = False) -> Progress:
-    """A progress bar with counts, elapsed and remaining time.
-
-    Arguments:
-        extra: templates over a task's fields.
-        to_stderr: show it there, as standard output carries data.
-    """
+def progress(*extra: str) -> Progress:
+    """A progress bar with counts, elapsed and remaining time; `extra` are templates over a task's fields."""
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
-    out = Console(stderr=True, highlight=False, markup=False, emoji=False) if to_stderr else console
     columns += [TextColumn(template, markup=False) for template in extra]
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=out)
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from backbone.errors import InputError
@@ -40,8 +41,8 @@ class Predictor(Protocol):
         """The name of what runs it."""
         ...
 
-    def __call__(self, frame_bgr: np.ndarray, /) -> Any:
-        """The result for a frame, uint8 `[H, W, 3]`; it has a method `draw`."""
+    def __call__(self, frame_bgr: Any, /) -> Any:
+        """The result for a frame, uint8 `[H, W, 3]`, which has a method `draw`; for a list of frames those of all."""
         ...
 
 
@@ -93,6 +94,8 @@ class Pipeline:
         counts: filled in as the run goes, so that it can be read after a failure too.
         stop: once set from outside, the run ends at the next frame; what was predicted is still written.
         max_frames: end after so many.
+        resize: (width, height or None to keep proportions) that frames get once they are read, pixels.
+        batch: frames of a recording that a predictor is called with at once.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
     """
@@ -107,6 +110,8 @@ class Pipeline:
         drawing: Drawing,
         stop: threading.Event,
         max_frames: int | None = None,
+        resize: tuple[int, int | None] | None = None,
+        batch: int = 1,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
     ) -> None:
@@ -117,11 +122,13 @@ class Pipeline:
         self.drawing = drawing
         self.stop = stop
         self.max_frames = max_frames
+        self.resize = resize
+        self.batch = 1 if source.live else batch
         self.window = window
         self.on_frame = on_frame
 
-        self._frames = StageQueue(1 if source.live else QUEUE_FRAMES)
-        self._predicted = StageQueue(QUEUE_FRAMES)
+        self._frames = StageQueue(1 if source.live else max(QUEUE_FRAMES, self.batch))
+        self._predicted = StageQueue(max(QUEUE_FRAMES, self.batch))
         self._num_predicted = 0
         self._source_lost = False
         self._enough = threading.Event()  # no more frames are wanted
@@ -162,6 +169,8 @@ class Pipeline:
                 break
             start = time.perf_counter()
             frame = source.read()
+            if frame is not None and self.resize is not None:
+                frame = frame._replace(image=resized(frame.image, self.resize))
             counts.stage_seconds.read += time.perf_counter() - start
             if frame is not None:
                 retries = 0
@@ -185,18 +194,36 @@ class Pipeline:
     def _infer(self) -> None:
         """Stage two: every predictor's result for a frame; shows the newest drawn frame in between."""
         while self._num_predicted != self.max_frames:
-            frame: Frame | None = self._frames.get(self._failed, self.stop)
-            if frame is None:
+            frames = self._next_frames()
+            if not frames:
                 break
             start = time.perf_counter()
-            results = [(predictor.task, predictor(frame.image)) for predictor in self.predictors]
+            if self.batch == 1:
+                found = [[predictor(frames[0].image)] for predictor in self.predictors]
+            else:
+                found = [predictor([frame.image for frame in frames]) for predictor in self.predictors]
             self.counts.stage_seconds.infer += time.perf_counter() - start
-            self._predicted.put((frame, results), self._failed)
-            self._num_predicted += 1
+            tasks = [predictor.task for predictor in self.predictors]
+            for frame, results in zip(frames, zip(*found, strict=True), strict=True):
+                self._predicted.put((frame, list(zip(tasks, results, strict=True))), self._failed)
+            self._num_predicted += len(frames)
             if self.window is not None and self.window.update():
                 self.stop.set()
         self._enough.set()
         self._predicted.put(None, self._failed)
+
+    def _next_frames(self) -> list[Frame]:
+        """The frames of the next batch; fewer, or none, where the source or the wish for frames ends."""
+        frames: list[Frame] = []
+        wanted = self.batch
+        if self.max_frames is not None:
+            wanted = min(wanted, self.max_frames - self._num_predicted)
+        while len(frames) < wanted and (frame := self._frames.get(self._failed, self.stop)) is not None:
+            frames.append(frame)
+        if len(frames) < wanted:
+            # None was the reader's last item: another `get` would wait for ever.
+            self._frames.put(None, self._failed, self._enough, self.stop)
+        return frames
 
     def _draw_and_write(self) -> None:
         """Stage three: results drawn on their frame, which goes to the sink and the window."""
@@ -246,6 +273,15 @@ class Pipeline:
         if expected is not None and expected - num_read > tolerated_shortfall(expected, source.fps):
             return Outcome("truncated", f"{source.name} ended after {num_read} of {expected} frames")
         return Outcome("complete", "")
+
+
+def resized(image: np.ndarray, size_wh: tuple[int, int | None]) -> np.ndarray:
+    """An image `[H, W, 3]` at (width, height), or at the width with its proportions and an even height."""
+    width, height = size_wh
+    if height is None:
+        height = max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2)
+    how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=how)
 
 
 def frames_per_second(times: Sequence[float]) -> float:

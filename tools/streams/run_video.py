@@ -34,7 +34,7 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
             raise InputError("--show: there is no display here, or OpenCV has no windows: give --output PATH")
         print(f"--show: no display here, writing to {output} only", file=sys.stderr)
         show = False
-    stream = open_source(reading.source)
+    stream = open_source(reading.source, start=reading.start, end=reading.end, skip=reading.skip)
     refuse_overlap(reading, predicting, writing, stream)
     fps = stream.fps if writing.fps is None else writing.fps
     sink = None if output is None else open_sink(output, fps, writing.overwrite)
@@ -62,6 +62,8 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
                 drawing=drawing,
                 stop=stop,
                 max_frames=reading.max_frames,
+                resize=reading.resize,
+                batch=predicting.batch,
                 window=Window() if show else None,
                 on_frame=on_frame,
             )
@@ -134,7 +136,7 @@ def load_predictors(predicting: Predicting, *, score_threshold: float) -> list[P
             reason = str(error).splitlines()[0]
             raise InputError(f"--device {device} cannot be used here, try cpu: {reason}") from None
     return [
-        load(path, engine=predicting.engine, device=device, score_threshold=score_threshold)
+        load(path, predicting.engine, size=predicting.size, device=device, score_threshold=score_threshold)
         for path in predicting.weights
     ]
 

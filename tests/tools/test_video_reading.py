@@ -1,8 +1,13 @@
 """What the video tool reads: a part of the source, frames left out, the times of frames, sizes and batches."""
 
+import ctypes
 import json
+import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -11,10 +16,12 @@ import pytest
 
 from backbone.errors import InputError
 from tools import video
-from tools.streams import pipeline, sources
+from tools.streams import pipeline, settings, sources, summary
+from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
 
 FPS = 24
+ROOT = Path(__file__).parents[2]
 
 
 def numbered(number):
@@ -203,6 +210,101 @@ def test_the_options_reach_the_run(tmp_path, monkeypatch):
     assert status["frames_written"] == status["frames_expected"] == 24 and status["fps"] == pytest.approx(12)
     assert status["size"] == {"height": 24, "width": 32} and status["status"] == "complete"
     assert asked["predicting"].size == (96, 128) and asked["predicting"].batch == 5
+
+
+RUN = """
+from types import SimpleNamespace
+from tools.io.console import run
+from tools.streams import run_video
+from tools import video
+class Nothing:
+    task, engine = "detection", "torch"
+    def __call__(self, frame):
+        return SimpleNamespace(draw=lambda frame_bgr, score_threshold: frame_bgr.copy())
+run_video.load_predictors = lambda predicting, **options: [Nothing()]
+run(video.main)
+"""
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_frames_from_damaged_packets_are_counted_and_ffmpeg_is_not_heard(tmp_path, damaged):
+    # FAULTS 51. In a process of its own, as FFmpeg's level is read with the first video.
+    path = tmp_path / "in.avi"
+    noise = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (320, 240))
+    for _ in range(30):
+        writer.write(noise.integers(0, 255, (240, 320, 3), np.uint8))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    if damaged:
+        for place in noise.integers(20000, len(content) - 20000, 60):
+            content[place] ^= 255
+    path.write_bytes(content)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV")}
+    command = [sys.executable, "-c", RUN, "--weights", "x", "--source", path, "--output", tmp_path / "out.avi"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    status = json.loads((tmp_path / "out.avi.status.json").read_text())
+    repaired = status["frames_repaired"]
+    assert status["frames_written"] == 30 and (5 < repaired <= 30 if damaged else repaired == 0)
+    assert f"{repaired} repaired" in done.stdout and status["processor_seconds"] > 0
+
+
+def test_what_others_print_passes_while_errors_are_counted(capsys, monkeypatch):
+    monkeypatch.delenv("OPENCV_FFMPEG_LOGLEVEL", raising=False)
+    libc = ctypes.CDLL(None)
+    with DecoderErrors() as errors:
+        libc.puts(b"[OPENCV:FFMPEG:16] error y=1")
+        libc.puts(b"of another library")
+        libc.puts(b"[OPENCV:FFMPEG:24] only a warning")
+        print("Python's")
+    assert errors.count == 1 and capsys.readouterr() == ("Python's\n", "of another library\n")
+
+
+@pytest.mark.parametrize(
+    ("stages", "engine", "size", "best", "advice"),
+    [
+        ({"infer": 9.0}, "torch", None, "openvino", "--engine openvino"),
+        ({"infer": 9.0}, "torch", None, "torch", "pip install"),
+        ({"infer": 9.0}, "openvino", None, "openvino", "--size 640 "),
+        ({"infer": 9.0}, "openvino", 512, "openvino", "--skip 1"),
+        ({"write": 9.0}, "openvino", None, "openvino", "--resize 640"),
+        ({"read": 9.0}, "openvino", None, "openvino", "no more"),
+        ({"infer": 5.0, "write": 5.0}, "torch", None, "openvino", ""),
+    ],
+)
+def test_advice_follows_from_what_was_measured(monkeypatch, stages, engine, size, best, advice):
+    monkeypatch.setattr(summary, "choose_engine", lambda engine, device_type: best)
+    counts = pipeline.Counts(size_hw=(720, 1280), stage_seconds=pipeline.Seconds(**stages))
+    asked = settings.Predicting([], device="cpu", size=size)
+    given = summary.advise(counts, 10.0, [engine], settings.Reading("in.mp4"), asked)
+    assert advice in given and bool(advice) == bool(given)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_ten_thousand_frames():
+    # FAULTS 58.
+    class Endless(Times):
+        def read(self):
+            self.num_read += 1
+            return self.num_read <= 10_000, np.full((240, 320, 3), self.num_read % 256, np.uint8)
+
+        def get(self, key):
+            return 40.0 * (self.num_read - 1) if key == cv2.CAP_PROP_POS_MSEC else {5: 25.0, 7: 10_000}[key]
+
+    resident = []
+
+    class Sampling:
+        def write(self, image, seconds):
+            if round(seconds * 25) % 1000 == 999:
+                status = Path("/proc/self/status").read_text()
+                resident.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)  # MiB
+
+    counts = pipeline.Counts()
+    options = {"counts": counts, "drawing": Drawing(), "stop": threading.Event(), "batch": 4}
+    pipeline.Pipeline(sources.VideoFile("clip", Endless(range(10_000))), [Counting()], Sampling(), **options).run()
+    assert counts.frames_written == 10_000 and len(resident) == 10
+    assert resident[-1] - resident[1] < 8  # less than 1 MiB in 1000 frames
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ class Counts:
 
     frames_read: int = 0
     frames_dropped: int = 0  # live sources only: a newer frame came before there was time for this one
+    frames_repaired: int = 0  # FFmpeg reported errors while they were decoded: parts of them are made up
     frames_written: int = 0  # drawn, and written where there is an output
     size_hw: tuple[int, int] | None = None  # of the last frame drawn, pixels
     stage_seconds: Seconds = field(default_factory=Seconds)
@@ -96,6 +97,7 @@ class Pipeline:
         max_frames: end after so many.
         resize: (width, height or None to keep proportions) that frames get once they are read, pixels.
         batch: frames of a recording that a predictor is called with at once.
+        decoder_errors: gives the number of errors that the decoder has reported so far.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
     """
@@ -112,6 +114,7 @@ class Pipeline:
         max_frames: int | None = None,
         resize: tuple[int, int | None] | None = None,
         batch: int = 1,
+        decoder_errors: Callable[[], int] | None = None,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
     ) -> None:
@@ -123,6 +126,7 @@ class Pipeline:
         self.stop = stop
         self.max_frames = max_frames
         self.resize = resize
+        self.decoder_errors = decoder_errors
         self.batch = 1 if source.live else batch
         self.window = window
         self.on_frame = on_frame
@@ -163,7 +167,7 @@ class Pipeline:
 
     def _read(self) -> None:
         """Stage one: frames from the source; a live source that fails is opened again a few times."""
-        source, counts, retries = self.source, self.counts, 0
+        source, counts, retries, num_errors = self.source, self.counts, 0, 0
         while not (self._enough.is_set() or self.stop.is_set() or self._failed.is_set()):
             if not source.live and counts.frames_read == self.max_frames:
                 break
@@ -172,6 +176,9 @@ class Pipeline:
             if frame is not None and self.resize is not None:
                 frame = frame._replace(image=resized(frame.image, self.resize))
             counts.stage_seconds.read += time.perf_counter() - start
+            if self.decoder_errors is not None and (reported := self.decoder_errors()) > num_errors:
+                num_errors = reported
+                counts.frames_repaired += 1
             if frame is not None:
                 retries = 0
                 counts.frames_read += 1

@@ -12,22 +12,31 @@ from typing import Any
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
 from tools.streams.settings import Predicting, Reading, Writing
 from tools.streams.sinks import Sink, VideoSink, open_sink
 from tools.streams.sources import Images, Source, open_source, without_password
+from tools.streams.summary import advise, num_cores, summary
 from tools.streams.window import Window, has_display
 
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
 
 
 def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing) -> int:
-    """Sends a source through the models, prints a line about it, and returns the exit code.
+    """Sends a source through the models, prints a summary, and returns the exit code.
 
     Raises:
         InputError: anything that the user gave and that cannot be used.
     """
+    with DecoderErrors() as errors:
+        return _run_video(reading, predicting, writing, drawing, errors)
+
+
+def _run_video(
+    reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing, errors: DecoderErrors
+) -> int:
     output, show = writing.output, writing.show
     if show and not has_display():
         if output is None:
@@ -45,7 +54,7 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     stop_on_signals(stop)
     counts = Counts()
     totals = [total for total in (stream.frames_expected, reading.max_frames) if total is not None]
-    start = time.perf_counter()
+    start, processor_start = time.perf_counter(), time.process_time()
     outcome = Outcome("failed", "")
     try:
         with progress("{task.fields[speed]:.1f} frames/s") as bar:
@@ -64,6 +73,7 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
                 max_frames=reading.max_frames,
                 resize=reading.resize,
                 batch=predicting.batch,
+                decoder_errors=lambda: errors.count,
                 window=Window() if show else None,
                 on_frame=on_frame,
             )
@@ -77,24 +87,28 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
             sink.abandon()
         raise
     finally:
-        seconds = time.perf_counter() - start
+        seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
+        engines = [predictor.engine for predictor in predictors]
+        advice = advise(counts, seconds, engines, reading, predicting)
         outcome = warn_of_speed(outcome, counts, fps, seconds)
         if status is not None:
             given = {
                 "source": without_password(reading.source),
                 "output": None if output is None else str(output),
                 "weights": [str(path) for path in predicting.weights],
-                "engines": [predictor.engine for predictor in predictors],
+                "engines": engines,
             }
-            write_status(status, status_report(outcome, given, counts, fps, stream.frames_expected, seconds))
+            report = status_report(outcome, given, counts, fps, stream.frames_expected, seconds)
+            write_status(status, report | spent(processor_seconds, advice))
 
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
     where = "window" if output is None else output
     report = "" if status is None else f"; status in {status}"
-    engines = " and ".join(dict.fromkeys(predictor.engine for predictor in predictors))
+    ran = " and ".join(dict.fromkeys(engines))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
-    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}")
+    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {ran}){report}")
+    print("\n".join(summary(counts, seconds, processor_seconds, advice)))
     return EXIT_CODES[outcome.status]
 
 
@@ -194,11 +208,17 @@ def status_report(
         "frames_expected": frames_expected,
         "frames_read": counts.frames_read,
         "frames_dropped": counts.frames_dropped,
+        "frames_repaired": counts.frames_repaired,
         "frames_written": counts.frames_written,
         "seconds": round(seconds, 3),
         "frames_per_second": round(counts.frames_written / seconds, 2),
         "stage_seconds": {stage: round(value, 3) for stage, value in asdict(counts.stage_seconds).items()},
     }
+
+
+def spent(processor_seconds: float, advice: str) -> dict[str, Any]:
+    """What status.json says of the processor's time, and the option that would help most."""
+    return {"processor_seconds": round(processor_seconds, 3), "cores": num_cores(), "advice": advice}
 
 
 def write_status(path: Path, content: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +182,36 @@ def test_batches_keep_order_and_number(tmp_path, batch, max_frames, calls):
     assert run.run().status == "complete" and predictor.calls == calls
     assert counts.frames_written == len(sink.images) == sum(calls)
     assert numbers_of(sink.images) == list(range(sum(calls)))
+
+
+def test_lanes_keep_the_order_of_frames_and_are_all_used(tmp_path):
+    path = write_clip(tmp_path / "clip.avi", "MJPG", 40)
+
+    class Uneven(Counting):
+        def __call__(self, frame):
+            time.sleep(0.001 * (len(self.calls) * 7 % 5))
+            return super().__call__(frame)
+
+    lanes, sink, counts = [[Uneven()] for _ in range(3)], Collect(), pipeline.Counts()
+    options = {"counts": counts, "drawing": Drawing(legend=False), "stop": threading.Event()}
+    source = sources.open_source(str(path))
+    pipeline.Pipeline(source, lanes[0], sink, more_lanes=lanes[1:], **options).run()
+    assert numbers_of(sink.images) == list(range(40))
+    assert all(len(lane[0].calls) > 3 for lane in lanes) and counts.frames_written == 40
+
+
+def test_an_error_in_any_lane_ends_the_run(tmp_path):
+    path = write_clip(tmp_path / "clip.avi", "MJPG", 40)
+
+    class Failing(Counting):
+        def __call__(self, frame):
+            raise RuntimeError("the second lane broke")
+
+    options = {"counts": pipeline.Counts(), "drawing": Drawing(legend=False), "stop": threading.Event()}
+    source = sources.open_source(str(path))
+    run = pipeline.Pipeline(source, [Counting()], Collect(), more_lanes=[[Failing()]], **options)
+    with pytest.raises(RuntimeError, match="second lane broke"):
+        run.run()
 
 
 def test_a_live_source_is_never_batched():

@@ -2,14 +2,17 @@
 
     read  --frames-->  infer  --predicted-->  draw and write  --newest-->  window
 
-Each stage is a method of `Pipeline`. Reading, drawing and writing have threads of their own; inference and the window
-stay in the caller's, because windows work in the main thread only.
+Each stage is a method of `Pipeline`. Reading, drawing and writing have threads of their own, and so has each lane: a
+set of predictors that takes the next frame while others are still at theirs. The window stays in the caller's thread,
+because windows work in the main thread only.
 """
 
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -56,7 +59,7 @@ class FrameWriter(Protocol):
 
 @dataclass
 class Seconds:
-    """Time spent in each stage; the stages overlap, so the sum exceeds the elapsed time."""
+    """Time spent in each stage, of lanes the mean; the stages overlap, so the sum exceeds the elapsed time."""
 
     read: float = 0.0
     infer: float = 0.0
@@ -91,6 +94,7 @@ class Pipeline:
 
     Arguments:
         predictors: detections are drawn over segmentations, whatever the order here.
+        more_lanes: further copies of the predictors, for as many more frames at once; of no use to a live source.
         sink: None: frames are only drawn, for the window.
         counts: filled in as the run goes, so that it can be read after a failure too.
         stop: once set from outside, the run ends at the next frame; what was predicted is still written.
@@ -111,6 +115,7 @@ class Pipeline:
         counts: Counts,
         drawing: Drawing,
         stop: threading.Event,
+        more_lanes: Sequence[Sequence[Predictor]] = (),
         max_frames: int | None = None,
         resize: tuple[int, int | None] | None = None,
         batch: int = 1,
@@ -119,7 +124,10 @@ class Pipeline:
         on_frame: Callable[[int], None] | None = None,
     ) -> None:
         self.source = source
-        self.predictors = sorted(predictors, key=lambda predictor: predictor.task == "detection")
+        self.lanes = [
+            sorted(lane, key=lambda predictor: predictor.task == "detection")
+            for lane in (predictors, *(() if source.live else more_lanes))
+        ]
         self.sink = sink
         self.counts = counts
         self.drawing = drawing
@@ -132,7 +140,7 @@ class Pipeline:
         self.on_frame = on_frame
 
         self._frames = StageQueue(1 if source.live else max(QUEUE_FRAMES, self.batch))
-        self._predicted = StageQueue(max(QUEUE_FRAMES, self.batch))
+        self._predicted = StageQueue(QUEUE_FRAMES)  # of batches
         self._num_predicted = 0
         self._source_lost = False
         self._enough = threading.Event()  # no more frames are wanted
@@ -199,23 +207,37 @@ class Pipeline:
         self._frames.put(None, self._failed, self._enough)
 
     def _infer(self) -> None:
-        """Stage two: every predictor's result for a frame; shows the newest drawn frame in between."""
-        while self._num_predicted != self.max_frames:
-            frames = self._next_frames()
-            if not frames:
-                break
+        """Stage two: hands frames to lanes that are free; shows the newest drawn frame in between."""
+        free: queue.SimpleQueue[list[Predictor]] = queue.SimpleQueue()
+        # The first frame has the first lane for itself: engines prepare for its size, once for all lanes.
+        free.put(self.lanes[0])
+        waiting = self.lanes[1:]
+
+        def predict(lane: list[Predictor], frames: list[Frame]) -> tuple[list[tuple[Frame, Any]], float]:
             start = time.perf_counter()
-            if self.batch == 1:
-                found = [[predictor(frames[0].image)] for predictor in self.predictors]
-            else:
-                found = [predictor([frame.image for frame in frames]) for predictor in self.predictors]
-            self.counts.stage_seconds.infer += time.perf_counter() - start
-            tasks = [predictor.task for predictor in self.predictors]
-            for frame, results in zip(frames, zip(*found, strict=True), strict=True):
-                self._predicted.put((frame, list(zip(tasks, results, strict=True))), self._failed)
-            self._num_predicted += len(frames)
-            if self.window is not None and self.window.update():
-                self.stop.set()
+            try:
+                if self.batch == 1:
+                    found = [[predictor(frames[0].image)] for predictor in lane]
+                else:
+                    found = [predictor([frame.image for frame in frames]) for predictor in lane]
+            finally:
+                while waiting:
+                    free.put(waiting.pop())
+                free.put(lane)
+            tasks = [predictor.task for predictor in lane]
+            results = [list(zip(tasks, row, strict=True)) for row in zip(*found, strict=True)]
+            return list(zip(frames, results, strict=True)), time.perf_counter() - start
+
+        with ThreadPoolExecutor(len(self.lanes), "infer") as pool:
+            while self._num_predicted != self.max_frames:
+                lane = free.get()
+                if self.window is not None and self.window.update():
+                    self.stop.set()
+                frames = self._next_frames()
+                if not frames:
+                    break
+                self._predicted.put(pool.submit(predict, lane, frames), self._failed)
+                self._num_predicted += len(frames)
         self._enough.set()
         self._predicted.put(None, self._failed)
 
@@ -236,8 +258,7 @@ class Pipeline:
         """Stage three: results drawn on their frame, which goes to the sink and the window."""
         counts = self.counts
         started_at: deque[float] = deque(maxlen=30)  # the last frames, for the speed in the image
-        while (item := self._predicted.get(self._failed)) is not None:
-            frame, results = item
+        for frame, results in self._results():
             start = time.perf_counter()
             started_at.append(start)
             image = draw(frame.image, results, self.drawing, frames_per_second(started_at))
@@ -252,6 +273,17 @@ class Pipeline:
                 self.window.offer(image)
             if self.on_frame is not None:
                 self.on_frame(counts.frames_written)
+
+    def _results(self) -> Iterator[tuple[Frame, Any]]:
+        """Frames in order with their results, pairs of task and result.
+
+        Raises:
+            Exception: what a predictor raised.
+        """
+        while (future := self._predicted.get(self._failed)) is not None:
+            predicted, seconds = future.result()
+            self.counts.stage_seconds.infer += seconds / len(self.lanes)
+            yield from predicted
 
     def _thread(self, name: str, stage: Callable[[], None]) -> threading.Thread:
         """A thread for a stage, whose error ends the run."""

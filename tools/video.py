@@ -15,6 +15,7 @@ Exit codes: 0 complete; 2 bad input; 3 the source ended before the length it pro
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames {args.max_frames}: must be at least 1")
+    if args.end is not None and args.end <= args.start:
+        raise InputError(f"--end {args.end:g}: must come after --start {args.start:g}")
+    if args.skip < 0:
+        raise InputError(f"--skip {args.skip}: must be 0 or more")
+    if args.batch < 1:
+        raise InputError(f"--batch {args.batch}: must be at least 1")
+    if args.size is not None and len(args.size) > 2:
+        raise InputError(f"--size {' '.join(map(str, args.size))}: give height and width, or one number")
     if args.fps is not None and not 0 < args.fps < 1000:
         raise InputError(f"--fps {args.fps:g}: must be above 0 and below 1000")
     for option, value in (("--score-threshold", args.score_threshold), ("--opacity", args.opacity)):
@@ -50,12 +59,47 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def seconds(text: str) -> float:
+    """A time as seconds, mm:ss or hh:mm:ss, for argparse."""
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = [-1.0]
+    if len(parts) > 3 or not all(0 <= value < 1e6 for value in values):
+        raise argparse.ArgumentTypeError(f"{text} must be seconds, mm:ss or hh:mm:ss")
+    total = 0.0
+    for value in values:
+        total = 60 * total + value
+    return total
+
+
+def width_height(text: str) -> tuple[int, int | None]:
+    """W or WxH in pixels, for argparse."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    sides = [int(side) for side in found.groups() if side] if found else []
+    if not sides or min(sides) < 2 or max(sides) > 16384:
+        raise argparse.ArgumentTypeError(f"{text} must be a width, or width x height as 1280x720, of 2 to 16384 pixels")
+    return sides[0], sides[1] if len(sides) == 2 else None
+
+
 def _add_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--weights", action="append", required=True, type=Path, metavar="FILE", help="trained model; repeat for more"
     )
     group.add_argument(
         "--engine", default="auto", choices=ENGINES, help="what runs the models (default: %(default)s, the fastest)"
+    )
+    group.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="the network's input: height and width, or one number for the longer side\n"
+        "(default: the frame's for a segmenter, the one trained at for a detector)",
+    )
+    group.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="frames of a recording in a call, for GPUs (default: 1)"
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 
@@ -65,6 +109,14 @@ def _add_source(group: argparse._ArgumentGroup) -> None:
         "--source", required=True, help="video file, camera index (0), URL, image, folder of images, quoted glob"
     )
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    group.add_argument("--start", type=seconds, default=0.0, metavar="TIME", help="seconds, mm:ss or hh:mm:ss")
+    group.add_argument("--end", type=seconds, metavar="TIME", help="where reading stops, likewise")
+    group.add_argument(
+        "--skip", type=int, default=0, metavar="N", help="leave N frames out after each taken; the speed stays right"
+    )
+    group.add_argument(
+        "--resize", type=width_height, metavar="W|WxH", help="of the frames as read, so of what is drawn and written"
+    )
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
@@ -107,14 +159,15 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    size = None if args.size is None else args.size[0] if len(args.size) == 1 else tuple(args.size)
     # Imported only now, so that --help and refusals come at once.
     from tools.streams.overlay import Drawing
     from tools.streams.run_video import run_video
     from tools.streams.settings import Predicting, Reading, Writing
 
     return run_video(
-        Reading(source=args.source, max_frames=args.max_frames),
-        Predicting(weights=args.weights, engine=args.engine, device=args.device),
+        Reading(args.source, args.max_frames, args.start, args.end, args.skip, args.resize),
+        Predicting(args.weights, args.engine, args.device, size, args.batch),
         Writing(output=args.output, overwrite=args.overwrite, fps=args.fps, show=args.show, status=args.status),
         Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
     )

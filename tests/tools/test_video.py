@@ -46,18 +46,26 @@ class Failing:
 class FakeCapture:
     """Stands in for cv2.VideoCapture: gives numbered frames, then fails; `None` in `frames` is one failed read."""
 
-    def __init__(self, frames=(), fps=25.0, count=-1.0, opened=True, pause_s=0.0):
+    def __init__(self, frames=(), fps=25.0, count=-1.0, opened=True, pause_s=0.0, times_ms=None):
         self.frames, self.opened, self.pause_s = list(frames), opened, pause_s
+        self.times_ms, self.num_read = times_ms, 0
         self.properties = {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: count}
 
     def isOpened(self):
         return self.opened
 
     def get(self, key):
+        if key == cv2.CAP_PROP_POS_MSEC:
+            times, last = self.times_ms, self.num_read - 1
+            return times[last] if times else 1000 * last / 25
         return self.properties[key]
+
+    def grab(self):
+        return self.read()[0]
 
     def read(self):
         time.sleep(self.pause_s)
+        self.num_read += 1
         frame = self.frames.pop(0) if self.frames else None
         return frame is not None, frame
 

@@ -14,9 +14,10 @@ from tools.io.console import progress
 from tools.io.files import replace_file
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
+from tools.streams.raw_pipe import PipeSink
 from tools.streams.settings import Predicting, Reading, Writing
-from tools.streams.sinks import Sink, VideoSink, open_sink
-from tools.streams.sources import Images, Source, open_source, without_password
+from tools.streams.sinks import ImageSink, Sink, open_sink
+from tools.streams.sources import Images, Source, VideoFile, is_url, open_source, without_password
 from tools.streams.window import Window, has_display
 
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
@@ -37,11 +38,11 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     stream = open_source(reading.source)
     refuse_overlap(reading, predicting, writing, stream)
     fps = stream.fps if writing.fps is None else writing.fps
-    sink = None if output is None else open_sink(output, fps, writing.overwrite)
+    stop = threading.Event()
+    sink = None if output is None else open_output(output, fps, writing, stream, stop)
     status = status_path(sink) if writing.status is None else writing.status
     predictors = load_predictors(predicting, score_threshold=drawing.score_threshold)
 
-    stop = threading.Event()
     stop_on_signals(stop)
     counts = Counts()
     totals = [total for total in (stream.frames_expected, reading.max_frames) if total is not None]
@@ -76,7 +77,8 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
         raise
     finally:
         seconds = time.perf_counter() - start
-        outcome = warn_of_speed(outcome, counts, fps, seconds)
+        if sink is None or not sink.keeps_times:
+            outcome = warn_of_speed(outcome, counts, fps, seconds)
         if status is not None:
             given = {
                 "source": without_password(reading.source),
@@ -92,8 +94,26 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     report = "" if status is None else f"; status in {status}"
     engines = " and ".join(dict.fromkeys(predictor.engine for predictor in predictors))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
-    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}")
+    print(
+        f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}",
+        file=sys.stderr if isinstance(sink, PipeSink) else sys.stdout,
+    )
     return EXIT_CODES[outcome.status]
+
+
+def open_output(output: Path, fps: float, writing: Writing, stream: Source, stop: threading.Event) -> Sink:
+    """The sink that the user asked for.
+
+    Raises:
+        InputError: as `open_sink`, or sound of a source that is no file.
+    """
+    sound = None
+    if writing.sound:
+        if not isinstance(stream, VideoFile) or is_url(stream.name):
+            raise InputError(f"--sound: {stream.name} is no video file; leave --sound out")
+        sound = Path(stream.name)
+    constant = writing.fps is not None
+    return open_sink(output, fps, writing.overwrite, stop=stop, constant=constant, sound=sound)
 
 
 def refuse_overlap(reading: Reading, predicting: Predicting, writing: Writing, stream: Source) -> None:
@@ -160,12 +180,12 @@ def warn_of_speed(outcome: Outcome, counts: Counts, fps: float, seconds: float) 
 
 
 def status_path(sink: Sink | None) -> Path | None:
-    """Where the report goes by default: beside a video, in a folder of images, nowhere without an output."""
-    if sink is None:
+    """Where the report goes by default: beside a video, in a folder of images; nowhere for a pipe or a window."""
+    if sink is None or isinstance(sink, PipeSink):
         return None
-    if isinstance(sink, VideoSink):
-        return sink.path.with_name(f"{sink.path.name}.status.json")
-    return sink.path / "status.json"
+    if isinstance(sink, ImageSink):
+        return sink.path / "status.json"
+    return sink.path.with_name(f"{sink.path.name}.status.json")
 
 
 def status_report(

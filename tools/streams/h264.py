@@ -24,8 +24,9 @@ GROWING = {
 }
 # What the finished file is rewritten with: its index comes first, so that it plays while it is loaded.
 FINISHED = {".mp4": {"movflags": "faststart"}, ".mov": {"movflags": "faststart"}, ".mkv": {}}
-# `zerolatency` gives out each frame at once, so that a killed run loses none in the encoder.
-ENCODER = {"preset": "superfast", "tune": "zerolatency", "crf": "21"}
+# `zerolatency` gives out each frame at once, so that a killed run loses none in the encoder. Processor time for a frame
+# of 1280x720: ultrafast 6.6 ms, superfast 9.4 ms (files a fifth smaller), veryfast 16 ms; OpenCV's mp4v takes 5.0 ms.
+ENCODER = {"preset": "ultrafast", "tune": "zerolatency", "crf": "21"}
 # OpenCV converts to YUV by BT.601 in the limited range; players guess BT.709 for large frames that do not say so.
 SMPTE170M, LIMITED = 6, 1
 

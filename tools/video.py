@@ -20,7 +20,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from tools.io.console import run
-from tools.options import ENGINES
+from tools.options import ENGINES, VIEWS, class_names
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,6 +45,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for option, value in (("--score-threshold", args.score_threshold), ("--opacity", args.opacity)):
         if not 0 <= value <= 1:
             raise InputError(f"{option} {value:g}: must lie between 0 and 1")
+    if args.compare is not None and args.view != "overlay":
+        raise InputError(f"--compare does not go with --view {args.view}: it has a view of its own")
     if args.sound and args.fps is not None:
         raise InputError("--sound does not go with --fps: frames at another rate would not match it")
     if args.output is None and not args.show:
@@ -108,7 +110,16 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         metavar="O",
         help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
     )
-    group.add_argument("--no-legend", action="store_true", help="no class names and no speed in the image")
+    group.add_argument(
+        "--view", default="overlay", choices=VIEWS, help="frame and drawing beside each other, in one, or in turn"
+    )
+    group.add_argument(
+        "--compare", type=Path, metavar="LABELS", help="folder of true label images: draw truth and errors, too"
+    )
+    group.add_argument(
+        "--blur", type=class_names, default=(), metavar="CLASSES", help="make these unrecognisable, as person,car"
+    )
+    group.add_argument("--no-legend", action="store_true", help="no strip with class names and speed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,7 +140,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             show=args.show,
             status=args.status,
         ),
-        Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
+        Drawing(
+            args.opacity,
+            args.score_threshold,
+            legend=not args.no_legend,
+            view=args.view,
+            blur=args.blur,
+            compare=args.compare,
+        ),
     )
 
 

@@ -483,12 +483,12 @@ def test_segmentations_are_drawn_below_detections():
             order.append((task, options))
             return frame.copy()
 
-        result = SimpleNamespace(draw=draw)
+        result = SimpleNamespace(draw=draw, classes=[], colors=np.zeros((0, 3), np.uint8))
         return type("Fake", (), {"task": task, "__call__": lambda self, frame: result})()
 
     source = sources.VideoFile("clip", FakeCapture([numbered(0)], count=1.0))
     run_pipeline(source, [predictor("detection"), predictor("segmentation")], drawing=Drawing(0.3, 0.7, legend=False))
-    assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7})]
+    assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7, "colors": {}})]
 
 
 def test_the_legend_shows_the_colors_of_the_classes_present_and_spares_the_frame():

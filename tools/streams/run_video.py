@@ -12,12 +12,14 @@ from typing import Any
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.streams.blurring import SCORE, check_blur
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
 from tools.streams.raw_pipe import PipeSink
 from tools.streams.settings import Predicting, Reading, Writing
 from tools.streams.sinks import ImageSink, Sink, open_sink
 from tools.streams.sources import Images, Source, VideoFile, is_url, open_source, without_password
+from tools.streams.truth import Truth
 from tools.streams.window import Window, has_display
 
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
@@ -41,7 +43,12 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     stop = threading.Event()
     sink = None if output is None else open_output(output, fps, writing, stream, stop)
     status = status_path(sink) if writing.status is None else writing.status
-    predictors = load_predictors(predicting, score_threshold=drawing.score_threshold)
+    if drawing.compare is not None:
+        Truth(drawing.compare)  # told before the models are loaded
+    kept = min(SCORE, drawing.score_threshold) if drawing.blur else drawing.score_threshold
+    predictors = load_predictors(predicting, score_threshold=kept)
+    if drawing.blur:
+        check_blur(drawing.blur, [name for predictor in predictors for name in predictor.classes])
 
     stop_on_signals(stop)
     counts = Counts()

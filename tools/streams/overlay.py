@@ -91,7 +91,7 @@ def _beside(images: Sequence[np.ndarray]) -> np.ndarray:
 def with_legend(
     image: np.ndarray, segmentations: Sequence[Any], frames_per_second: float, shorter_side: int, remark: str = ""
 ) -> np.ndarray:
-    """The image with a strip below: speed, and with their colors the classes that are present, most pixels first.
+    """The image with a strip below: speed, and with their colors the classes that are present, in their own order.
 
     The strip has one line, or two where the names of all classes would not fit into one, so that frames of a video
     have one size whatever is in them; what does not fit is counted. Boxes carry their names themselves.
@@ -115,13 +115,12 @@ def with_legend(
     for text in filter(None, (speed, remark)):
         left += write(strip, text, left, top, line, INK) + line
     present = [
-        (pixels[label], result.classes[label], result.colors[label][::-1].tolist())
+        (result.classes[label], result.colors[label][::-1].tolist())
         for result in segmentations
         for pixels in [cv2.calcHist([result.labels], [0], None, [256], [0, 256]).ravel()]
         for label in np.flatnonzero(pixels[: len(result.classes)])
     ]
-    present.sort(key=lambda entry: -entry[0])
-    for number, (_, name, color) in enumerate(present):
+    for number, (name, color) in enumerate(present):
         last = row == count - 1
         rest = 3 * line if number < len(present) - 1 and last else 0  # for "+12"
         if left + needed(name) + rest > width and not last:

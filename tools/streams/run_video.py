@@ -47,6 +47,8 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
         Truth(drawing.compare)  # told before the models are loaded
     kept = min(SCORE, drawing.score_threshold) if drawing.blur else drawing.score_threshold
     predictors = load_predictors(predicting, score_threshold=kept)
+    if drawing.compare is not None and not any(predictor.task == "segmentation" for predictor in predictors):
+        raise InputError(f"--compare {drawing.compare}: holds labels, which only a segmenter is compared with: add one")
     if drawing.blur:
         check_blur(drawing.blur, [name for predictor in predictors for name in predictor.classes])
 

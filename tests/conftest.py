@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from tests.builders.chromium import chromium  # noqa: F401 - a fixture
 from tests.builders.skips import pytest_runtest_makereport  # noqa: F401 - a hook
 from tools.engines import choice
 from tools.make_demo_data import make_demo_data

@@ -7,8 +7,8 @@ Examples:
     python -m tools.video --weights det.safetensors --source rtsp://192.0.2.7/live --output seen.mkv --max-frames 1000
     python -m tools.video --weights seg.safetensors --source "images/*.jpg" --output drawn/ --fps 10
 
-A killed process leaves out.part.mkv, which plays up to there; an .mp4 cannot be read before it is finished, so long
-recordings are safer as .mkv.
+A killed process leaves out.part.mp4, which plays up to there. Without PyAV (pip install 'taproot[video]') that holds
+for .mkv and .avi only, and what is written plays in no browser.
 
 Exit codes: 0 complete; 2 bad input; 3 the source ended before the length it promises; 4 camera or stream lost;
 130 stopped by Ctrl-C, SIGTERM, or q in the window. In the cases 3, 4 and 130 the output is finished and can be used.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from tools.io.console import run
-from tools.options import ENGINES
+from tools.options import ENGINES, VIEWS, class_names
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,6 +54,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for option, value in (("--score-threshold", args.score_threshold), ("--opacity", args.opacity)):
         if not 0 <= value <= 1:
             raise InputError(f"{option} {value:g}: must lie between 0 and 1")
+    if args.compare is not None and args.view != "overlay":
+        raise InputError(f"--compare does not go with --view {args.view}: it has a view of its own")
+    if args.sound and args.fps is not None:
+        raise InputError("--sound does not go with --fps: frames at another rate would not match it")
     if args.output is None and not args.show:
         raise InputError("nothing to do with the frames: give --output PATH, --show, or both")
     return args
@@ -121,7 +125,10 @@ def _add_source(group: argparse._ArgumentGroup) -> None:
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--output", type=Path, metavar="PATH", help=".mp4, .mkv or .avi file, or a folder for numbered PNGs"
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help=".mp4, .mkv, .mov, .avi, .gif or .webp, a folder for PNGs, or - for raw frames on stdout",
     )
     group.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     group.add_argument("--show", action="store_true", help="show the frames in a window; q stops")
@@ -129,8 +136,9 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--fps",
         type=float,
         metavar="RATE",
-        help="frames per second of the output video (default: the source's, 30 for images)",
+        help="constant frames per second of the output (default: the source's times, 30 for images)",
     )
+    group.add_argument("--sound", action="store_true", help="copy the source's sound into .mp4, .mkv or .mov")
     group.add_argument(
         "--status",
         type=Path,
@@ -154,7 +162,16 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         metavar="O",
         help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
     )
-    group.add_argument("--no-legend", action="store_true", help="no class names and no speed in the image")
+    group.add_argument(
+        "--view", default="overlay", choices=VIEWS, help="frame and drawing beside each other, in one, or in turn"
+    )
+    group.add_argument(
+        "--compare", type=Path, metavar="LABELS", help="folder of true label images: draw truth and errors, too"
+    )
+    group.add_argument(
+        "--blur", type=class_names, default=(), metavar="CLASSES", help="make these unrecognisable, as person,car"
+    )
+    group.add_argument("--no-legend", action="store_true", help="no strip with class names and speed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,8 +185,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_video(
         Reading(args.source, args.max_frames, args.start, args.end, args.skip, args.resize),
         Predicting(args.weights, args.engine, args.device, size, args.batch),
-        Writing(output=args.output, overwrite=args.overwrite, fps=args.fps, show=args.show, status=args.status),
-        Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
+        Writing(
+            output=args.output,
+            overwrite=args.overwrite,
+            fps=args.fps,
+            sound=args.sound,
+            show=args.show,
+            status=args.status,
+        ),
+        Drawing(
+            args.opacity,
+            args.score_threshold,
+            legend=not args.no_legend,
+            view=args.view,
+            blur=args.blur,
+            compare=args.compare,
+        ),
     )
 
 

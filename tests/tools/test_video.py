@@ -265,7 +265,7 @@ def test_outputs_that_exist_or_cannot_be_written_are_refused(tool, tmp_path):
     for output, message in (
         (tmp_path / "file" / "out.mp4", "cannot be written"),
         (tmp_path / "file", "no folder"),
-        (tmp_path / "out.gif", "ends in"),
+        (tmp_path / "out.wmv", "ends in"),
         (tmp_path / "old.mp4", "--overwrite"),
         (clip, "--overwrite|would replace"),
     ):
@@ -491,12 +491,12 @@ def test_segmentations_are_drawn_below_detections():
             order.append((task, options))
             return frame.copy()
 
-        result = SimpleNamespace(draw=draw)
+        result = SimpleNamespace(draw=draw, classes=[], colors=np.zeros((0, 3), np.uint8))
         return type("Fake", (), {"task": task, "__call__": lambda self, frame: result})()
 
     source = sources.VideoFile("clip", FakeCapture([numbered(0)], count=1.0))
     run_pipeline(source, [predictor("detection"), predictor("segmentation")], drawing=Drawing(0.3, 0.7, legend=False))
-    assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7})]
+    assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7, "colors": {}})]
 
 
 def test_the_legend_shows_the_colors_of_the_classes_present_and_spares_the_frame():

@@ -24,6 +24,7 @@ from tools.streams.frames import Frame
 from tools.streams.overlay import Drawing, draw
 from tools.streams.sources import LiveStream, Source
 from tools.streams.stage_queue import StageQueue
+from tools.streams.truth import Truth
 from tools.streams.window import Window
 
 # Frames between two stages: enough to even out their times, at 4K still under 100 MB.
@@ -38,6 +39,7 @@ class Predictor(Protocol):
     """A model that is ready for frames, as `tools.predict.load` gives it."""
 
     task: str  # "segmentation" or "detection"
+    classes: list[str]
 
     @property
     def engine(self) -> str:
@@ -131,6 +133,7 @@ class Pipeline:
         self.sink = sink
         self.counts = counts
         self.drawing = drawing
+        self.truth = None if drawing.compare is None else Truth(drawing.compare)
         self.stop = stop
         self.max_frames = max_frames
         self.resize = resize
@@ -261,7 +264,9 @@ class Pipeline:
         for frame, results in self._results():
             start = time.perf_counter()
             started_at.append(start)
-            image = draw(frame.image, results, self.drawing, frames_per_second(started_at))
+            truth = None if self.truth is None else self.truth.labels(frame)
+            speed = frames_per_second(started_at)
+            image = draw(frame.image, results, self.drawing, speed, seconds=frame.seconds, truth=truth)
             drawn = time.perf_counter()
             counts.stage_seconds.draw += drawn - start
             counts.size_hw = image.shape[:2]

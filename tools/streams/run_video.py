@@ -14,13 +14,16 @@ import cv2
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.streams.blurring import SCORE, check_blur
 from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
+from tools.streams.raw_pipe import PipeSink
 from tools.streams.settings import Predicting, Reading, Writing
-from tools.streams.sinks import Sink, VideoSink, open_sink
-from tools.streams.sources import Images, Source, open_source, without_password
+from tools.streams.sinks import ImageSink, Sink, open_sink
+from tools.streams.sources import Images, Source, VideoFile, is_url, open_source, without_password
 from tools.streams.summary import advise, num_cores, summary
+from tools.streams.truth import Truth
 from tools.streams.window import Window, has_display
 
 # Frames of a recording that are predicted at once on a processor.
@@ -50,14 +53,21 @@ def _run_video(
     stream = open_source(reading.source, start=reading.start, end=reading.end, skip=reading.skip)
     refuse_overlap(reading, predicting, writing, stream)
     fps = stream.fps if writing.fps is None else writing.fps
-    sink = None if output is None else open_sink(output, fps, writing.overwrite)
+    stop = threading.Event()
+    sink = None if output is None else open_output(output, fps, writing, stream, stop)
     status = status_path(sink) if writing.status is None else writing.status
+    if drawing.compare is not None:
+        Truth(drawing.compare)  # told before the models are loaded
+    kept = min(SCORE, drawing.score_threshold) if drawing.blur else drawing.score_threshold
     threads_before = thread_counts()
     num_lanes = share_cores(stream, predicting)
-    lanes = [load_predictors(predicting, score_threshold=drawing.score_threshold) for _ in range(num_lanes)]
+    lanes = [load_predictors(predicting, score_threshold=kept) for _ in range(num_lanes)]
     predictors = lanes[0]
+    if drawing.compare is not None and not any(predictor.task == "segmentation" for predictor in predictors):
+        raise InputError(f"--compare {drawing.compare}: holds labels, which only a segmenter is compared with: add one")
+    if drawing.blur:
+        check_blur(drawing.blur, [name for predictor in predictors for name in predictor.classes])
 
-    stop = threading.Event()
     stop_on_signals(stop)
     counts = Counts()
     totals = [total for total in (stream.frames_expected, reading.max_frames) if total is not None]
@@ -99,7 +109,8 @@ def _run_video(
         seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
         engines = [predictor.engine for predictor in predictors]
         advice = advise(counts, seconds, engines, reading, predicting)
-        outcome = warn_of_speed(outcome, counts, fps, seconds)
+        if sink is None or not sink.keeps_times:
+            outcome = warn_of_speed(outcome, counts, fps, seconds)
         if status is not None:
             given = {
                 "source": without_password(reading.source),
@@ -116,9 +127,25 @@ def _run_video(
     report = "" if status is None else f"; status in {status}"
     ran = " and ".join(dict.fromkeys(engines))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
-    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {ran}){report}")
-    print("\n".join(summary(counts, seconds, processor_seconds, advice)))
+    told = sys.stderr if isinstance(sink, PipeSink) else sys.stdout
+    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {ran}){report}", file=told)
+    print("\n".join(summary(counts, seconds, processor_seconds, advice)), file=told)
     return EXIT_CODES[outcome.status]
+
+
+def open_output(output: Path, fps: float, writing: Writing, stream: Source, stop: threading.Event) -> Sink:
+    """The sink that the user asked for.
+
+    Raises:
+        InputError: as `open_sink`, or sound of a source that is no file.
+    """
+    sound = None
+    if writing.sound:
+        if not isinstance(stream, VideoFile) or is_url(stream.name):
+            raise InputError(f"--sound: {stream.name} is no video file; leave --sound out")
+        sound = Path(stream.name)
+    constant = writing.fps is not None
+    return open_sink(output, fps, writing.overwrite, stop=stop, constant=constant, sound=sound)
 
 
 def refuse_overlap(reading: Reading, predicting: Predicting, writing: Writing, stream: Source) -> None:
@@ -218,12 +245,12 @@ def warn_of_speed(outcome: Outcome, counts: Counts, fps: float, seconds: float) 
 
 
 def status_path(sink: Sink | None) -> Path | None:
-    """Where the report goes by default: beside a video, in a folder of images, nowhere without an output."""
-    if sink is None:
+    """Where the report goes by default: beside a video, in a folder of images; nowhere for a pipe or a window."""
+    if sink is None or isinstance(sink, PipeSink):
         return None
-    if isinstance(sink, VideoSink):
-        return sink.path.with_name(f"{sink.path.name}.status.json")
-    return sink.path / "status.json"
+    if isinstance(sink, ImageSink):
+        return sink.path / "status.json"
+    return sink.path.with_name(f"{sink.path.name}.status.json")
 
 
 def status_report(

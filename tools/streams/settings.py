@@ -34,6 +34,7 @@ class Writing:
 
     output: Path | None = None  # as `sinks.open_sink` takes it; None: frames are only shown
     overwrite: bool = False  # replace an output that exists
-    fps: float | None = None  # frames per second of the output; None: the source's
+    fps: float | None = None  # constant rate of the output, frames per second; None: the source's, or its times
+    sound: bool = False  # copy the source's
     show: bool = False  # in a window
     status: Path | None = None  # of the report in JSON; None: beside the output

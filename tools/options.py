@@ -8,3 +8,5 @@ OUTPUTS = ("final", "raw")
 """What an exported graph gives, see `tools.exporting.graph`."""
 CHANNELS = ("bgr", "rgb")
 """Orders of the colors in an exported graph's input."""
+TRACKERS = ("bytetrack", "cbiou", "ocsort", "sort")
+"""What follows objects through a video, see `tools.tracking.tracker`."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from backbone.errors import InputError
 from tools.demo_world.settings import WorldSettings
 from tools.demo_world.view import LABELS, View, contours, render
-from tools.demo_world.world import Camera, make_camera, make_world
+from tools.demo_world.world import NEAR_M, REACH_M, Camera, make_camera, make_world
 from tools.io.console import progress
 from tools.io.files import replace_file
 
@@ -138,9 +138,9 @@ def coco_annotations(scene: Scene, first_id: int) -> list[dict[str, Any]]:
 def track_lines(view: View, frame: int) -> list[str]:
     """The boxes of a frame of the clip as lines of MOTChallenge's truth files, each object with its lasting id.
 
-    A line is frame (from 1), id (from 1), left, top, width and height in pixels, 1 (0 for people in a group, which is
-    not to be scored), COCO's category id and the visible share, which is not known: -1. Boxes are those of
-    `coco_annotations`.
+    A line is frame (from 1), id (from 1), left, top, width and height in pixels, 1 or 0, COCO's category id and the
+    visible share, which is not known: -1. Boxes are those of `coco_annotations`. A 0 says that the box is not to be
+    scored: people in a group, and what is farther away than the scenes for training have such objects.
 
     Arguments:
         frame: its number, from 0.
@@ -153,7 +153,9 @@ def track_lines(view: View, frame: int) -> list[str]:
         if int(mask.sum()) < MIN_BOX_PIXELS:
             continue
         left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-        scored, category = int(not item.is_group), CATEGORY_IDS[item.coco_name]
+        reach = REACH_M if item.label == "car" else NEAR_M
+        scored = int(not item.is_group and item.distance <= reach)
+        category = CATEGORY_IDS[item.coco_name]
         lines.append(f"{frame + 1},{item.actor + 1},{left},{top},{width},{height},{scored},{category},-1\n")
     return lines
 

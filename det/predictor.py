@@ -30,7 +30,7 @@ class DetectionResult(NamedTuple):
     tracks: np.ndarray | None = None  # [n] int64, the same for an object in all frames of a video, -1 for none yet
 
     def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0, show_scores: bool = True) -> np.ndarray:
-        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names and scores.
+        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names, ids of tracks and scores.
 
         Arguments:
             score_threshold: boxes below this score are left out.
@@ -40,7 +40,12 @@ class DetectionResult(NamedTuple):
         colors = class_colors(len(self.classes))
         for index in np.flatnonzero(self.scores >= score_threshold)[::-1]:  # best last, on top
             name = self.classes[self.labels[index]]
-            text = f"{name} {self.scores[index]:.2f}" if show_scores else name
+            words = [name]
+            if self.tracks is not None and self.tracks[index] >= 0:
+                words.append(str(self.tracks[index]))
+            if show_scores:
+                words.append(f"{self.scores[index]:.2f}")
+            text = " ".join(words)
             draw_box(canvas, self.boxes[index], text, colors[self.labels[index]])
         return canvas
 

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from tools.streams.overlay import Drawing, draw
 from tools.streams.sources import LiveStream, Source
 from tools.streams.stage_queue import StageQueue
 from tools.streams.window import Window
+from tools.tracking.trails import draw_trails
+
+if TYPE_CHECKING:
+    from tools.tracking.tracker import Trackers
 
 # Frames between two stages: enough to even out their times, at 4K still under 100 MB.
 QUEUE_FRAMES = 4
@@ -93,6 +97,8 @@ class Pipeline:
         counts: filled in as the run goes, so that it can be read after a failure too.
         stop: once set from outside, the run ends at the next frame; what was predicted is still written.
         max_frames: end after so many.
+        trackers: give the objects ids that last; for the predictors in the order of `drawing_order`.
+        draw_trails: where tracked objects have been.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
     """
@@ -107,16 +113,20 @@ class Pipeline:
         drawing: Drawing,
         stop: threading.Event,
         max_frames: int | None = None,
+        trackers: "Trackers | None" = None,
+        draw_trails: bool = True,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
     ) -> None:
         self.source = source
-        self.predictors = sorted(predictors, key=lambda predictor: predictor.task == "detection")
+        self.predictors = drawing_order(predictors)
         self.sink = sink
         self.counts = counts
         self.drawing = drawing
         self.stop = stop
         self.max_frames = max_frames
+        self.trackers = trackers
+        self.draw_trails = draw_trails
         self.window = window
         self.on_frame = on_frame
 
@@ -206,7 +216,12 @@ class Pipeline:
             frame, results = item
             start = time.perf_counter()
             started_at.append(start)
+            # Here, not in the stage of inference, which is the slowest one.
+            if self.trackers is not None:
+                results = self.trackers(results, frame.seconds)
             image = draw(frame.image, results, self.drawing, frames_per_second(started_at))
+            if self.trackers is not None and self.draw_trails:
+                draw_trails(image, self.trackers.trails, frame.seconds)
             drawn = time.perf_counter()
             counts.stage_seconds.draw += drawn - start
             counts.size_hw = image.shape[:2]
@@ -246,6 +261,11 @@ class Pipeline:
         if expected is not None and expected - num_read > tolerated_shortfall(expected, source.fps):
             return Outcome("truncated", f"{source.name} ended after {num_read} of {expected} frames")
         return Outcome("complete", "")
+
+
+def drawing_order(predictors: Sequence[Predictor]) -> list[Predictor]:
+    """The predictors with detectors last, so that boxes are drawn over segmentations."""
+    return sorted(predictors, key=lambda predictor: predictor.task == "detection")
 
 
 def frames_per_second(times: Sequence[float]) -> float:

@@ -13,21 +13,26 @@ from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
 from tools.streams.overlay import Drawing
-from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
-from tools.streams.settings import Predicting, Reading, Writing
+from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor, drawing_order
+from tools.streams.settings import Predicting, Reading, Tracking, Writing
 from tools.streams.sinks import Sink, VideoSink, open_sink
 from tools.streams.sources import Images, Source, open_source, without_password
 from tools.streams.window import Window, has_display
+from tools.tracking.tracker import LOW_SCORE, Trackers, require_trackers
 
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
 
 
-def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing) -> int:
+def run_video(
+    reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing, tracking: Tracking | None = None
+) -> int:
     """Sends a source through the models, prints a line about it, and returns the exit code.
 
     Raises:
         InputError: anything that the user gave and that cannot be used.
     """
+    if tracking is not None:
+        require_trackers(f"--track {tracking.kind}")
     output, show = writing.output, writing.show
     if show and not has_display():
         if output is None:
@@ -39,7 +44,14 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     fps = stream.fps if writing.fps is None else writing.fps
     sink = None if output is None else open_sink(output, fps, writing.overwrite)
     status = status_path(sink) if writing.status is None else writing.status
-    predictors = load_predictors(predicting, score_threshold=drawing.score_threshold)
+    threshold = drawing.score_threshold
+    predictors = load_predictors(
+        predicting, score_threshold=threshold if tracking is None else min(threshold, LOW_SCORE)
+    )
+    trackers = None
+    if tracking is not None:
+        predictors = drawing_order(predictors)
+        trackers = Trackers(tracking.kind, stream.fps, threshold, [predictor.task for predictor in predictors])
 
     stop = threading.Event()
     stop_on_signals(stop)
@@ -62,6 +74,8 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
                 drawing=drawing,
                 stop=stop,
                 max_frames=reading.max_frames,
+                trackers=trackers,
+                draw_trails=tracking is not None and tracking.trails,
                 window=Window() if show else None,
                 on_frame=on_frame,
             )
@@ -84,15 +98,20 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
                 "weights": [str(path) for path in predicting.weights],
                 "engines": [predictor.engine for predictor in predictors],
             }
-            write_status(status, status_report(outcome, given, counts, fps, stream.frames_expected, seconds))
+            report = status_report(outcome, given, counts, fps, stream.frames_expected, seconds)
+            if trackers is not None:
+                report["tracked_objects"] = trackers.summary()
+            write_status(status, report)
 
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
+    if trackers is not None:
+        print(f"tracked: {', '.join(f'{count} {name}' for name, count in trackers.summary().items()) or 'nothing'}")
     where = "window" if output is None else output
-    report = "" if status is None else f"; status in {status}"
+    place = "" if status is None else f"; status in {status}"
     engines = " and ".join(dict.fromkeys(predictor.engine for predictor in predictors))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
-    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}")
+    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){place}")
     return EXIT_CODES[outcome.status]
 
 

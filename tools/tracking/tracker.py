@@ -121,9 +121,7 @@ class Trackers:
     """
 
     def __init__(self, kind: str, fps: float, score_threshold: float, tasks: Sequence[str]) -> None:
-        self._trackers = [
-            None if task == "segmentation" else Tracker(kind, fps, score_threshold) for task in tasks
-        ]
+        self._trackers = [None if task == "segmentation" else Tracker(kind, fps, score_threshold) for task in tasks]
 
     def __call__(self, results: Sequence[tuple[str, Any]], seconds: float) -> list[tuple[str, Any]]:
         """Pairs of task and result of the next frame, with ids in those that have boxes."""
@@ -167,6 +165,4 @@ def _make(kind: str, fps: float, score_threshold: float) -> Any:
     if kind == "ocsort":
         return trackers.OCSORTTracker(frame_rate=fps, high_conf_det_threshold=score_threshold)
     make = {"bytetrack": trackers.ByteTrackTracker, "cbiou": trackers.CBIoUTracker}[kind]
-    return make(
-        frame_rate=fps, track_activation_threshold=score_threshold, high_conf_det_threshold=score_threshold
-    )
+    return make(frame_rate=fps, track_activation_threshold=score_threshold, high_conf_det_threshold=score_threshold)

@@ -10,13 +10,14 @@ import pytest
 
 from backbone.errors import InputError
 from det.predictor import DetectionResult
-from tools import eval_tracks
+from tools import eval_tracks, video
 from tools.demo_world.view import View, VisibleObject
 from tools.demo_world.writer import track_lines
 from tools.io import packages
 from tools.options import TRACKERS
+from tools.streams import run_video
 from tools.tracking.scoring import FrameBoxes, read_tracks, score_tracks
-from tools.tracking.tracker import TRAIL_POINTS, Tracker
+from tools.tracking.tracker import LOW_SCORE, TRAIL_POINTS, Tracker
 from tools.tracking.trails import draw_trails
 
 FPS = 20.0
@@ -179,3 +180,56 @@ def test_the_clip_s_truth_names_actors_and_does_not_score_far_ones() -> None:
     objects += [VisibleObject("car", "car", False, actor=6, distance=near) for near in (12.0, 60.0)]
     lines = track_lines(View(cv2.merge([pixels.astype(np.uint8)] * 3), pixels, objects, []), frame=4)
     assert lines == ["5,7,10,5,20,20,1,3,-1\n", "5,7,40,10,15,20,0,3,-1\n"]
+
+
+class Walker:
+    """A detector whose only object moves on by 2 pixels a frame, and a box too low to be drawn."""
+
+    task, engine = "detection", "torch"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, frame: np.ndarray) -> DetectionResult:
+        self.calls += 1
+        boxes = np.array([[2 * self.calls, 10, 2 * self.calls + 20, 40], [60, 5, 80, 20]], np.float32)
+        return DetectionResult(boxes, np.array([0.9, 0.25], np.float32), np.array([1, 0], np.int64), CLASSES)
+
+
+def test_the_video_tool_counts_tracked_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thresholds = []
+
+    def load_predictors(predicting: object, *, score_threshold: float) -> list[Walker]:
+        thresholds.append(score_threshold)
+        return [Walker()]
+
+    monkeypatch.setattr(run_video, "load_predictors", load_predictors)
+    (tmp_path / "images").mkdir()
+    for index in range(12):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.zeros((64, 96, 3), np.uint8))
+    given = ["--weights", "d.safetensors", "--source", str(tmp_path / "images")]
+    assert video.main([*given, "--output", str(tmp_path / "plain")]) == 0
+    assert video.main([*given, "--output", str(tmp_path / "trails"), "--track"]) == 0
+    assert video.main([*given, "--output", str(tmp_path / "ids"), "--track", "sort", "--no-trails"]) == 0
+    assert thresholds == [0.5, LOW_SCORE, LOW_SCORE]
+    assert "tracked: 1 person\n" in capsys.readouterr().out
+    status = json.loads((tmp_path / "trails" / "status.json").read_text())
+    assert status["tracked_objects"] == {"person": 1}
+    assert "tracked_objects" not in json.loads((tmp_path / "plain" / "status.json").read_text())
+    plain, trails = (cv2.imread(str(tmp_path / name / "000011.png")) for name in ("plain", "trails"))
+    changed = np.argwhere((plain != trails).any(axis=2))
+    assert (
+        changed[:, 0].max() <= 42 and changed[changed[:, 0] > 38][:, 1].min() < 24
+    )  # beside the box, under its middle
+
+
+def test_tracking_without_a_detector_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = Walker()
+    segmenter.task = "segmentation"
+    monkeypatch.setattr(run_video, "load_predictors", lambda predicting, *, score_threshold: [segmenter])
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((64, 96, 3), np.uint8))
+    given = ["--weights", "s.safetensors", "--source", str(tmp_path / "0.png"), "--output", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="--track bytetrack: no model given finds objects"):
+        video.main([*given, "--track"])

@@ -50,6 +50,8 @@ def run_video(
     )
     trackers = None
     if tracking is not None:
+        if all(predictor.task == "segmentation" for predictor in predictors):
+            raise InputError(f"--track {tracking.kind}: no model given finds objects; add a detector by --weights")
         predictors = drawing_order(predictors)
         trackers = Trackers(tracking.kind, stream.fps, threshold, [predictor.task for predictor in predictors])
 

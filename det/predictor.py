@@ -35,7 +35,7 @@ class DetectionResult(NamedTuple):
         show_scores: bool = True,
         colors: Mapping[str, tuple[int, int, int]] | None = None,
     ) -> np.ndarray:
-        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names and scores.
+        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names, ids of tracks and scores.
 
         Arguments:
             score_threshold: boxes below this score are left out.
@@ -46,7 +46,12 @@ class DetectionResult(NamedTuple):
         own = class_colors(len(self.classes))
         for index in np.flatnonzero(self.scores >= score_threshold)[::-1]:  # best last, on top
             name = self.classes[self.labels[index]]
-            text = f"{name} {self.scores[index]:.2f}" if show_scores else name
+            words = [name]
+            if self.tracks is not None and self.tracks[index] >= 0:
+                words.append(str(self.tracks[index]))
+            if show_scores:
+                words.append(f"{self.scores[index]:.2f}")
+            text = " ".join(words)
             draw_box(canvas, self.boxes[index], text, (colors or {}).get(name, own[self.labels[index]]))
         return canvas
 

@@ -10,6 +10,8 @@ CHANNELS = ("bgr", "rgb")
 """Orders of the colors in an exported graph's input."""
 VIEWS = ("overlay", "split", "blink")
 """How a video shows frame and drawing, see `tools.streams.overlay`."""
+TRACKERS = ("bytetrack", "cbiou", "ocsort", "sort")
+"""What follows objects through a video, see `tools.tracking.tracker`."""
 
 
 def class_names(text: str) -> tuple[str, ...]:

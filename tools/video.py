@@ -3,6 +3,7 @@
 Examples:
     python -m tools.video --weights seg.safetensors --source in.mp4 --output out.mp4
     python -m tools.video --weights seg.safetensors --weights det.safetensors --source in.mp4 --output out.mkv
+    python -m tools.video --weights det.safetensors --source in.mp4 --output out.mp4 --track
     python -m tools.video --weights det.safetensors --source 0 --show
     python -m tools.video --weights det.safetensors --source rtsp://192.0.2.7/live --output seen.mkv --max-frames 1000
     python -m tools.video --weights seg.safetensors --source "images/*.jpg" --output drawn/ --fps 10
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from tools.io.console import run
-from tools.options import ENGINES, VIEWS, class_names
+from tools.options import ENGINES, TRACKERS, VIEWS, class_names
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -38,6 +39,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_source(parser.add_argument_group("source"))
     _add_output(parser.add_argument_group("output"))
     _add_drawing(parser.add_argument_group("drawing"))
+    _add_tracking(parser.add_argument_group("tracking"))
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames {args.max_frames}: must be at least 1")
@@ -174,13 +176,24 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-legend", action="store_true", help="no strip with class names and speed")
 
 
+def _add_tracking(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--track",
+        nargs="?",
+        const=TRACKERS[0],
+        choices=TRACKERS,
+        help=f"give detected objects lasting ids, count them and draw where they were (plain --track: {TRACKERS[0]})",
+    )
+    group.add_argument("--no-trails", action="store_true", help="do not draw where tracked objects were")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     size = None if args.size is None else args.size[0] if len(args.size) == 1 else tuple(args.size)
     # Imported only now, so that --help and refusals come at once.
     from tools.streams.overlay import Drawing
     from tools.streams.run_video import run_video
-    from tools.streams.settings import Predicting, Reading, Writing
+    from tools.streams.settings import Predicting, Reading, Tracking, Writing
 
     return run_video(
         Reading(args.source, args.max_frames, args.start, args.end, args.skip, args.resize),
@@ -201,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             blur=args.blur,
             compare=args.compare,
         ),
+        None if args.track is None else Tracking(args.track, trails=not args.no_trails),
     )
 
 

@@ -66,8 +66,8 @@ def benchmark(*, weights: list[Path], peer_weights: list[Path] | None, source: s
 def run_pipeline(models: Sequence[Predictor], source: str, output: Path, max_frames: int) -> int:
     """Sends the frames through `tools.video`'s pipeline; returns how many were written."""
     stream, counts = open_source(source), Counts()
-    sink = open_sink(output, stream.fps, overwrite=True)
     stop = threading.Event()
+    sink = open_sink(output, stream.fps, overwrite=True, stop=stop)
     Pipeline(stream, models, sink, counts=counts, drawing=Drawing(), stop=stop, max_frames=max_frames).run()
     sink.close()
     return counts.frames_written

@@ -1,6 +1,6 @@
 """Draws results on a frame, and under it a strip with the classes present and the speed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 from backbone.lettering import letters, write
 from tools.streams.blurring import blur
 from tools.streams.truth import accuracy, draw_truth
+from tools.tracking.tracker import Trail
+from tools.tracking.trails import draw_trails
 
 WIDEST = 16 / 9
 """Frames wider than this are set one above the other, others side by side."""
@@ -39,6 +41,7 @@ def draw(
     *,
     seconds: float = 0.0,
     truth: np.ndarray | None = None,
+    trails: Iterable[Trail] = (),
 ) -> np.ndarray:
     """A copy of the frame, uint8 BGR `[H, W, 3]`, with the results drawn on it in their order, and a legend below it.
 
@@ -47,11 +50,13 @@ def draw(
         frames_per_second: of the whole pipeline; 0 is not drawn.
         seconds: the frame's time, for what blinks.
         truth: the frame's true labels, uint8 `[H, W]`; None where they are not known.
+        trails: where tracked objects have been.
     """
     if drawing.blur:
         frame = blur(frame, results, drawing.blur)
     segmentations = [result for task, result in results if task == "segmentation"]
     image = _drawn(frame, results, drawing)
+    draw_trails(image, trails, seconds)
     remark = ""
     if drawing.compare is not None and segmentations:
         known = np.full(frame.shape[:2], 255, np.uint8) if truth is None else truth

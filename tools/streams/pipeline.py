@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -26,6 +26,9 @@ from tools.streams.sources import LiveStream, Source
 from tools.streams.stage_queue import StageQueue
 from tools.streams.truth import Truth
 from tools.streams.window import Window
+
+if TYPE_CHECKING:
+    from tools.tracking.tracker import Trackers
 
 # Frames between two stages: enough to even out their times, at 4K still under 100 MB.
 QUEUE_FRAMES = 4
@@ -104,6 +107,8 @@ class Pipeline:
         resize: (width, height or None to keep proportions) that frames get once they are read, pixels.
         batch: frames of a recording that a predictor is called with at once.
         decoder_errors: gives the number of errors that the decoder has reported so far.
+        trackers: give the objects ids that last; for the predictors in the order of `drawing_order`.
+        draw_trails: where tracked objects have been.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
     """
@@ -122,14 +127,13 @@ class Pipeline:
         resize: tuple[int, int | None] | None = None,
         batch: int = 1,
         decoder_errors: Callable[[], int] | None = None,
+        trackers: "Trackers | None" = None,
+        draw_trails: bool = True,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
     ) -> None:
         self.source = source
-        self.lanes = [
-            sorted(lane, key=lambda predictor: predictor.task == "detection")
-            for lane in (predictors, *(() if source.live else more_lanes))
-        ]
+        self.lanes = [drawing_order(lane) for lane in (predictors, *(() if source.live else more_lanes))]
         self.sink = sink
         self.counts = counts
         self.drawing = drawing
@@ -139,6 +143,8 @@ class Pipeline:
         self.resize = resize
         self.decoder_errors = decoder_errors
         self.batch = 1 if source.live else batch
+        self.trackers = trackers
+        self.draw_trails = draw_trails
         self.window = window
         self.on_frame = on_frame
 
@@ -264,9 +270,13 @@ class Pipeline:
         for frame, results in self._results():
             start = time.perf_counter()
             started_at.append(start)
+            # Here, not in the stage of inference, which is the slowest one.
+            if self.trackers is not None:
+                results = self.trackers(results, frame.seconds)
+            trails = self.trackers.trails if self.trackers is not None and self.draw_trails else ()
             truth = None if self.truth is None else self.truth.labels(frame)
             speed = frames_per_second(started_at)
-            image = draw(frame.image, results, self.drawing, speed, seconds=frame.seconds, truth=truth)
+            image = draw(frame.image, results, self.drawing, speed, seconds=frame.seconds, truth=truth, trails=trails)
             drawn = time.perf_counter()
             counts.stage_seconds.draw += drawn - start
             counts.size_hw = image.shape[:2]
@@ -326,6 +336,11 @@ def resized(image: np.ndarray, size_wh: tuple[int, int | None]) -> np.ndarray:
         height = max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2)
     how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=how)
+
+
+def drawing_order(predictors: Sequence[Predictor]) -> list[Predictor]:
+    """The predictors with detectors last, so that boxes are drawn over segmentations."""
+    return sorted(predictors, key=lambda predictor: predictor.task == "detection")
 
 
 def frames_per_second(times: Sequence[float]) -> float:

@@ -17,33 +17,43 @@ from tools.io.files import replace_file
 from tools.streams.blurring import SCORE, check_blur
 from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
-from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
+from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor, drawing_order
 from tools.streams.raw_pipe import PipeSink
-from tools.streams.settings import Predicting, Reading, Writing
+from tools.streams.settings import Predicting, Reading, Tracking, Writing
 from tools.streams.sinks import ImageSink, Sink, open_sink
 from tools.streams.sources import Images, Source, VideoFile, is_url, open_source, without_password
 from tools.streams.summary import advise, num_cores, summary
 from tools.streams.truth import Truth
 from tools.streams.window import Window, has_display
+from tools.tracking.tracker import LOW_SCORE, Trackers, require_trackers
 
 # Frames of a recording that are predicted at once on a processor.
 LANES = 2
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
 
 
-def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing) -> int:
+def run_video(
+    reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing, tracking: Tracking | None = None
+) -> int:
     """Sends a source through the models, prints a summary, and returns the exit code.
 
     Raises:
         InputError: anything that the user gave and that cannot be used.
     """
     with DecoderErrors() as errors:
-        return _run_video(reading, predicting, writing, drawing, errors)
+        return _run_video(reading, predicting, writing, drawing, tracking, errors)
 
 
 def _run_video(
-    reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing, errors: DecoderErrors
+    reading: Reading,
+    predicting: Predicting,
+    writing: Writing,
+    drawing: Drawing,
+    tracking: Tracking | None,
+    errors: DecoderErrors,
 ) -> int:
+    if tracking is not None:
+        require_trackers(f"--track {tracking.kind}")
     output, show = writing.output, writing.show
     if show and not has_display():
         if output is None:
@@ -58,11 +68,22 @@ def _run_video(
     status = status_path(sink) if writing.status is None else writing.status
     if drawing.compare is not None:
         Truth(drawing.compare)  # told before the models are loaded
-    kept = min(SCORE, drawing.score_threshold) if drawing.blur else drawing.score_threshold
+    threshold = drawing.score_threshold
+    # What blurs and what tracks wants boxes that are not drawn, too.
+    kept = threshold
+    if drawing.blur:
+        kept = min(kept, SCORE)
+    if tracking is not None:
+        kept = min(kept, LOW_SCORE)
     threads_before = thread_counts()
     num_lanes = share_cores(stream, predicting)
-    lanes = [load_predictors(predicting, score_threshold=kept) for _ in range(num_lanes)]
+    lanes = [drawing_order(load_predictors(predicting, score_threshold=kept)) for _ in range(num_lanes)]
     predictors = lanes[0]
+    trackers = None
+    if tracking is not None:
+        if all(predictor.task == "segmentation" for predictor in predictors):
+            raise InputError(f"--track {tracking.kind}: no model given finds objects; add a detector by --weights")
+        trackers = Trackers(tracking.kind, stream.fps, threshold, [predictor.task for predictor in predictors])
     if drawing.compare is not None and not any(predictor.task == "segmentation" for predictor in predictors):
         raise InputError(f"--compare {drawing.compare}: holds labels, which only a segmenter is compared with: add one")
     if drawing.blur:
@@ -92,6 +113,8 @@ def _run_video(
                 resize=reading.resize,
                 batch=predicting.batch,
                 decoder_errors=lambda: errors.count,
+                trackers=trackers,
+                draw_trails=tracking is not None and tracking.trails,
                 window=Window() if show else None,
                 on_frame=on_frame,
             )
@@ -119,16 +142,22 @@ def _run_video(
                 "engines": engines,
             }
             report = status_report(outcome, given, counts, fps, stream.frames_expected, seconds)
-            write_status(status, report | spent(processor_seconds, advice))
+            report |= spent(processor_seconds, advice)
+            if trackers is not None:
+                report["tracked_objects"] = trackers.summary()
+            write_status(status, report)
 
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
     where = "window" if output is None else output
-    report = "" if status is None else f"; status in {status}"
+    place = "" if status is None else f"; status in {status}"
     ran = " and ".join(dict.fromkeys(engines))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
     told = sys.stderr if isinstance(sink, PipeSink) else sys.stdout
-    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {ran}){report}", file=told)
+    if trackers is not None:
+        objects = ", ".join(f"{count} {name}" for name, count in trackers.summary().items()) or "nothing"
+        print(f"tracked: {objects}", file=told)
+    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {ran}){place}", file=told)
     print("\n".join(summary(counts, seconds, processor_seconds, advice)), file=told)
     return EXIT_CODES[outcome.status]
 

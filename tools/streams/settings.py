@@ -29,6 +29,14 @@ class Predicting:
 
 
 @dataclass(frozen=True)
+class Tracking:
+    """How detected objects get lasting ids."""
+
+    kind: str  # of tracker, one of `tools.options.TRACKERS`
+    trails: bool = True  # drawn
+
+
+@dataclass(frozen=True)
 class Writing:
     """Where drawn frames and the report go."""
 

@@ -88,11 +88,8 @@ class ImageFiles:
         """
         paths = self.paths(item)
         if "overlay" in paths:
-            if drawn is None:
-                drawn = image
-                for _, result in sorted(results, key=lambda pair: pair[0] == "detection"):  # boxes on top
-                    drawn = result.draw(drawn)
-            _, encoded = cv2.imencode(item.suffix, drawn, _OPTIONS[item.suffix])
+            overlay = _draw(image, results) if drawn is None else drawn
+            _, encoded = cv2.imencode(item.suffix, overlay, _OPTIONS[item.suffix])
             replace_file(paths["overlay"], lambda part: part.write_bytes(encoded.tobytes()))
         record: dict[str, Any] = {"key": item.key, "stem": item.stem}
         for task, result in results:
@@ -115,6 +112,13 @@ class ImageFiles:
 
 # The lowest compression of PNG is several times faster than the default and about a fifth larger.
 _OPTIONS = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 1], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 90]}
+
+
+def _draw(image: np.ndarray, results: Results) -> np.ndarray:
+    """A copy of the image, uint8 BGR [H, W, 3], with all results drawn on it, boxes on top."""
+    for _, result in sorted(results, key=lambda pair: pair[0] == "detection"):
+        image = result.draw(image)
+    return image
 
 
 def _boxes(result: Any) -> dict[str, Any]:

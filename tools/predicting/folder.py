@@ -127,11 +127,8 @@ class ResultsFolder:
             model = {"classes": predictor.classes, "engine": predictor.engine}
             if predictor.task == "segmentation":
                 stored = label_ids(predictor.classes, predictor.colors)
-                model |= {
-                    "colors": predictor.colors.tolist(),
-                    "label_ids": stored.ids[: len(model["classes"])].tolist(),
-                }
-                model["ids_are"] = stored.whose
+                ids = stored.ids[: len(predictor.classes)].tolist()
+                model |= {"label_ids": ids, "ids_are": stored.whose, "colors": predictor.colors.tolist()}
             else:
                 model["category_ids"] = list(predictor.category_ids)
             models[predictor.task] = model
@@ -145,7 +142,8 @@ class ResultsFolder:
             "models": models,
             "versions": versions(PACKAGES),
         }
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        rows = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
+        text = "{\n  " + ",\n  ".join(rows) + "\n}\n"
         replace_file(self.path / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
 
 

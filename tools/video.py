@@ -21,6 +21,7 @@ from pathlib import Path
 from backbone.errors import InputError
 from tools.io.console import run
 from tools.options import ENGINES
+from tools.predicting.settings import SAVES, Saving, parse_saves
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,6 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_source(parser.add_argument_group("source"))
     _add_output(parser.add_argument_group("output"))
     _add_drawing(parser.add_argument_group("drawing"))
+    _add_saving(parser.add_argument_group("results as files"))
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames {args.max_frames}: must be at least 1")
@@ -45,8 +47,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for option, value in (("--score-threshold", args.score_threshold), ("--opacity", args.opacity)):
         if not 0 <= value <= 1:
             raise InputError(f"{option} {value:g}: must lie between 0 and 1")
-    if args.output is None and not args.show:
-        raise InputError("nothing to do with the frames: give --output PATH, --show, or both")
+    if args.output is None and not args.show and args.save_to is None:
+        raise InputError("nothing to do with the frames: give --output PATH, --show, or --save with --save-to")
+    if (args.save is None) != (args.save_to is None):
+        raise InputError("--save says what and --save-to DIR where; give both")
     return args
 
 
@@ -105,6 +109,13 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-legend", action="store_true", help="no class names and no speed in the image")
 
 
+def _add_saving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--save", type=parse_saves, metavar="LIST", help=f"of {','.join(SAVES)}; see python -m tools.predict"
+    )
+    group.add_argument("--save-to", type=Path, metavar="DIR", help="folder for these files")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     # Imported only now, so that --help and refusals come at once.
@@ -117,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Predicting(weights=args.weights, engine=args.engine, device=args.device),
         Writing(output=args.output, overwrite=args.overwrite, fps=args.fps, show=args.show, status=args.status),
         Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
+        None if args.save_to is None else Saving(args.save_to, args.save, overwrite=args.overwrite),
     )
 
 

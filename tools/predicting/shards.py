@@ -46,6 +46,8 @@ def predict_shards(
     Raises:
         InputError: no cluster answers, or what `predict_into` raises.
     """
+    records = folder.records()
+    before = sum(folder.is_done(item, records) for item in items)
     shards = list(_shards(items, folder, task.batch))
     total = Tally()
     if not shards:
@@ -68,8 +70,10 @@ def predict_shards(
     for row in sorted(rows, key=lambda row: row["number"]):
         if row["fault"]:
             raise InputError(row["fault"])
-        total.predicted += row["predicted"]
         total.damaged += json.loads(row["damaged"])
+    # Not what workers counted: those that were lost cannot tell.
+    records = folder.records()
+    total.predicted = sum(folder.is_done(item, records) for item in items) - before
     return total
 
 
@@ -92,8 +96,8 @@ class ShardPredictor:
             shard: a row of `_shards`.
 
         Returns:
-            A row: number of the shard, images `predicted`, lines about those `damaged` in JSON, and the `fault` that
-            must end the run, or "".
+            A row: number of the shard, lines about images that are `damaged` in JSON, and the `fault` that must end
+            the run, or "".
         """
         items = [Item(name, stem, image_id, Path(path)) for name, stem, image_id, path in json.loads(shard["items"])]
         journal = self.folder / SHARDS / f"{shard['number']:06}.jsonl"
@@ -103,14 +107,14 @@ class ShardPredictor:
             return item.key in done
 
         task = self.task
-        answer = {"number": shard["number"], "predicted": 0, "damaged": "[]", "fault": ""}
+        answer = {"number": shard["number"], "damaged": "[]", "fault": ""}
         try:
             writer = ResultsWriter(ImageFiles(self.folder, self.kinds), Journal(journal), task.workers)
             batches = read_batches(items, is_done, batch=task.batch, workers=task.workers)
             tally = predict_into(writer, batches, self.predictors, is_done, skip_damaged=task.skip_damaged)
         except InputError as error:  # Ray would try again, and show it with a traceback of its own
             return answer | {"fault": str(error)}
-        return answer | {"predicted": tally.predicted, "damaged": json.dumps(tally.damaged)}
+        return answer | {"damaged": json.dumps(tally.damaged)}
 
 
 def _shards(items: Sequence[Item], folder: ResultsFolder, batch: int) -> Iterator[dict[str, Any]]:
@@ -146,7 +150,7 @@ def _cluster(address: str) -> Iterator[Any]:
     local = address == LOCAL
     try:
         ray.init(
-            address=None if local else address,
+            address=address,  # "local" is Ray's word too: always a cluster of its own
             include_dashboard=False if local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -47,5 +47,9 @@ class ResultsWriter:
             while self._pending:
                 self.journal.append(self._pending.popleft().result())
         finally:
-            self._pool.shutdown(cancel_futures=True)
-            self.journal.close()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Ends without waiting for what has not begun."""
+        self._pool.shutdown(cancel_futures=True)
+        self.journal.close()

@@ -53,6 +53,14 @@ class FrameWriter(Protocol):
         ...
 
 
+class ResultsSaver(Protocol):
+    """What the pipeline needs of what saves results."""
+
+    def write(self, frame: Frame, results: Sequence[tuple[str, Any]], drawn: np.ndarray) -> None:
+        """Takes a frame, its results as pairs of task and result, and the frame with them drawn."""
+        ...
+
+
 @dataclass
 class Seconds:
     """Time spent in each stage; the stages overlap, so the sum exceeds the elapsed time."""
@@ -95,6 +103,7 @@ class Pipeline:
         max_frames: end after so many.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
+        saver: also takes every frame's results; it is not finished here.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class Pipeline:
         max_frames: int | None = None,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
+        saver: ResultsSaver | None = None,
     ) -> None:
         self.source = source
         self.predictors = sorted(predictors, key=lambda predictor: predictor.task == "detection")
@@ -119,6 +129,7 @@ class Pipeline:
         self.max_frames = max_frames
         self.window = window
         self.on_frame = on_frame
+        self.saver = saver
 
         self._frames = StageQueue(1 if source.live else QUEUE_FRAMES)
         self._predicted = StageQueue(QUEUE_FRAMES)
@@ -212,6 +223,8 @@ class Pipeline:
             counts.size_hw = image.shape[:2]
             if self.sink is not None:
                 self.sink.write(image, frame.seconds)
+            if self.saver is not None:
+                self.saver.write(frame, results, image)
             counts.stage_seconds.write += time.perf_counter() - drawn
             counts.frames_written += 1
             if self.window is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.predicting.settings import Saving
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
 from tools.streams.settings import Predicting, Reading, Writing
@@ -22,24 +23,42 @@ from tools.streams.window import Window, has_display
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
 
 
-def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing) -> int:
+def run_video(
+    reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing, saving: Saving | None = None
+) -> int:
     """Sends a source through the models, prints a line about it, and returns the exit code.
+
+    Arguments:
+        saving: of results as files; None: none.
 
     Raises:
         InputError: anything that the user gave and that cannot be used.
     """
     output, show = writing.output, writing.show
     if show and not has_display():
-        if output is None:
+        if output is None and saving is None:
             raise InputError("--show: there is no display here, or OpenCV has no windows: give --output PATH")
-        print(f"--show: no display here, writing to {output} only", file=sys.stderr)
+        print(f"--show: no display here, writing to {output or (saving and saving.folder)} only", file=sys.stderr)
         show = False
     stream = open_source(reading.source)
     refuse_overlap(reading, predicting, writing, stream)
     fps = stream.fps if writing.fps is None else writing.fps
     sink = None if output is None else open_sink(output, fps, writing.overwrite)
     status = status_path(sink) if writing.status is None else writing.status
-    predictors = load_predictors(predicting, score_threshold=drawing.score_threshold)
+    scores = saving is not None and "scores" in (saving.kinds or ())
+    predictors = load_predictors(predicting, score_threshold=drawing.score_threshold, scores=scores)
+    saver = None
+    if saving is not None:
+        from tools.predicting.frames import FrameSaver  # with torch, as the predictors
+
+        saver = FrameSaver(
+            saving,
+            source=reading.source,
+            stream=stream,
+            predictors=predictors,
+            weights=predicting.weights,
+            score_threshold=drawing.score_threshold,
+        )
 
     stop = threading.Event()
     stop_on_signals(stop)
@@ -64,8 +83,11 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
                 max_frames=reading.max_frames,
                 window=Window() if show else None,
                 on_frame=on_frame,
+                saver=saver,
             )
             outcome = pipeline.run()
+        if saver is not None:
+            saver.finish(complete=outcome.status == "complete")
         if sink is not None:
             sink.close()
             outcome = outcome._replace(message="; ".join(filter(None, (outcome.message, sink.note))))
@@ -73,6 +95,8 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
         outcome = Outcome("failed", f"{type(error).__name__}: {error}")
         if sink is not None:
             sink.abandon()
+        if saver is not None:
+            saver.abandon()
         raise
     finally:
         seconds = time.perf_counter() - start
@@ -88,7 +112,7 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
 
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
-    where = "window" if output is None else output
+    where = output or ("window" if saving is None else saving.folder)
     report = "" if status is None else f"; status in {status}"
     engines = " and ".join(dict.fromkeys(predictor.engine for predictor in predictors))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
@@ -115,8 +139,11 @@ def refuse_overlap(reading: Reading, predicting: Predicting, writing: Writing, s
         raise InputError(f"--output {output} holds the images of --source: choose another folder")
 
 
-def load_predictors(predicting: Predicting, *, score_threshold: float) -> list[Predictor]:
+def load_predictors(predicting: Predicting, *, score_threshold: float, scores: bool) -> list[Predictor]:
     """The models in the files, ready for frames.
+
+    Arguments:
+        scores: segmenters give each pixel's probability too.
 
     Raises:
         InputError: a file is no model, or the device cannot be used here.
@@ -134,7 +161,7 @@ def load_predictors(predicting: Predicting, *, score_threshold: float) -> list[P
             reason = str(error).splitlines()[0]
             raise InputError(f"--device {device} cannot be used here, try cpu: {reason}") from None
     return [
-        load(path, engine=predicting.engine, device=device, score_threshold=score_threshold)
+        load(path, engine=predicting.engine, device=device, score_threshold=score_threshold, scores=scores)
         for path in predicting.weights
     ]
 

@@ -91,6 +91,7 @@ class Predictor:
         nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
         size: of the network's input, (height, width) or the longer side, in pixels; by default the model's
             `image_size_hw`.
+        category_ids: COCO's by label, for files of results; by default from 1.
 
     Attributes:
         engine: the name of what runs the network.
@@ -111,12 +112,14 @@ class Predictor:
         score_threshold: float = 0.3,
         nms_iou: float = NMS_IOU,
         size: Size = None,
+        category_ids: Sequence[int] | None = None,
     ) -> None:
         if len(classes) != model.num_objects:
             raise InputError(f"there are {len(classes)} class names for a model of {model.num_objects} object classes")
         check_size(size)
         self.network, self.size = network, size
         self.classes = list(classes)
+        self.category_ids = list(range(1, 1 + len(classes)) if category_ids is None else category_ids)
         self.image_size_hw = model.image_size_hw
         self.anchors_for = lru_cache(maxsize=16)(model.anchors_for)  # 1 ms for each size
         self.postprocess = PostProcess(

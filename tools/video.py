@@ -23,6 +23,7 @@ from pathlib import Path
 from backbone.errors import InputError
 from tools.io.console import run
 from tools.options import ENGINES, TRACKERS, VIEWS, class_names
+from tools.predicting.settings import SAVES, Saving, parse_saves
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_output(parser.add_argument_group("output"))
     _add_drawing(parser.add_argument_group("drawing"))
     _add_tracking(parser.add_argument_group("tracking"))
+    _add_saving(parser.add_argument_group("results as files"))
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames {args.max_frames}: must be at least 1")
@@ -60,8 +62,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError(f"--compare does not go with --view {args.view}: it has a view of its own")
     if args.sound and args.fps is not None:
         raise InputError("--sound does not go with --fps: frames at another rate would not match it")
-    if args.output is None and not args.show:
-        raise InputError("nothing to do with the frames: give --output PATH, --show, or both")
+    if args.output is None and not args.show and args.save_to is None:
+        raise InputError("nothing to do with the frames: give --output PATH, --show, or --save with --save-to")
+    if (args.save is None) != (args.save_to is None):
+        raise InputError("--save says what and --save-to DIR where; give both")
     return args
 
 
@@ -187,6 +191,13 @@ def _add_tracking(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-trails", action="store_true", help="do not draw where tracked objects were")
 
 
+def _add_saving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--save", type=parse_saves, metavar="LIST", help=f"of {','.join(SAVES)}; see python -m tools.predict"
+    )
+    group.add_argument("--save-to", type=Path, metavar="DIR", help="folder for these files")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     size = None if args.size is None else args.size[0] if len(args.size) == 1 else tuple(args.size)
@@ -215,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             compare=args.compare,
         ),
         None if args.track is None else Tracking(args.track, trails=not args.no_trails),
+        None if args.save_to is None else Saving(args.save_to, args.save, overwrite=args.overwrite),
     )
 
 

@@ -23,7 +23,7 @@ from tests.builders.official import assert_official, old_name  # noqa: F401 - a 
 from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
 from tools import eval_det, eval_seg, train_det, train_seg
 from tools.io import model_file
-from tools.predict import load, load_model
+from tools.predicting.models import load, load_model
 from tools.run import checkpoint, segmentation
 
 

@@ -14,7 +14,7 @@ from backbone.inference import normalise
 from det.data.transforms import Transform
 from tools.engines.exported import ExportedEngine
 from tools.io.console import console, progress, table
-from tools.predict import load, load_model, runs_plainly
+from tools.predicting.models import load, load_model, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 

@@ -62,6 +62,14 @@ class FrameWriter(Protocol):
         ...
 
 
+class ResultsSaver(Protocol):
+    """What the pipeline needs of what saves results."""
+
+    def write(self, frame: Frame, results: Sequence[tuple[str, Any]], drawn: np.ndarray) -> None:
+        """Takes a frame, its results as pairs of task and result, and the frame with them drawn."""
+        ...
+
+
 @dataclass
 class Seconds:
     """Time spent in each stage, of lanes the mean; the stages overlap, so the sum exceeds the elapsed time."""
@@ -111,6 +119,7 @@ class Pipeline:
         draw_trails: where tracked objects have been.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
+        saver: also takes every frame's results; it is not finished here.
     """
 
     def __init__(
@@ -131,6 +140,7 @@ class Pipeline:
         draw_trails: bool = True,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
+        saver: ResultsSaver | None = None,
     ) -> None:
         self.source = source
         self.lanes = [drawing_order(lane) for lane in (predictors, *(() if source.live else more_lanes))]
@@ -147,6 +157,7 @@ class Pipeline:
         self.draw_trails = draw_trails
         self.window = window
         self.on_frame = on_frame
+        self.saver = saver
 
         self._frames = StageQueue(1 if source.live else max(QUEUE_FRAMES, self.batch))
         self._predicted = StageQueue(QUEUE_FRAMES)  # of batches
@@ -282,6 +293,8 @@ class Pipeline:
             counts.size_hw = image.shape[:2]
             if self.sink is not None:
                 self.sink.write(image, frame.seconds)
+            if self.saver is not None:
+                self.saver.write(frame, confident(results, self.drawing.score_threshold), image)
             counts.stage_seconds.write += time.perf_counter() - drawn
             counts.frames_written += 1
             if self.window is not None:
@@ -336,6 +349,20 @@ def resized(image: np.ndarray, size_wh: tuple[int, int | None]) -> np.ndarray:
         height = max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2)
     how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=how)
+
+
+def confident(results: Results, score_threshold: float) -> list[tuple[str, Any]]:
+    """The results without the detections below a score, which only tracking and blurring asked for."""
+    found = []
+    for task, result in results:
+        if task == "detection":
+            kept = result.scores >= score_threshold
+            tracks = None if result.tracks is None else result.tracks[kept]
+            result = result._replace(
+                boxes=result.boxes[kept], scores=result.scores[kept], labels=result.labels[kept], tracks=tracks
+            )
+        found.append((task, result))
+    return found
 
 
 def drawing_order(predictors: Sequence[Predictor]) -> list[Predictor]:

@@ -14,6 +14,7 @@ import cv2
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.predicting.settings import Saving
 from tools.streams.blurring import SCORE, check_blur
 from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
@@ -33,15 +34,24 @@ EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 13
 
 
 def run_video(
-    reading: Reading, predicting: Predicting, writing: Writing, drawing: Drawing, tracking: Tracking | None = None
+    reading: Reading,
+    predicting: Predicting,
+    writing: Writing,
+    drawing: Drawing,
+    tracking: Tracking | None = None,
+    saving: Saving | None = None,
 ) -> int:
     """Sends a source through the models, prints a summary, and returns the exit code.
+
+    Arguments:
+        tracking: of detected objects; None: none.
+        saving: of results as files; None: none.
 
     Raises:
         InputError: anything that the user gave and that cannot be used.
     """
     with DecoderErrors() as errors:
-        return _run_video(reading, predicting, writing, drawing, tracking, errors)
+        return _run_video(reading, predicting, writing, drawing, tracking, saving, errors)
 
 
 def _run_video(
@@ -50,15 +60,16 @@ def _run_video(
     writing: Writing,
     drawing: Drawing,
     tracking: Tracking | None,
+    saving: Saving | None,
     errors: DecoderErrors,
 ) -> int:
     if tracking is not None:
         require_trackers(f"--track {tracking.kind}")
     output, show = writing.output, writing.show
     if show and not has_display():
-        if output is None:
+        if output is None and saving is None:
             raise InputError("--show: there is no display here, or OpenCV has no windows: give --output PATH")
-        print(f"--show: no display here, writing to {output} only", file=sys.stderr)
+        print(f"--show: no display here, writing to {output or (saving and saving.folder)} only", file=sys.stderr)
         show = False
     stream = open_source(reading.source, start=reading.start, end=reading.end, skip=reading.skip)
     refuse_overlap(reading, predicting, writing, stream)
@@ -77,7 +88,8 @@ def _run_video(
         kept = min(kept, LOW_SCORE)
     threads_before = thread_counts()
     num_lanes = share_cores(stream, predicting)
-    lanes = [drawing_order(load_predictors(predicting, score_threshold=kept)) for _ in range(num_lanes)]
+    scores = saving is not None and "scores" in (saving.kinds or ())
+    lanes = [drawing_order(load_predictors(predicting, score_threshold=kept, scores=scores)) for _ in range(num_lanes)]
     predictors = lanes[0]
     trackers = None
     if tracking is not None:
@@ -88,6 +100,18 @@ def _run_video(
         raise InputError(f"--compare {drawing.compare}: holds labels, which only a segmenter is compared with: add one")
     if drawing.blur:
         check_blur(drawing.blur, [name for predictor in predictors for name in predictor.classes])
+    saver = None
+    if saving is not None:
+        from tools.predicting.frames import FrameSaver  # with torch, as the predictors
+
+        saver = FrameSaver(
+            saving,
+            source=reading.source,
+            stream=stream,
+            predictors=predictors,
+            weights=predicting.weights,
+            score_threshold=threshold,
+        )
 
     stop_on_signals(stop)
     counts = Counts()
@@ -117,8 +141,11 @@ def _run_video(
                 draw_trails=tracking is not None and tracking.trails,
                 window=Window() if show else None,
                 on_frame=on_frame,
+                saver=saver,
             )
             outcome = pipeline.run()
+        if saver is not None:
+            saver.finish(complete=outcome.status == "complete")
         if sink is not None:
             sink.close()
             outcome = outcome._replace(message="; ".join(filter(None, (outcome.message, sink.note))))
@@ -126,6 +153,8 @@ def _run_video(
         outcome = Outcome("failed", f"{type(error).__name__}: {error}")
         if sink is not None:
             sink.abandon()
+        if saver is not None:
+            saver.abandon()
         raise
     finally:
         set_thread_counts(*threads_before)
@@ -149,7 +178,7 @@ def _run_video(
 
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
-    where = "window" if output is None else output
+    where = output or ("window" if saving is None else saving.folder)
     place = "" if status is None else f"; status in {status}"
     ran = " and ".join(dict.fromkeys(engines))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
@@ -196,8 +225,11 @@ def refuse_overlap(reading: Reading, predicting: Predicting, writing: Writing, s
         raise InputError(f"--output {output} holds the images of --source: choose another folder")
 
 
-def load_predictors(predicting: Predicting, *, score_threshold: float) -> list[Predictor]:
+def load_predictors(predicting: Predicting, *, score_threshold: float, scores: bool) -> list[Predictor]:
     """The models in the files, ready for frames.
+
+    Arguments:
+        scores: segmenters give each pixel's probability too.
 
     Raises:
         InputError: a file is no model, or the device cannot be used here.
@@ -215,7 +247,14 @@ def load_predictors(predicting: Predicting, *, score_threshold: float) -> list[P
             reason = str(error).splitlines()[0]
             raise InputError(f"--device {device} cannot be used here, try cpu: {reason}") from None
     return [
-        load(path, predicting.engine, size=predicting.size, device=device, score_threshold=score_threshold)
+        load(
+            path,
+            predicting.engine,
+            size=predicting.size,
+            device=device,
+            score_threshold=score_threshold,
+            scores=scores,
+        )
         for path in predicting.weights
     ]
 

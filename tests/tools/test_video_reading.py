@@ -17,7 +17,7 @@ import pytest
 
 from backbone.errors import InputError
 from tools import video
-from tools.streams import pipeline, settings, sources, summary
+from tools.streams import pipeline, run_video, settings, sources, summary
 from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
 
@@ -212,6 +212,25 @@ def test_an_error_in_any_lane_ends_the_run(tmp_path):
     run = pipeline.Pipeline(source, [Counting()], Collect(), more_lanes=[[Failing()]], **options)
     with pytest.raises(RuntimeError, match="second lane broke"):
         run.run()
+
+
+def test_threads_are_shared_by_lanes_and_given_back(tmp_path, monkeypatch):
+    before = run_video.thread_counts()
+    try:
+        run_video.set_thread_counts(2, 2)
+        source = sources.open_source(str(write_clip(tmp_path / "clip.avi", "MJPG", 2)))
+        assert run_video.share_cores(source, settings.Predicting([], device="cpu", batch=2)) == 1
+        assert run_video.share_cores(source, settings.Predicting([], device="cuda")) == 1
+        assert run_video.thread_counts() == (2, 2)
+        assert run_video.share_cores(source, settings.Predicting([], device="cpu")) == 2
+        assert run_video.thread_counts() == (1, 1)
+        assert run_video.share_cores(source, settings.Predicting([], device="cpu")) == 1  # one thread is not divided
+        run_video.set_thread_counts(2, 2)
+        monkeypatch.setattr(run_video, "load_predictors", lambda predicting, **options: [Counting()])
+        options = ["--source", str(tmp_path / "clip.avi"), "--output", str(tmp_path / "out.avi"), "--device", "cpu"]
+        assert video.main(["--weights", "x", *options]) == 0 and run_video.thread_counts() == (2, 2)
+    finally:
+        run_video.set_thread_counts(*before)
 
 
 def test_a_live_source_is_never_batched():

@@ -351,7 +351,7 @@ def resized(image: np.ndarray, size_wh: tuple[int, int | None]) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=how)
 
 
-def confident(results: Results, score_threshold: float) -> list[tuple[str, Any]]:
+def confident(results: Sequence[tuple[str, Any]], score_threshold: float) -> list[tuple[str, Any]]:
     """The results without the detections below a score, which only tracking and blurring asked for."""
     found = []
     for task, result in results:

@@ -225,7 +225,7 @@ def refuse_overlap(reading: Reading, predicting: Predicting, writing: Writing, s
         raise InputError(f"--output {output} holds the images of --source: choose another folder")
 
 
-def load_predictors(predicting: Predicting, *, score_threshold: float, scores: bool) -> list[Predictor]:
+def load_predictors(predicting: Predicting, *, score_threshold: float, scores: bool = False) -> list[Predictor]:
     """The models in the files, ready for frames.
 
     Arguments:

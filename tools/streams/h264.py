@@ -9,6 +9,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.error import FFmpegError
 
 from backbone.errors import InputError
 from tools.streams.part_file import check_count, check_size, claim, even, padding_note, take_name
@@ -16,11 +17,11 @@ from tools.streams.part_file import check_count, check_size, claim, even, paddin
 TICKS = 90_000
 """Per second, in which times are stored: a whole number per frame at 24, 25, 30000/1001, 30, 50 and 60 frames/s."""
 
-# A fragment for each frame can be read as soon as it is written; Matroska closes a cluster every 100 ms.
+# A fragment for each frame can be read as soon as it is written; of Matroska a cluster.
 GROWING = {
     ".mp4": {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
     ".mov": {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
-    ".mkv": {"cluster_time_limit": "100", "flush_packets": "1"},
+    ".mkv": {"cluster_time_limit": "1", "flush_packets": "1"},
 }
 # What the finished file is rewritten with: its index comes first, so that it plays while it is loaded.
 FINISHED = {".mp4": {"movflags": "faststart"}, ".mov": {"movflags": "faststart"}, ".mkv": {}}
@@ -76,7 +77,8 @@ class H264Sink:
             self.note = padding_note(self._frame_hw)
         check_size(self.path, self.frames_written, image.shape[:2], self._frame_hw)
         image = even(image)
-        frame = av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
+        planes: Any = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         after_first = float(self.frames_written / self._fps) if not self.keeps_times else seconds - self._first_seconds
         # Two frames of one time, as broken sources have them, would be refused.
         self._ticks = max(round(after_first * TICKS), self._ticks + 1)
@@ -85,7 +87,7 @@ class H264Sink:
             if self._container is None:
                 self._open(*image.shape[:2])
             self._mux(frame)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise InputError(f"--output {self.path} cannot be written: {error.strerror}") from None
         self.frames_written += 1
 
@@ -104,22 +106,22 @@ class H264Sink:
             check_count(self.path, self.part, count_frames(self.part), self.frames_written)
             self._rewrite(finished)
             check_count(self.path, finished, count_frames(finished), self.frames_written)
-        except (av.FFmpegError, ValueError) as error:  # the latter: a codec that the container cannot hold
-            finished.unlink(missing_ok=True)
-            reason = error.strerror if isinstance(error, av.FFmpegError) else str(error).splitlines()[0]
-            raise InputError(
-                f"--output {self.path} cannot be finished: {reason}; its frames are in {self.part}"
-            ) from None
         except InputError:
             finished.unlink(missing_ok=True)
             raise
+        except (FFmpegError, ValueError) as error:  # the latter: a codec that the container cannot hold
+            finished.unlink(missing_ok=True)
+            reason = error.strerror if isinstance(error, FFmpegError) else str(error).splitlines()[0]
+            raise InputError(
+                f"--output {self.path} cannot be finished: {reason}; its frames are in {self.part}"
+            ) from None
         take_name(finished, self.path)
         os.unlink(self.part)
 
     def abandon(self) -> None:
         """Close after a failure; the frames so far stay in the part file."""
         if self._container is not None:
-            with contextlib.suppress(av.FFmpegError):  # the failure that ends the run has been told
+            with contextlib.suppress(FFmpegError):  # the failure that ends the run has been told
                 self._container.close()
 
     def _open(self, height: int, width: int) -> None:
@@ -156,15 +158,16 @@ class H264Sink:
     def _interleave(self, video: Any, source: Any, output: Any, stream: Any, sound: Path) -> None:
         """Copies pictures and sound in the order of their times."""
         with av.open(str(sound)) as original:
-            heard = original.streams.audio[0]
+            heard: Any = original.streams.audio[0]
             copied = output.add_stream_from_template(heard)
-            seen = original.streams.video
+            seen: Any = original.streams.video
             zero = self._first_seconds
             if seen and seen[0].start_time is not None:
                 zero += float(seen[0].start_time * seen[0].time_base)
             end = self._ticks / TICKS + float(1 / self._fps)
             packets = (packet for packet in original.demux(heard) if packet.dts is not None)
-            ready = next(packets, None)
+            ready: Any = next(packets, None)
+            picture: Any
             for picture in video.demux(source):
                 if picture.dts is None:
                     continue
@@ -193,7 +196,7 @@ def count_frames(path: Path) -> int:
     try:
         with av.open(str(path)) as container:
             return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
-    except av.FFmpegError:
+    except FFmpegError:
         return 0
 
 
@@ -203,7 +206,7 @@ def _check_sound(sound: Path, path: Path) -> None:
             if not container.streams.audio:
                 raise InputError(f"--sound: {sound} has no sound; leave --sound out")
             codec = container.streams.audio[0].codec_context.name
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise InputError(f"--sound: {sound} cannot be read: {error.strerror}; leave --sound out") from None
     if path.suffix.lower() == ".mp4" and codec.startswith("pcm_"):
         raise InputError(f"--sound: .mp4 cannot hold the sound of {sound}, {codec}: write .mkv or .mov")

@@ -69,7 +69,7 @@ def test_true_labels_that_cannot_be_compared_are_named(tmp_path):
         Truth(tmp_path)
     cv2.imwrite(str(tmp_path / "000000.png"), NOISE)
     cv2.imwrite(str(tmp_path / "000001.png"), np.zeros((8, 8), np.uint8))
-    for index, message in ((0, "one channel"), (1, "is 8x8, the frame 160x120")):
+    for index, message in ((0, "one id per pixel"), (1, "is 8x8, the frame 160x120")):
         with pytest.raises(InputError, match=message):
             Truth(tmp_path).labels(Frame(NOISE, index, 0.0))
 

@@ -119,7 +119,7 @@ def test_frames_lost_on_the_way_to_the_disk_leave_the_part_file(tmp_path):
     for number in range(5):
         sink.write(grey(number), number / 24)
     sink.frames_written += 1
-    with pytest.raises(InputError, match="5 of 6 frames"):
+    with pytest.raises(InputError, match=r"out.mp4: 5 of 6 frames"):
         sink.close()
     assert [path.name for path in tmp_path.iterdir()] == ["out.part.mp4"]
 

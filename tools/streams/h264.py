@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from tools.streams.part_file import check_count, check_size, claim, even, paddin
 TICKS = 90_000
 """Per second, in which times are stored: a whole number per frame at 24, 25, 30000/1001, 30, 50 and 60 frames/s."""
 
-# A fragment for each frame can be read as soon as it is written; Matroska closes a cluster every 100 ms.
+# A fragment for each frame can be read as soon as it is written; of Matroska a cluster.
 GROWING = {
     ".mp4": {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
     ".mov": {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
-    ".mkv": {"cluster_time_limit": "100", "flush_packets": "1"},
+    ".mkv": {"cluster_time_limit": "1", "flush_packets": "1"},
 }
 # What the finished file is rewritten with: its index comes first, so that it plays while it is loaded.
 FINISHED = {".mp4": {"movflags": "faststart"}, ".mov": {"movflags": "faststart"}, ".mkv": {}}
@@ -78,7 +77,7 @@ class H264Sink:
             self.note = padding_note(self._frame_hw)
         check_size(self.path, self.frames_written, image.shape[:2], self._frame_hw)
         image = even(image)
-        planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
+        planes: Any = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         after_first = float(self.frames_written / self._fps) if not self.keeps_times else seconds - self._first_seconds
         # Two frames of one time, as broken sources have them, would be refused.
@@ -166,8 +165,9 @@ class H264Sink:
             if seen and seen[0].start_time is not None:
                 zero += float(seen[0].start_time * seen[0].time_base)
             end = self._ticks / TICKS + float(1 / self._fps)
-            packets: Iterator[Any] = (packet for packet in original.demux(heard) if packet.dts is not None)
-            ready = next(packets, None)
+            packets = (packet for packet in original.demux(heard) if packet.dts is not None)
+            ready: Any = next(packets, None)
+            picture: Any
             for picture in video.demux(source):
                 if picture.dts is None:
                     continue

@@ -45,7 +45,7 @@ class PipeSink:
         check_size(self.path, self.frames_written, image.shape[:2], self._frame_hw)
         if self._stop.is_set() and self.note:
             return
-        left = memoryview(np.ascontiguousarray(image).tobytes())
+        left = memoryview(image.tobytes())
         try:
             while left:
                 left = left[os.write(self._pipe, left) :]

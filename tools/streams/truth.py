@@ -5,9 +5,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from backbone.data.images import IMAGE_SUFFIXES
+from backbone.data.images import IMAGE_SUFFIXES, read_label
 from backbone.errors import InputError
 from tools.streams.frames import Frame
 
@@ -42,14 +41,7 @@ class Truth:
         path = self._paths.get(f"{frame.index:06}" if frame.path is None else frame.path.stem)
         if path is None:
             return None
-        try:
-            with Image.open(path) as image:
-                # OpenCV would give a palette's colors; of labels with a palette the indices count.
-                labels = np.array(image) if image.mode in ("L", "P") else None
-        except OSError:
-            labels = None
-        if labels is None:
-            raise InputError(f"--compare {path}: holds no labels; it should be an image of one channel of 8 bits")
+        labels = read_label(path)
         if labels.shape != frame.image.shape[:2]:
             (height, width), (frame_height, frame_width) = labels.shape, frame.image.shape[:2]
             raise InputError(f"--compare {path}: is {width}x{height}, the frame {frame_width}x{frame_height}")

@@ -16,7 +16,23 @@ DILATIONS = (1, 3, 5)
 """Of the context's blocks: 7x7 kernels that reach 1 + 6 * (1 + 3 + 5) = 55 cells, 1760 pixels at stride 32."""
 REFINING_BLOCKS = 2
 EXPANSION = 4
-NORM = {"norm_eps": 1e-5, "norm_momentum": 0.1}
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, groups: int = 1, relu: bool = True
+) -> ConvNormAct:
+    """Convolution, norm, and a rectifier if asked."""
+    activation = nn.ReLU if relu else None
+    return ConvNormAct(
+        in_channels,
+        out_channels,
+        kernel,
+        dilation=dilation,
+        groups=groups,
+        activation=activation,
+        norm_eps=1e-5,
+        norm_momentum=0.1,
+    )
 
 
 class ContextBlock(nn.Module):
@@ -24,8 +40,8 @@ class ContextBlock(nn.Module):
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.depthwise = ConvNormAct(channels, channels, 7, dilation=dilation, groups=channels, **NORM)
-        self.project = ConvNormAct(channels, channels, 1, activation=nn.ReLU, **NORM)
+        self.depthwise = _conv(channels, channels, 7, dilation, groups=channels, relu=False)
+        self.project = _conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.project(self.depthwise(x))
@@ -36,7 +52,7 @@ class Context(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.project = ConvNormAct(in_channels, channels, 1, activation=nn.ReLU, **NORM)
+        self.project = _conv(in_channels, channels)
         self.blocks = nn.Sequential(*(ContextBlock(channels, dilation) for dilation in DILATIONS))
         self.gate = nn.Conv2d(channels, channels, 1)
         self.squash = nn.Sigmoid()
@@ -53,9 +69,9 @@ class RefiningBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = EXPANSION * channels
-        self.expand = ConvNormAct(channels, inner, 1, activation=nn.ReLU, **NORM)
-        self.depthwise = ConvNormAct(inner, inner, 5, groups=inner, activation=nn.ReLU, **NORM)
-        self.project = ConvNormAct(inner, channels, 1, **NORM)
+        self.expand = _conv(channels, inner)
+        self.depthwise = _conv(inner, inner, 5, groups=inner)
+        self.project = _conv(inner, channels, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.project(self.depthwise(self.expand(x)))
@@ -75,7 +91,7 @@ class FuseHead(nn.Module):
         *finer, deepest = features
         self.context = Context(deepest.channels, 2 * head_channels)
         channels = [*(feature.channels for feature in finer), 2 * head_channels]
-        self.laterals = nn.ModuleList(ConvNormAct(count, head_channels, 1, **NORM) for count in channels)
+        self.laterals = nn.ModuleList(_conv(count, head_channels, relu=False) for count in channels)
         self.refine = nn.Sequential(*(RefiningBlock(head_channels) for _ in range(REFINING_BLOCKS)))
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(head_channels, num_classes, 1)

@@ -4,6 +4,7 @@ HEADS = (
     "lraspp",
     "raspp",
     "fuse",
+    "fuse4",
     "deeplabv3",
     "deeplabv3plus",
     "fpn",

@@ -7,8 +7,8 @@ Examples:
     python -m tools.video --weights det.safetensors --source rtsp://192.0.2.7/live --output seen.mkv --max-frames 1000
     python -m tools.video --weights seg.safetensors --source "images/*.jpg" --output drawn/ --fps 10
 
-A killed process leaves out.part.mkv, which plays up to there; an .mp4 cannot be read before it is finished, so long
-recordings are safer as .mkv.
+Videos are H.264 where PyAV is installed (pip install 'taproot[video]'). A killed process leaves out.part.mp4, which
+plays up to there; without PyAV an .mp4 cannot be read before it is finished, and .mkv is safer.
 
 Exit codes: 0 complete; 2 bad input; 3 the source ended before the length it promises; 4 camera or stream lost;
 130 stopped by Ctrl-C, SIGTERM, or q in the window. In the cases 3, 4 and 130 the output is finished and can be used.
@@ -69,15 +69,19 @@ def _add_source(group: argparse._ArgumentGroup) -> None:
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--output", type=Path, metavar="PATH", help=".mp4, .mkv or .avi file, or a folder for numbered PNGs"
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="file .mp4, .mkv, .mov, .avi, .gif or .webp; folder for numbered PNGs; - for raw frames on stdout",
     )
+    group.add_argument("--sound", action="store_true", help="copy the sound of the source")
     group.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     group.add_argument("--show", action="store_true", help="show the frames in a window; q stops")
     group.add_argument(
         "--fps",
         type=float,
         metavar="RATE",
-        help="frames per second of the output video (default: the source's, 30 for images)",
+        help="frames per second of the output, at a fixed rate (default: the source's times, 30 a second for images)",
     )
     group.add_argument(
         "--status",
@@ -115,7 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_video(
         Reading(source=args.source, max_frames=args.max_frames),
         Predicting(weights=args.weights, engine=args.engine, device=args.device),
-        Writing(output=args.output, overwrite=args.overwrite, fps=args.fps, show=args.show, status=args.status),
+        Writing(
+            output=args.output,
+            sound=args.sound,
+            overwrite=args.overwrite,
+            fps=args.fps,
+            show=args.show,
+            status=args.status,
+        ),
         Drawing(args.opacity, args.score_threshold, legend=not args.no_legend),
     )
 

@@ -54,7 +54,7 @@ class FakeCapture:
         return self.opened
 
     def get(self, key):
-        return self.properties[key]
+        return self.properties.get(key, 0.0)
 
     def read(self):
         time.sleep(self.pause_s)
@@ -257,7 +257,7 @@ def test_outputs_that_exist_or_cannot_be_written_are_refused(tool, tmp_path):
     for output, message in (
         (tmp_path / "file" / "out.mp4", "cannot be written"),
         (tmp_path / "file", "no folder"),
-        (tmp_path / "out.gif", "ends in"),
+        (tmp_path / "out.mpg", "ends in"),
         (tmp_path / "old.mp4", "--overwrite"),
         (clip, "--overwrite|would replace"),
     ):

@@ -44,11 +44,17 @@ def num_workers(text: str) -> int:
     return int(text)
 
 
-def progress(*extra: str) -> Progress:
-    """A progress bar with counts, elapsed and remaining time; `extra` are templates over a task's fields."""
+def progress(*extra: str, to_stderr: bool = False) -> Progress:
+    """A progress bar with counts, elapsed and remaining time.
+
+    Arguments:
+        extra: templates over a task's fields.
+        to_stderr: show it there, as standard output carries data.
+    """
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
+    out = Console(stderr=True, highlight=False, markup=False, emoji=False) if to_stderr else console
     columns += [TextColumn(template, markup=False) for template in extra]
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=out)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

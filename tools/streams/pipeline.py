@@ -18,6 +18,7 @@ import numpy as np
 from backbone.errors import InputError
 from tools.streams.frames import Frame
 from tools.streams.overlay import Drawing, draw
+from tools.streams.short import PipeClosed
 from tools.streams.sources import LiveStream, Source
 from tools.streams.stage_queue import StageQueue
 from tools.streams.window import Window
@@ -211,7 +212,11 @@ class Pipeline:
             counts.stage_seconds.draw += drawn - start
             counts.size_hw = image.shape[:2]
             if self.sink is not None:
-                self.sink.write(image, frame.seconds)
+                try:
+                    self.sink.write(image, frame.seconds)
+                except PipeClosed:
+                    self.stop.set()
+                    return
             counts.stage_seconds.write += time.perf_counter() - drawn
             counts.frames_written += 1
             if self.window is not None:

@@ -15,8 +15,9 @@ from tools.io.files import replace_file
 from tools.streams.overlay import Drawing
 from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
 from tools.streams.settings import Predicting, Reading, Writing
-from tools.streams.sinks import Sink, VideoSink, open_sink
-from tools.streams.sources import Images, Source, open_source, without_password
+from tools.streams.short import PipeSink
+from tools.streams.sinks import STDOUT, ImageSink, Sink, open_sink
+from tools.streams.sources import Images, Source, VideoFile, open_source, without_password
 from tools.streams.window import Window, has_display
 
 EXIT_CODES = {"complete": 0, "truncated": 3, "source_lost": 4, "interrupted": 130}
@@ -37,7 +38,17 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     stream = open_source(reading.source)
     refuse_overlap(reading, predicting, writing, stream)
     fps = stream.fps if writing.fps is None else writing.fps
-    sink = None if output is None else open_sink(output, fps, writing.overwrite)
+    if writing.sound and not isinstance(stream, VideoFile):
+        raise InputError(f"--sound: {reading.source} is no video file; leave the option out")
+    sink = None
+    if output is not None:
+        sink = open_sink(
+            output,
+            fps,
+            overwrite=writing.overwrite,
+            keep_times=writing.fps is None,
+            sound_from=Path(reading.source) if writing.sound else None,
+        )
     status = status_path(sink) if writing.status is None else writing.status
     predictors = load_predictors(predicting, score_threshold=drawing.score_threshold)
 
@@ -48,7 +59,7 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     start = time.perf_counter()
     outcome = Outcome("failed", "")
     try:
-        with progress("{task.fields[speed]:.1f} frames/s") as bar:
+        with progress("{task.fields[speed]:.1f} frames/s", to_stderr=output == STDOUT) as bar:
             task = bar.add_task("video", total=min(totals, default=None), speed=0.0)
 
             def on_frame(written: int) -> None:
@@ -76,7 +87,8 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
         raise
     finally:
         seconds = time.perf_counter() - start
-        outcome = warn_of_speed(outcome, counts, fps, seconds)
+        if sink is None or not sink.keeps_times:
+            outcome = warn_of_speed(outcome, counts, fps, seconds)
         if status is not None:
             given = {
                 "source": without_password(reading.source),
@@ -89,10 +101,12 @@ def run_video(reading: Reading, predicting: Predicting, writing: Writing, drawin
     if outcome.message:
         print(f"{outcome.status}: {outcome.message}", file=sys.stderr)
     where = "window" if output is None else output
+    # Standard output may be the frames'.
+    told = sys.stderr if output == STDOUT else sys.stdout
     report = "" if status is None else f"; status in {status}"
     engines = " and ".join(dict.fromkeys(predictor.engine for predictor in predictors))
     speed = f"{counts.frames_written / seconds:.1f} frames/s"
-    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}")
+    print(f"{counts.frames_written} frames -> {where} ({speed}, engine {engines}){report}", file=told)
     return EXIT_CODES[outcome.status]
 
 
@@ -160,12 +174,12 @@ def warn_of_speed(outcome: Outcome, counts: Counts, fps: float, seconds: float) 
 
 
 def status_path(sink: Sink | None) -> Path | None:
-    """Where the report goes by default: beside a video, in a folder of images, nowhere without an output."""
-    if sink is None:
+    """Where the report goes by default: beside a file, in a folder of images, nowhere without either."""
+    if sink is None or isinstance(sink, PipeSink):
         return None
-    if isinstance(sink, VideoSink):
-        return sink.path.with_name(f"{sink.path.name}.status.json")
-    return sink.path / "status.json"
+    if isinstance(sink, ImageSink):
+        return sink.path / "status.json"
+    return sink.path.with_name(f"{sink.path.name}.status.json")
 
 
 def status_report(

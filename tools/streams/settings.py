@@ -27,7 +27,8 @@ class Writing:
     """Where drawn frames and the report go."""
 
     output: Path | None = None  # as `sinks.open_sink` takes it; None: frames are only shown
+    sound: bool = False  # copy the source's
     overwrite: bool = False  # replace an output that exists
-    fps: float | None = None  # frames per second of the output; None: the source's
+    fps: float | None = None  # frames per second of the output, at a fixed rate; None: the source's times
     show: bool = False  # in a window
     status: Path | None = None  # of the report in JSON; None: beside the output

@@ -1,8 +1,8 @@
-"""Where drawn frames go: a video file, or a folder of numbered images.
+"""Where drawn frames go: a video file, an animated picture, a folder of numbered images, or standard output.
 
 Every sink has `path`, `write(image, seconds)` for a drawn frame, uint8 BGR `[H, W, 3]`, and its time in the source,
-`close()` for when all frames are written, `abandon()` for after a failure, and `note`, a remark about the result, empty
-if there is none.
+`close()` for when all frames are written, `abandon()` for after a failure, `note`, a remark about the result, empty if
+there is none, and `keeps_times`: whether a frame is shown at its time in the source rather than at a fixed rate.
 """
 
 import os
@@ -13,14 +13,22 @@ import cv2
 import numpy as np
 
 from backbone.errors import InputError
+from tools.io.packages import missing
+from tools.streams import encoded, short
+from tools.streams.encoded import EncodedSink
 from tools.streams.opencv_log import silence_opencv
+from tools.streams.places import pad_to_even, padding_note, part_of, prepare_place
+from tools.streams.short import AnimationSink, PipeSink
 
 # Only codecs that OpenCV's own wheels can write, in order of preference; they have no H.264 encoder.
 CODECS = {".mp4": ("mp4v",), ".mkv": ("mp4v", "VP90", "MJPG"), ".avi": ("MJPG", "XVID")}
+SUFFIXES = tuple(dict.fromkeys((*encoded.SUFFIXES, *CODECS, *short.SUFFIXES)))
+WITHOUT_H264 = "its codec, MPEG-4 part 2, is one that browsers do not play; for H.264: pip install 'taproot[video]'"
+STDOUT = Path("-")
 
 
 class VideoSink:
-    """A video file, written beside its final name as `<stem>.part<suffix>` and renamed once it has been read back.
+    """A video by OpenCV, written as `<stem>.part<suffix>` and renamed once it has been read back.
 
     A process that is killed leaves the part file: an .mkv or .avi can be read up to there, an .mp4 cannot.
 
@@ -30,35 +38,20 @@ class VideoSink:
         overwrite: replace a file of that name.
 
     Raises:
-        InputError: unknown suffix, existing file, or a place that cannot be written.
+        InputError: an existing file, or a place that cannot be written.
     """
 
+    keeps_times = False
+
     def __init__(self, path: Path, fps: float, overwrite: bool = False) -> None:
-        if path.suffix.lower() not in CODECS:
-            raise InputError(f"--output {path}: a video ends in {', '.join(CODECS)}; a folder has no suffix")
-        if path.exists() and not overwrite:
-            raise InputError(f"--output {path} exists: give --overwrite to replace it")
         silence_opencv()
-        self.path = path
-        self.part = path.with_name(f"{path.stem}.part{path.suffix}")
+        self.path, self.part = path, part_of(path)
         self.frames_written = 0
-        self.note = ""  # what the reader of the result should know about its images
+        self.note = WITHOUT_H264 if path.suffix.lower() in encoded.SUFFIXES else ""
         self._fps = fps
         self._frame_hw = (0, 0)  # of the first frame
         self._writer: cv2.VideoWriter | None = None
-        if self.part.exists() and not overwrite:
-            raise InputError(
-                f"--output {path}: another run is writing {self.part} or was killed: give --overwrite to replace it"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Tells now, not after the model is loaded, whether the place can be written.
-            with self.part.open("ab"):
-                pass
-            if self.part.stat().st_size == 0:
-                self.part.unlink()
-        except OSError as error:
-            raise InputError(f"--output {path} cannot be written: {error.strerror}") from None
+        prepare_place(path, overwrite)
 
     def write(self, image: np.ndarray, seconds: float) -> None:
         """Append one frame `[H, W, 3]`; the first one sets the size of the video, whose rate is fixed.
@@ -76,9 +69,7 @@ class VideoSink:
                 f"--output {self.path}: frame {self.frames_written} is {width}x{height}, the first was "
                 f"{self._frame_hw[1]}x{self._frame_hw[0]}; a video has one size, write to a folder instead"
             )
-        if height % 2 or width % 2:
-            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        self._writer.write(image)
+        self._writer.write(pad_to_even(image))
         self.frames_written += 1
 
     def close(self) -> None:
@@ -107,9 +98,8 @@ class VideoSink:
             self._writer.release()
 
     def _open_writer(self, height: int, width: int) -> cv2.VideoWriter:
-        if (height, width) != self._frame_hw:
-            # Video codecs store color at half size; OpenCV would cut the last row or column off.
-            self.note = f"padded to the even size {width}x{height} by repeating the last row or column"
+        # OpenCV would cut the last row or column off.
+        self.note = "; ".join(filter(None, (self.note, padding_note(*self._frame_hw))))
         for codec in CODECS[self.path.suffix.lower()]:
             fourcc = cv2.VideoWriter.fourcc(*codec)
             writer = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
@@ -133,6 +123,7 @@ class ImageSink:
     """
 
     note = ""
+    keeps_times = True  # in so far as no frame is shown
 
     def __init__(self, folder: Path, overwrite: bool = False) -> None:
         self.path = folder
@@ -169,18 +160,47 @@ class ImageSink:
         pass
 
 
-Sink = VideoSink | ImageSink
+Sink = EncodedSink | VideoSink | AnimationSink | ImageSink | PipeSink
 
 
-def open_sink(output: Path, fps: float, overwrite: bool = False) -> Sink:
-    """The sink that a path asks for: a folder if it is one or has no suffix, a video otherwise.
+def open_sink(
+    output: Path,
+    fps: float,
+    *,
+    overwrite: bool = False,
+    keep_times: bool = True,
+    sound_from: Path | None = None,
+) -> Sink:
+    """The sink that a path asks for: a folder if it is one or has no suffix, standard output for "-", else by suffix.
+
+    Arguments:
+        fps: frames per second, above 0 and below 1000.
+        overwrite: replace an output that exists.
+        keep_times: show frames at their times in the source where the file can, rather than at a fixed rate.
+        sound_from: a video whose sound is copied.
 
     Raises:
-        InputError: as `VideoSink` and `ImageSink`.
+        InputError: an unknown suffix, an output without sound or extra for it, or what the sinks raise.
     """
-    if output.is_dir() or not output.suffix:
+    suffix = output.suffix.lower()
+    has_encoder = not missing(["av"])
+    if sound_from is not None:
+        if suffix not in encoded.SUFFIXES:
+            raise InputError(f"--sound: {output} can have none; write one of {', '.join(encoded.SUFFIXES)}")
+        if not has_encoder:
+            raise InputError("--sound: needs PyAV, not installed; pip install 'taproot[video]'")
+    if output == STDOUT:
+        return PipeSink(fps)
+    if output.is_dir() or not suffix:
         return ImageSink(output, overwrite)
-    return VideoSink(output, fps, overwrite)
+    if suffix in short.SUFFIXES:
+        return AnimationSink(output, fps, keep_times=keep_times, overwrite=overwrite)
+    if suffix in encoded.SUFFIXES and has_encoder:
+        return EncodedSink(output, fps, keep_times=keep_times, sound_from=sound_from, overwrite=overwrite)
+    if suffix in CODECS:
+        return VideoSink(output, fps, overwrite)
+    valid = [each for each in SUFFIXES if each in (*CODECS, *short.SUFFIXES) or has_encoder]
+    raise InputError(f"--output {output}: a video ends in {', '.join(valid)}; a folder has no suffix")
 
 
 def _count_frames(path: Path, expected: int) -> int:

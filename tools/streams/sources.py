@@ -5,6 +5,7 @@ Every source has `name` (for messages), `fps`, `live`, `frames_expected` (None w
 """
 
 import glob
+import math
 import re
 import time
 from pathlib import Path
@@ -54,6 +55,8 @@ class VideoFile:
         self.frames_expected = int(count) if count > 0 else None
         self._capture = capture
         self._position = 0
+        self._first = 0.0  # time of the first frame by the container, milliseconds
+        self._seconds = -1.0  # of the last frame
 
     def read(self) -> Frame | None:
         read, image = self._capture.read()
@@ -61,7 +64,16 @@ class VideoFile:
             return None
         index = self._position
         self._position += 1
-        return Frame(image, index, index / self.fps)
+        self._seconds = self._time(index)
+        return Frame(image, index, self._seconds)
+
+    def _time(self, index: int) -> float:
+        """The time of the frame just read: the container's, or by the rate where that is none or runs backwards."""
+        milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        if index == 0:
+            self._first = milliseconds
+        seconds = (milliseconds - self._first) / 1000
+        return seconds if self._seconds < seconds < math.inf else max(index / self.fps, self._seconds)
 
     def close(self) -> None:
         self._capture.release()

@@ -93,8 +93,8 @@ def create(
     """A segmentation model with fresh weights: images [N, 3, H, W] -> logits [N, num_classes, H/stride, W/stride].
 
     Arguments:
-        head: "lraspp", "raspp" (MobileNetV2's), "fuse" (wide context, refined at stride 8) and "fuse4" (with a map of
-            stride 4 too), or a decoder of segmentation-models-pytorch; see `seg.options.HEADS`.
+        head: "lraspp", "raspp" (MobileNetV2's), "fuse" (wide context, refined at stride 8), or a decoder of
+            segmentation-models-pytorch; see `seg.options.HEADS`.
         backbone: one of `backbone.names()`, or a network in strings as `backbone.parse` reads them.
         variant: of LR-ASPP: "paper", or "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`.
         width: multiplies the backbone's channels.
@@ -116,7 +116,7 @@ def create(
     architecture = backbones.architecture(backbone)
     taps = required_taps(head, architecture, variant)
     if tail is None:
-        light = variant == "paper" and head in ("lraspp", "raspp", "fuse", "fuse4")
+        light = variant == "paper" and head in ("lraspp", "raspp", "fuse")
         tail = "segmentation" if light and "segmentation" in tails(architecture) else "full"
     extra = auxiliary_tap(architecture)
     network = backbones.create(

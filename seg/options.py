@@ -4,7 +4,6 @@ HEADS = (
     "lraspp",
     "raspp",
     "fuse",
-    "fuse4",
     "deeplabv3",
     "deeplabv3plus",
     "fpn",

@@ -20,11 +20,11 @@ from seg.heads.raspp import RASPPHead
 from seg.heads.taps import high_tap, low_tap, pyramid
 from seg.options import HEADS, POOLINGS, VARIANTS
 
-HEAD_CHANNELS = {"lraspp": 128, "raspp": 256, "fuse": 64, "fuse4": 64} | {
+HEAD_CHANNELS = {"lraspp": 128, "raspp": 256, "fuse": 64} | {
     name: decoder.head_channels for name, decoder in DECODERS.items()
 }
 """Channels inside each head by default; LR-ASPP's is the paper's F."""
-OUTPUT_STRIDES = {"lraspp": (16, 8, 32), "raspp": (16, 8, 32), "fuse": (32, 16), "fuse4": (32, 16)} | {
+OUTPUT_STRIDES = {"lraspp": (16, 8, 32), "raspp": (16, 8, 32), "fuse": (32, 16)} | {
     name: decoder.output_strides for name, decoder in DECODERS.items()
 }
 """Strides of the deepest feature that each head accepts, the default first."""
@@ -43,8 +43,8 @@ def required_taps(head: str, architecture: Architecture, variant: str = "paper")
         return low_tap(architecture, variant), high_tap(architecture)
     if head == "raspp":
         return (high_tap(architecture),)
-    if head in ("fuse", "fuse4"):
-        return pyramid(architecture)[2 if head == "fuse" else 1 :]
+    if head == "fuse":
+        return pyramid(architecture)[2:]
     return pyramid(architecture)
 
 
@@ -99,6 +99,6 @@ def build_head(
         return LRASPPHead(*features, variant=variant, pooling=pooling, align_corners=align_corners, **common)
     if name == "raspp":
         return RASPPHead(*features, **common)
-    if name in ("fuse", "fuse4"):
+    if name == "fuse":
         return FuseHead(features, **common)
     return DecoderHead(name, features, **common)

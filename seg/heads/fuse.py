@@ -77,56 +77,31 @@ class RefiningBlock(nn.Module):
         return x + self.project(self.depthwise(self.expand(x)))
 
 
-class Detail(nn.Module):
-    """What the map of stride 4 adds, for thin things: half of the channels of both maps, summed, one light residual.
-
-    Maps [N, C, h, w] of stride 8 and [N, C', H, W] of stride 4 -> [N, C // 2, H, W].
-    """
-
-    def __init__(self, channels: int, fine_channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.reduce = _conv(channels, half, relu=False)
-        self.lateral = _conv(fine_channels, half, relu=False)
-        self.depthwise = _conv(half, half, 3, groups=half)
-        self.project = _conv(half, half, relu=False)
-
-    def forward(self, x: Tensor, fine: Tensor) -> Tensor:
-        total = self.lateral(fine) + resize(self.reduce(x), fine.shape[-2:])
-        return total + self.project(self.depthwise(total))
-
-
 class FuseHead(nn.Module):
     """Context at the deepest feature, added to the finer ones, two inverted residuals on the sum, a 1x1 classifier.
 
     Arguments:
-        features: channels and strides of the features, finest first: of strides 8, 16 and the deepest, or 4 before
-            them; the logits have the first one's stride.
+        features: channels and strides of the three features, finest first; the logits have the first one's stride.
         head_channels: channels of the summed maps; the context has twice as many.
         dropout: probability of dropping a channel before the classifying convolution.
     """
 
     def __init__(self, features: Sequence[Feature], *, num_classes: int, head_channels: int, dropout: float) -> None:
         super().__init__()
-        fine, *finer, deepest = features if len(features) == 4 else (None, *features)
+        *finer, deepest = features
         self.context = Context(deepest.channels, 2 * head_channels)
         channels = [*(feature.channels for feature in finer), 2 * head_channels]
         self.laterals = nn.ModuleList(_conv(count, head_channels, relu=False) for count in channels)
         self.refine = nn.Sequential(*(RefiningBlock(head_channels) for _ in range(REFINING_BLOCKS)))
-        self.detail = None if fine is None else Detail(head_channels, fine.channels)
         self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(head_channels if fine is None else head_channels // 2, num_classes, 1)
-        self.stride, self.multiple, self.least = features[0].stride, 1, 1
+        self.classify = nn.Conv2d(head_channels, num_classes, 1)
+        self.stride, self.multiple, self.least = finer[0].stride, 1, 1
 
     def forward(self, *features: Tensor) -> Tensor:
-        """Features of strides (4), 8, 16 and the deepest, [N, C, H/s, W/s] each -> logits [N, num_classes, H/s, W/s]."""
+        """Features [N, C, H/8, W/8], [N, C', H/16, W/16], [N, C'', H/s, W/s] -> logits [N, num_classes, H/8, W/8]."""
         *finer, deepest = features
-        fine = None if self.detail is None else finer.pop(0)
         *laterals, lateral = self.laterals
         total = lateral(self.context(deepest))
         for lateral, feature in zip(reversed(laterals), reversed(finer), strict=True):
             total = lateral(feature) + resize(total, feature.shape[-2:])
-        total = self.refine(total)
-        if self.detail is not None:
-            total = self.detail(total, fine)
-        return self.classify(self.dropout(total))
+        return self.classify(self.dropout(self.refine(total)))

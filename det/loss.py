@@ -14,13 +14,14 @@ from backbone.errors import InputError
 from det import boxes
 from det.boxes import RawDetections
 from det.matching import Targets, in_crowd, match
-from det.options import BOX_LOSSES, LOSS_KINDS
+from det.options import BOX_LOSSES
 
 IOU_LOSSES = {
     "giou": generalized_box_iou_loss,
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
 }
+KINDS = ("softmax", "focal", "quality_focal")
 MAX_SHIFT = 10.0
 """IoU losses clamp a predicted box to at most so many anchor sides from its anchor, and to 1/62 to 62 times its size.
 
@@ -62,8 +63,8 @@ class DetectionLoss(nn.Module):
         iou_threshold: float = 0.5,
     ) -> None:
         super().__init__()
-        if kind not in LOSS_KINDS:
-            raise InputError(f"loss kind {kind!r} is unknown; choose one of {', '.join(LOSS_KINDS)}")
+        if kind not in KINDS:
+            raise InputError(f"loss kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if box not in BOX_LOSSES:
             raise InputError(f"box loss {box!r} is unknown; choose one of {', '.join(BOX_LOSSES)}")
         self.kind = kind

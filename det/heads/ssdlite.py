@@ -57,6 +57,9 @@ class SSDLiteHead(nn.Module):
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
 
+    losses = ("softmax", "focal", "quality_focal")
+    """Kinds of loss that train it, the default first."""
+
     def __init__(
         self,
         c4: Feature,

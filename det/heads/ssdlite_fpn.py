@@ -71,6 +71,9 @@ class FPNLiteHead(nn.Module):
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
 
+    losses = ("softmax", "focal", "quality_focal")
+    """Kinds of loss that train it, the default first."""
+
     def __init__(
         self,
         features: Sequence[Feature],

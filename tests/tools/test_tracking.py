@@ -201,15 +201,16 @@ def test_the_video_tool_counts_tracked_objects(
 ) -> None:
     thresholds = []
 
-    def load_predictors(predicting: object, *, score_threshold: float) -> list[Walker]:
+    def load_predictors(predicting: object, *, score_threshold: float, scores: bool) -> list[Walker]:
         thresholds.append(score_threshold)
         return [Walker()]
 
     monkeypatch.setattr(run_video, "load_predictors", load_predictors)
+    monkeypatch.setattr(run_video, "LANES", 1)  # this predictor counts its calls
     (tmp_path / "images").mkdir()
     for index in range(12):
         cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.zeros((64, 96, 3), np.uint8))
-    given = ["--weights", "d.safetensors", "--source", str(tmp_path / "images")]
+    given = ["--weights", "d.safetensors", "--source", str(tmp_path / "images"), "--no-legend"]
     assert video.main([*given, "--output", str(tmp_path / "plain")]) == 0
     assert video.main([*given, "--output", str(tmp_path / "trails"), "--track"]) == 0
     assert video.main([*given, "--output", str(tmp_path / "ids"), "--track", "sort", "--no-trails"]) == 0
@@ -228,7 +229,7 @@ def test_the_video_tool_counts_tracked_objects(
 def test_tracking_without_a_detector_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Walker()
     segmenter.task = "segmentation"
-    monkeypatch.setattr(run_video, "load_predictors", lambda predicting, *, score_threshold: [segmenter])
+    monkeypatch.setattr(run_video, "load_predictors", lambda predicting, **options: [segmenter])
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((64, 96, 3), np.uint8))
     given = ["--weights", "s.safetensors", "--source", str(tmp_path / "0.png"), "--output", str(tmp_path / "out")]
     with pytest.raises(InputError, match="--track bytetrack: no model given finds objects"):

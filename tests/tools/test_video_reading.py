@@ -159,7 +159,7 @@ class Counting:
         return [self.result() for _ in frames]
 
     def result(self):
-        return SimpleNamespace(draw=lambda frame_bgr, score_threshold: frame_bgr.copy())
+        return SimpleNamespace(draw=lambda frame_bgr, **options: frame_bgr.copy())
 
 
 class Collect:
@@ -270,7 +270,7 @@ from tools import video
 class Nothing:
     task, engine = "detection", "torch"
     def __call__(self, frame):
-        return SimpleNamespace(draw=lambda frame_bgr, score_threshold: frame_bgr.copy())
+        return SimpleNamespace(draw=lambda frame_bgr, **options: frame_bgr.copy())
 run_video.load_predictors = lambda predicting, **options: [Nothing()]
 run(video.main)
 """

@@ -42,7 +42,8 @@ class DecoderErrors:
     def __enter__(self) -> "DecoderErrors":
         if not GLIBC:
             return self
-        self._shown = os.environ.get(LEVEL, QUIET) != QUIET
+        self._level_before = os.environ.get(LEVEL)
+        self._shown = self._level_before not in (None, QUIET)
         if not self._shown:
             os.environ[LEVEL] = ERRORS
         self._libc = libc = ctypes.CDLL(None)
@@ -59,6 +60,11 @@ class DecoderErrors:
     def __exit__(self, *_: object) -> None:
         if not GLIBC:
             return
+        # Else a second run would take our level for the user's and show the lines.
+        if self._level_before is None:
+            os.environ.pop(LEVEL, None)
+        else:
+            os.environ[LEVEL] = self._level_before
         stream = ctypes.c_void_p(self._stdout.value)
         self._stdout.value = self._before
         self._libc.fclose(stream)  # ends the thread

@@ -11,13 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.tools.test_video import FakeCapture, numbered
-from tests.tools.test_video_reading import Counting
 from tools import video
 from tools.io.console import run
 from tools.streams import pipeline, run_video, sources
@@ -28,11 +27,11 @@ NUM_FRAMES = 60
 # One process for all files, in which FFmpeg's level is set before the first video, as in a user's.
 RUN_EACH = """
 import contextlib, io, json, sys
-from tests.tools.test_video_reading import Counting
+from tests.tools.test_video_faults import Blind
 from tools import video
 from tools.io.console import run
 from tools.streams import run_video
-run_video.load_predictors = lambda predicting, **options: [Counting()]
+run_video.load_predictors = lambda predicting, **options: [Blind()]
 done = {}
 for path in sys.argv[1:]:
     errors = io.StringIO()
@@ -43,6 +42,36 @@ for path in sys.argv[1:]:
             done[path] = ended.code, errors.getvalue()
 print(json.dumps(done))
 """
+
+
+class Blind:
+    """A detector that finds nothing."""
+
+    task, engine, classes = "detection", "torch", ["car"]
+
+    def __call__(self, frame):
+        return SimpleNamespace(draw=lambda frame_bgr, **options: frame_bgr.copy())
+
+
+class FakeCapture:
+    """Stands in for cv2.VideoCapture: gives so many frames, then fails."""
+
+    def __init__(self, num_frames, fps=25.0, count=-1.0, opened=True):
+        self.num_frames, self.opened, self.num_read = num_frames, opened, 0
+        self.properties = {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: count}
+
+    def isOpened(self):
+        return self.opened
+
+    def get(self, key):
+        return 40.0 * (self.num_read - 1) if key == cv2.CAP_PROP_POS_MSEC else self.properties[key]
+
+    def read(self):
+        self.num_read += 1
+        return self.num_read <= self.num_frames, np.full((48, 64, 3), 90, np.uint8)
+
+    def release(self):
+        pass
 
 
 def noise(seed):
@@ -161,7 +190,7 @@ def tool(monkeypatch, tmp_path, capsys):
     """Runs the command on a source, in this process; returns exit code, report and what it said on stderr."""
 
     def run_tool(source, *options, output=True):
-        monkeypatch.setattr(run_video, "load_predictors", lambda predicting, **given: [Counting()])
+        monkeypatch.setattr(run_video, "load_predictors", lambda predicting, **given: [Blind()])
         path = tmp_path / "out.avi"
         places = ["--output", str(path)] if output else []
         with pytest.raises(SystemExit) as ended:
@@ -188,7 +217,7 @@ def tool(monkeypatch, tmp_path, capsys):
 def test_a_wrong_rate_or_number_of_frames_never_costs_a_frame(tool, tmp_path, monkeypatch, fps, count, code, status):
     # 52
     (tmp_path / "in.mp4").touch()
-    capture = FakeCapture([numbered(number) for number in range(10)], fps=fps, count=count)
+    capture = FakeCapture(10, fps=fps, count=count)
     monkeypatch.setattr(sources, "_capture", lambda target: capture)
     found_code, report, _ = tool(tmp_path / "in.mp4")
     assert (found_code, report["status"], report["frames_written"]) == (code, status, 10)
@@ -270,7 +299,7 @@ def test_a_camera_never_gives_frames_that_it_did_not_take(tool, monkeypatch, con
 
     def connect(target):
         given = waiting.pop(0) if waiting else None
-        return FakeCapture(opened=False) if given is None else FakeCapture([numbered(1)] * given)
+        return FakeCapture(0, opened=False) if given is None else FakeCapture(given)
 
     monkeypatch.setattr(sources, "_capture", connect)
     found_code, report, errors = tool("0")

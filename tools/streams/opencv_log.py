@@ -48,11 +48,11 @@ class DecoderErrors:
         if not self._shown:
             os.environ[LEVEL] = ERRORS
         source, target = os.pipe()
-        self._descriptor, stream = _lasting_stream()
+        self._descriptor, self._stream = _lasting_stream()
         os.dup2(target, self._descriptor, inheritable=False)
         os.close(target)
         self._stdout = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stdout")
-        self._before, self._stdout.value = self._stdout.value, stream
+        self._before, self._stdout.value = self._stdout.value, self._stream
         self._thread = threading.Thread(target=self._read, args=(source,), name="decoder errors", daemon=True)
         self._thread.start()
         return self
@@ -65,9 +65,8 @@ class DecoderErrors:
             os.environ.pop(LEVEL, None)
         else:
             os.environ[LEVEL] = self._level_before
-        _, stream = _lasting_stream()
         self._stdout.value = self._before
-        ctypes.CDLL(None).fflush(ctypes.c_void_p(stream))
+        ctypes.CDLL(None).fflush(ctypes.c_void_p(self._stream))
         _send_nowhere(self._descriptor)  # closes the pipe, which ends the thread
         self._thread.join()
 

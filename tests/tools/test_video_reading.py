@@ -311,6 +311,26 @@ def test_what_others_print_passes_while_errors_are_counted(capsys, monkeypatch):
     assert errors.count == 1 and capsys.readouterr() == ("Python's\n", "of another library\n")
 
 
+KEEP_STDOUT = """
+import ctypes
+from tools.streams.opencv_log import DecoderErrors
+libc = ctypes.CDLL(None)
+for run in range(2):
+    with DecoderErrors() as errors:
+        kept = ctypes.c_void_p(ctypes.c_void_p.in_dll(libc, "stdout").value)
+        libc.puts(b"[OPENCV:FFMPEG:16] error")
+    assert errors.count == 1
+    assert libc.fileno(kept) > 2 and libc.fputs(b"late", kept) >= 0 and libc.fflush(kept) == 0
+libc.puts(b"C's")
+"""
+
+
+def test_a_library_that_keeps_the_stream_of_decoder_errors_may_flush_it_later():
+    # As torchvision's nvjpeg does while the process ends.
+    done = subprocess.run([sys.executable, "-c", KEEP_STDOUT], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "C's\n", "")
+
+
 @pytest.mark.parametrize(
     ("stages", "engine", "size", "best", "advice"),
     [

@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 import threading
+from functools import cache
 
 import cv2
 
@@ -42,16 +43,16 @@ class DecoderErrors:
     def __enter__(self) -> "DecoderErrors":
         if not GLIBC:
             return self
-        self._shown = os.environ.get(LEVEL, QUIET) != QUIET
+        self._level_before = os.environ.get(LEVEL)
+        self._shown = self._level_before not in (None, QUIET)
         if not self._shown:
             os.environ[LEVEL] = ERRORS
-        self._libc = libc = ctypes.CDLL(None)
-        libc.fdopen.restype = ctypes.c_void_p
         source, target = os.pipe()
-        stream = ctypes.c_void_p(libc.fdopen(target, b"w"))
-        libc.setvbuf(stream, None, 1, 0)  # 1: _IOLBF of glibc, a line at a time
-        self._stdout = ctypes.c_void_p.in_dll(libc, "stdout")
-        self._before, self._stdout.value = self._stdout.value, stream.value
+        self._descriptor, self._stream = _lasting_stream()
+        os.dup2(target, self._descriptor, inheritable=False)
+        os.close(target)
+        self._stdout = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stdout")
+        self._before, self._stdout.value = self._stdout.value, self._stream
         self._thread = threading.Thread(target=self._read, args=(source,), name="decoder errors", daemon=True)
         self._thread.start()
         return self
@@ -59,9 +60,14 @@ class DecoderErrors:
     def __exit__(self, *_: object) -> None:
         if not GLIBC:
             return
-        stream = ctypes.c_void_p(self._stdout.value)
+        # Else a second run would take our level for the user's and show the lines.
+        if self._level_before is None:
+            os.environ.pop(LEVEL, None)
+        else:
+            os.environ[LEVEL] = self._level_before
         self._stdout.value = self._before
-        self._libc.fclose(stream)  # ends the thread
+        ctypes.CDLL(None).fflush(ctypes.c_void_p(self._stream))
+        _send_nowhere(self._descriptor)  # closes the pipe, which ends the thread
         self._thread.join()
 
     def _read(self, source: int) -> None:
@@ -72,3 +78,25 @@ class DecoderErrors:
                     self.count += int(level[1]) <= int(ERRORS)
                 if level is None or self._shown:
                     sys.stderr.write(line.decode(errors="replace"))
+
+
+@cache
+def _lasting_stream() -> tuple[int, int]:
+    """The descriptor and the address of a stream of C that is written a line at a time and never closed.
+
+    Libraries that are loaded while it is stdout keep its address, and flush it when the process ends: torchvision's
+    copy of nvjpeg does. A closed one is freed memory then, and the process hangs or crashes after all is done.
+    """
+    libc = ctypes.CDLL(None)
+    libc.fdopen.restype = ctypes.c_void_p
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    stream = libc.fdopen(descriptor, b"w")
+    libc.setvbuf(ctypes.c_void_p(stream), None, 1, 0)  # 1: _IOLBF of glibc
+    return descriptor, stream
+
+
+def _send_nowhere(descriptor: int) -> None:
+    """Makes a descriptor one of the null device."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor, inheritable=False)
+    os.close(nowhere)

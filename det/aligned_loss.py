@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbone.errors import InputError
-from det.boxes import RawDetections
+from det.boxes import RawDetections, iou
 from det.heads.pico import NUM_BINS, boxes_from_distances, distances, distances_to
 from det.loss import IOU_LOSSES
-from det.matching import Targets, in_crowd
+from det.matching import Targets, in_crowd, without_flat
 
 TOP_CELLS = 13
 QUALITY_POWER = 6
@@ -49,7 +49,7 @@ def assign(scores: Tensor, boxes: Tensor, cells: Tensor, targets: Targets) -> As
     inside = ((centers - middle[:, :, None]).abs() < reach[:, :, None]).all(dim=-1)  # [N, G, A]
     allowed = inside & targets.valid[..., None]
 
-    overlap = _pairwise_iou(targets.boxes, boxes)  # [N, G, A]
+    overlap = iou(targets.boxes[:, :, None], boxes[:, None])  # [N, G, A]
     labels = targets.labels[..., None].expand(-1, -1, scores.shape[1])
     alignment = scores.transpose(1, 2).gather(1, labels) * overlap**QUALITY_POWER
     ranked = torch.where(allowed, alignment, -1.0)
@@ -108,8 +108,7 @@ class AlignedLoss(nn.Module):
             for any batch.
         """
         logits, offsets = raw.class_logits.float(), raw.box_offsets.float()
-        sized = (targets.boxes[..., 2:] > targets.boxes[..., :2]).all(dim=-1)
-        targets = targets._replace(valid=targets.valid & sized)
+        targets = without_flat(targets)
         boxes = boxes_from_distances(distances(offsets), anchors)
         with torch.no_grad():
             assigned = assign(logits.sigmoid(), boxes, anchors, targets)
@@ -148,14 +147,3 @@ def _distance_losses(logits: Tensor, wanted: Tensor) -> Tensor:
     below = below.long()[..., None]
     lower, upper = shares.gather(-1, below)[..., 0], shares.gather(-1, below + 1)[..., 0]
     return -((1 - share_above) * lower + share_above * upper).mean(dim=-1)
-
-
-def _pairwise_iou(one: Tensor, other: Tensor) -> Tensor:
-    """IoU [N, G, A] of boxes [N, G, 4] with boxes [N, A, 4], xyxy; 0 where both are empty."""
-    corner = torch.maximum(one[:, :, None, :2], other[:, None, :, :2])
-    opposite = torch.minimum(one[:, :, None, 2:], other[:, None, :, 2:])
-    common = (opposite - corner).clamp(min=0).prod(dim=-1)
-    areas = (one[..., 2:] - one[..., :2]).prod(dim=-1)[:, :, None] + (other[..., 2:] - other[..., :2]).prod(dim=-1)[
-        :, None
-    ]
-    return common / (areas - common).clamp(min=1e-9)

@@ -3,6 +3,8 @@
 HEADS = ("ssdlite", "ssdlite_fpn", "pico96", "pico128")
 VARIANTS = ("paper", "torchvision")
 RESIZES = ("stretch", "letterbox")
-LOSS_KINDS = ("softmax", "focal", "quality_focal", "aligned")
+ANCHOR_LOSSES = ("softmax", "focal", "quality_focal")
+"""Of heads with anchors, the default first."""
+LOSS_KINDS = (*ANCHOR_LOSSES, "aligned")
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 STRENGTHS = ("ssd", "crop", "flip", "none")

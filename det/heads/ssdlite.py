@@ -8,6 +8,7 @@ from backbone.blocks import ConvNormAct
 from det import boxes
 from det.boxes import RawDetections
 from det.heads.anchors import anchors_per_cell, feature_sizes, ssd_anchors
+from det.options import ANCHOR_LOSSES
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 MIN_EXTRA_CHANNELS = 16
@@ -57,7 +58,7 @@ class SSDLiteHead(nn.Module):
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
 
-    losses = ("softmax", "focal", "quality_focal")
+    losses = ANCHOR_LOSSES
     """Kinds of loss that train it, the default first."""
 
     def __init__(

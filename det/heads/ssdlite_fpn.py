@@ -14,6 +14,7 @@ from backbone.blocks import ConvNormAct, SameConv2d
 from det import boxes
 from det.boxes import RawDetections
 from det.heads.anchors import PYRAMID_RATIOS, PYRAMID_SCALES, feature_sizes, pyramid_anchors
+from det.options import ANCHOR_LOSSES
 
 NUM_EXTRAS = 2
 TOWER_DEPTH = 4
@@ -71,7 +72,7 @@ class FPNLiteHead(nn.Module):
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
 
-    losses = ("softmax", "focal", "quality_focal")
+    losses = ANCHOR_LOSSES
     """Kinds of loss that train it, the default first."""
 
     def __init__(

@@ -13,6 +13,7 @@ import cv2
 LEVEL = "OPENCV_FFMPEG_LOGLEVEL"
 GLIBC = platform.libc_ver()[0] == "glibc"
 QUIET, ERRORS = "-8", "16"  # FFmpeg's levels: nothing, errors
+MARK = b"[counted up to here]\n"
 
 
 def silence_opencv() -> None:
@@ -33,12 +34,21 @@ class DecoderErrors:
     in its place, which leaves what Python writes alone. FFmpeg's lines go no further unless the user has set `LEVEL`;
     others, and these, go to stderr. Where the C library is not glibc nothing is counted.
 
-    Attributes:
-        count: lines so far.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count, self._counted = 0, threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def count(self) -> int:
+        """Lines so far, with all that were written before the question: it waits until the thread has read them."""
+        if self._thread is not None and self._thread.is_alive():
+            self._counted.clear()
+            os.write(self._descriptor, MARK)
+            while self._thread.is_alive() and not self._counted.wait(0.1):
+                pass
+        return self._count
 
     def __enter__(self) -> "DecoderErrors":
         if not GLIBC:
@@ -73,9 +83,12 @@ class DecoderErrors:
     def _read(self, source: int) -> None:
         with os.fdopen(source, "rb") as lines:
             for line in lines:
+                if line == MARK:
+                    self._counted.set()
+                    continue
                 level = re.match(rb"\[OPENCV:FFMPEG:(\d+)\]", line)
                 if level is not None:
-                    self.count += int(level[1]) <= int(ERRORS)
+                    self._count += int(level[1]) <= int(ERRORS)
                 if level is None or self._shown:
                     sys.stderr.write(line.decode(errors="replace"))
 

@@ -77,7 +77,12 @@ def make_parser() -> argparse.ArgumentParser:
     subject.add_argument("--source", required=True, help="video file")
     subject.add_argument("--engine", nargs="+", choices=ENGINES, default=["auto"], help="default: auto, the fastest")
     subject.add_argument(
-        "--size", type=positive, nargs="+", metavar="PIXELS", help="network's input: height and width, or longer side"
+        "--size",
+        action="append",
+        type=positive,
+        nargs="+",
+        metavar="PIXELS",
+        help="network's input: height and width, or longer side; once for all models or once for each",
     )
     subject.add_argument("--resize", type=width_height, metavar="W|WxH", help="of the clip, before it is timed")
     subject.add_argument("--out", type=Path, metavar="FILE", help="for the figures in JSON")

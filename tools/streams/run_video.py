@@ -253,6 +253,7 @@ def load_predictors(predicting: Predicting, *, score_threshold: float, scores: b
             size=predicting.size,
             device=device,
             score_threshold=score_threshold,
+            nms=predicting.nms,
             scores=scores,
         )
         for path in predicting.weights

@@ -26,6 +26,7 @@ class Predicting:
     device: str | None = None
     size: tuple[int, int] | int | None = None  # of the network's input: (height, width), longer side, None: the usual
     batch: int = 1  # frames in a call of a model; of a live source it is always one
+    nms: bool = True
 
 
 @dataclass(frozen=True)

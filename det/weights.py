@@ -22,10 +22,12 @@ EXTRA_PARTS = ("reduce", "depthwise", "project")
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 """The category ids in 1..90 that no annotation of COCO has; the published weights have outputs for them too."""
 NUM_COCO_IDS = 90
+ONE_TO_ONE = "head.one_to_one."
+"""How the names of one-to-one predictors begin."""
 PREDICTORS = {"classification_head": "class_predictors", "regression_head": "box_predictors"}
 
 
-def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> str:
+def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor], *, as_start: bool = False) -> str:
     """Loads a checkpoint, recognised by its tensors' names, and returns its layout.
 
     "torchvision" is `ssdlite320_mobilenet_v3_large`, with the reduced tail (its published weights) or without; the
@@ -47,6 +49,8 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
     Arguments:
         model: is left as it was where the weights do not fit.
         source: a weights file, or a state dict.
+        as_start: of a training: one-to-one predictors that the file lacks start as copies of the others, and those that
+            the model lacks are left out.
 
     Returns:
         "taproot", "torchvision", "tensorflow" or "paddle".
@@ -86,6 +90,8 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
             state = tensorflow_weights.translate(state)
         if model.num_objects == NUM_COCO_IDS - len(UNUSED_IDS):
             state = _without_unused(state, model.head.variant, background=model.background)
+    if as_start:
+        state = _with_one_to_one(state) if model.one_to_one else _without_one_to_one(state)
     load_strictly(model, state, source=name)
     return layout
 
@@ -163,6 +169,17 @@ def _torchvision_names(model: Detector, head: SSDLiteHead) -> dict[str, str]:
             names |= conv_norm(f"{their_map}.0", f"{our_map}.depthwise")
             names |= linear(f"{their_map}.1", f"{our_map}.project")
     return names
+
+
+def _with_one_to_one(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A pico head's tensors with one-to-one predictors, copies of the others where there are none."""
+    sets = ("towers", "class_predictors", "distance_predictors")
+    names = [name for name in state if name.startswith(tuple(f"head.{part}." for part in sets))]
+    return {name.replace("head.", ONE_TO_ONE, 1): state[name] for name in names} | dict(state)
+
+
+def _without_one_to_one(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith(ONE_TO_ONE)}
 
 
 def _without_unused(state: dict[str, Tensor], variant: str, *, background: bool) -> dict[str, Tensor]:

@@ -111,6 +111,9 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch", type=int, default=1, metavar="N", help="frames of a recording in a call, for GPUs (default: 1)"
     )
+    group.add_argument(
+        "--no-nms", action="store_true", help="of a detector: draw the boxes of its one-to-one predictors"
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 
 
@@ -207,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     return run_video(
         Reading(args.source, args.max_frames, args.start, args.end, args.skip, args.resize),
-        Predicting(args.weights, args.engine, args.device, args.size, args.batch),
+        Predicting(args.weights, args.engine, args.device, args.size, args.batch, nms=not args.no_nms),
         Writing(
             output=args.output,
             overwrite=args.overwrite,

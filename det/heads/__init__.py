@@ -68,6 +68,7 @@ def build_head(
     width: float = 1.0,
     head_channels: int = 128,
     padding: str = "symmetric",
+    one_to_one: bool = False,
 ) -> Head:
     """A head with fresh weights: its inputs are the feature maps [N, C, H/s, W/s], its output `RawDetections`.
 
@@ -80,14 +81,18 @@ def build_head(
         width: multiplies the channels of the extra maps, "ssdlite" only.
         head_channels: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
         padding: of strided convolutions: "symmetric", or "same" as TensorFlow pads.
+        one_to_one: a second set of predictors for boxes without NMS, the pico heads only.
 
     Raises:
-        InputError: an unknown name or variant, too few classes, or features of other strides than the head takes.
+        InputError: an unknown name or variant, too few classes, features of other strides than the head takes, or
+            one-to-one predictors of a head that has none.
     """
     check_choice("head", name, HEADS)
     check_choice("variant", variant, VARIANTS)
     if name != "ssdlite" and variant != "paper":
         raise InputError(f"head {name} has no variant {variant!r}; use variant paper")
+    if one_to_one and name not in PICO_SIZES:
+        raise InputError(f"head {name} has no one-to-one predictors; choose one of {', '.join(PICO_SIZES)}")
     fewest = 2 if variant == "torchvision" else 1
     if num_classes < fewest:
         raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {fewest}")
@@ -101,7 +106,7 @@ def build_head(
     if name == "ssdlite":
         head = SSDLiteHead(*features, variant=variant, width=width, **common)
     elif name in PICO_SIZES:
-        head = PicoHead(features, size=name, **common)
+        head = PicoHead(features, size=name, one_to_one=one_to_one, **common)
     else:
         head = FPNLiteHead(features, head_channels=head_channels, **common)
     if variant == "paper":

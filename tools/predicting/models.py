@@ -1,5 +1,6 @@
 """Trained models of either task from their files: plain to be worked on, or as predictors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,40 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
     return model, description
 
 
+def load_to_predict(path: str | Path, *, task: str | None = None, nms: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """As `load_model`, with what `keep_predictors` makes of a detector.
+
+    Raises:
+        InputError: what `load_model` and `keep_predictors` raise.
+    """
+    model, description = load_model(path, task=task)
+    return model, keep_predictors(model, description, nms=nms, source=path)
+
+
+def keep_predictors(
+    model: nn.Module, description: Mapping[str, Any], *, nms: bool, source: str | Path
+) -> dict[str, Any]:
+    """Leaves a detector one set of predictors; other models have no use for this.
+
+    Arguments:
+        nms: those whose boxes are chosen by non-maximum suppression, else the one-to-one predictors.
+        source: the file, for the message.
+
+    Returns:
+        The description; its `nms_iou` is None where there is no suppression.
+
+    Raises:
+        InputError: the detector has no one-to-one predictors.
+    """
+    if not isinstance(model, det.Detector):
+        return dict(description)
+    try:
+        model.keep(one_to_one=not nms)
+    except InputError as error:
+        raise InputError(f"{source}: {error}, or leave --no-nms out") from error
+    return dict(description) if nms else {**description, "nms_iou": None}
+
+
 def runs_plainly(path: str | Path, engine: str | None) -> bool:
     """Whether a file that is scored runs as `load_model` gives it, as in training, rather than by a predictor."""
     return engine in (None, "torch") and not is_exported(path)
@@ -69,17 +104,20 @@ def load(
     size: Size = None,
     device: str | torch.device | None = None,
     score_threshold: float = 0.3,
+    nms: bool = True,
     scores: bool = False,
 ) -> seg.Predictor | det.Predictor:
     """As `tools.predict.load`, which says more."""
     if is_exported(path):
-        return _load_exported(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
+        return _load_exported(
+            path, engine, size=size, device=device, score_threshold=score_threshold, nms=nms, scores=scores
+        )
     check_choice("engine", engine, ENGINES)
     if device is None:
         device = "cuda" if torch.cuda.is_available() and engine not in MODULES else "cpu"
     name = choose_engine(engine, torch.device(device).type)
     check_size(size)
-    model, description = load_model(path)
+    model, description = load_to_predict(path, nms=nms)
     network: Engine
     if name in MODULES:
         network = BuiltEngine(name, model, description)
@@ -96,6 +134,7 @@ def _load_exported(
     size: Size,
     device: str | torch.device | None,
     score_threshold: float,
+    nms: bool,
     scores: bool,
 ) -> seg.Predictor | det.Predictor:
     """As `load`, of an exported file."""
@@ -112,6 +151,8 @@ def _load_exported(
         raise InputError(f"{path}: takes inputs of {fixed[0]}x{fixed[1]} pixels only; leave the size out")
     model = None
     if description["task"] == "detection":
+        if not nms and description.get("nms_iou", det.NMS_IOU) is not None:
+            raise InputError(f"{path}: its boxes need NMS; export the weights with --no-nms, or leave --no-nms out")
         model = det.create(**description["model"])  # for its anchors; the weights are in the file
     if scores and description["task"] == "segmentation" and description["export"]["output"] == "final":
         raise InputError(f"{path}: gives labels without scores; give the weights, or an export with --output raw")

@@ -229,6 +229,7 @@ class DetModel:
     resize: str = knob(
         "stretch", "how an image becomes the input: stretch, or letterbox (on grey)", choices=det_options.RESIZES
     )
+    one_to_one: bool = knob(False, "of the pico heads: train predictors beside the others whose boxes need no NMS")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import det
 from backbone.data.more import compose
 from backbone.inference import normalise
+from det.dual_loss import DualLoss
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
@@ -40,7 +42,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     num_classes = len(train_set.classes) + (config.model.variant == "torchvision")
     model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = det.create(**model_arguments)
-    criterion = det.make_loss(model, **dataclasses.asdict(config.loss))
+    criterion = det.make_loss(model, **dataclasses.asdict(config.loss)).to(accelerator.device)
     description = {
         "task": "detection",
         "model": model_arguments,
@@ -59,17 +61,21 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         size_hw = sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
         images, targets = det.scale_batch(images, batch.targets, size_hw)
         with accelerator.autocast():
-            raw = model(images)
+            raw = model(images, both=True) if config.model.one_to_one else model(images)
         return criterion(raw, anchors[size_hw], targets)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         results = evaluate_model(model, val_set, description, accelerator=accelerator)
         return det.evaluate(ground_truth, results, fast=det.has_fast())
 
+    def schedule(step: int) -> None:
+        if isinstance(criterion, DualLoss):
+            criterion.set_progress(step / max(1, config.run.steps - 1))
+
     dropped = [f"{count} {reason}" for reason, count in train_set.dropped.items() if count]
     return Task(
         model=model,
-        load_weights=lambda path: load_initial_weights(model, path, det.load_weights),
+        load_weights=lambda path: load_initial_weights(model, path, partial(det.load_weights, as_start=True)),
         train_set=train_set,
         val_set=val_set,
         collate=det.collate,
@@ -79,6 +85,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command=f"tools.eval_det --data {config.data.root}",
         notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
+        before_step=schedule,
     )
 
 

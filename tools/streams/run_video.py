@@ -253,6 +253,7 @@ def load_predictors(predicting: Predicting, *, score_threshold: float, scores: b
             size=size,
             device=device,
             score_threshold=score_threshold,
+            nms=predicting.nms,
             scores=scores,
         )
         for path, size in zip(predicting.weights, predicting.sizes or [None] * len(predicting.weights), strict=True)

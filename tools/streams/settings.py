@@ -28,6 +28,7 @@ class Predicting:
         tuple[int, int] | int
     ] = ()  # of each network's input: (height, width) or longer side; none: the usual
     batch: int = 1  # frames in a call of a model; of a live source it is always one
+    nms: bool = True
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,13 @@ def leave_out_knob() -> Any:
     )
 
 
+def teacher_knob() -> Any:
+    """`teacher`, as each task has it."""
+    return knob(
+        None, "learn from this trained model too, a larger one of the same classes: its weights file, or a name"
+    )
+
+
 @dataclass(frozen=True)
 class SegData:
     root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
@@ -190,6 +197,12 @@ class SegLoss:
 
 
 @dataclass(frozen=True)
+class SegDistill:
+    weight: float = knob(1.0, "factor of the loss against the teacher's logits", limits=(1e-6, 1e6))
+    temperature: float = knob(2.0, "softens the two distributions before they are compared", limits=(0.1, 100))
+
+
+@dataclass(frozen=True)
 class DetData:
     root: str = knob("data/coco", "folder with annotations/ and one folder of images per split")
     train_split: str = knob("train2017", "split to learn from")
@@ -261,6 +274,11 @@ class DetLoss:
         choices=det_options.BOX_LOSSES,
     )
     box_weight: float | None = knob(None, "factor of the box loss; by default 1, 2.5 for aligned", limits=(0, 1e6))
+
+
+@dataclass(frozen=True)
+class DetDistill:
+    weight: float = knob(1.0, "factor of the losses against the teacher's scores and boxes", limits=(1e-6, 1e6))
 
 
 @dataclass(frozen=True)
@@ -420,6 +438,8 @@ class SegConfig:
         choices=seg_options.LOSSES,
     )
     loss_settings: SegLoss = field(default_factory=SegLoss)
+    teacher: str | None = teacher_knob()
+    distill: SegDistill = field(default_factory=SegDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
     )
@@ -439,6 +459,8 @@ class DetConfig:
     )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
+    teacher: str | None = teacher_knob()
+    distill: DetDistill = field(default_factory=DetDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else 0.5", limits=MEAN, length=3
     )
@@ -478,12 +500,13 @@ FREE_ON_RESUME = (
     "data.workers",
     "data.prepared",
     "data.damaged",
+    "teacher",
     "run.out",
     "run.save_every",
     "run.log_every",
     "run.eval_every",
 )
-"""Keys that may change when a run goes on, as they do not change its weights."""
+"""Keys that may change when a run goes on, as they do not change its weights; a teacher is known by its file's hash."""
 
 SETTLED = ("model.padding", "mean", "std", "optim.lr", "optim.backbone_lr")
 """Keys that a new run settles where they are null (`pretrained.settle`); a resumed one takes what was settled."""
@@ -582,6 +605,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
     if kind is not BackboneConfig:  # tried on an image of the size that training makes
         height, width = config.augment.crop_hw if kind is SegConfig else config.model.image_size
         more.check(config.augment.more, (height, width), f"{path}: augment.more")
+    if kind is not BackboneConfig and config.teacher is None and config.distill != type(config.distill)():
+        raise InputError(f"{path}: distill says how to learn from a teacher; give teacher too")
     if config.run.freeze is not None and config.weights is None:
         raise InputError(f"{path}: run.freeze keeps layers as weights made them; give weights too")
     if config.run.freeze_steps is not None and config.run.freeze is None:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 import det
 from backbone.data.more import compose
 from backbone.inference import normalise
+from det.distill import make_distill_loss
 from det.dual_loss import DualLoss
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
 from tools.run.task import Task
+from tools.run.teacher import Teacher
 from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model
 
 
@@ -52,6 +54,15 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         "mean": mean,
         "std": std,
     }
+    teacher = distill = None
+    if config.teacher is not None:
+        shown = {"classes": train_set.classes, "mean": mean, "std": std, "device": accelerator.device}
+        teacher = Teacher(config.teacher, task="detection", **shown)
+        assert isinstance(teacher.model, det.Detector)  # as its task is
+        own, score = SCORE_OF_LOSS[criterion.kind], teacher.description["score"]
+        distill = make_distill_loss(
+            model, teacher.model, kind=criterion.kind, scores=(own, score), source=config.teacher
+        )
     sizes_hw = training_sizes(size, config.augment.input_scale)
     anchors = {size_hw: model.anchors_for(size_hw).to(accelerator.device) for size_hw in sizes_hw}
 
@@ -61,8 +72,13 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         size_hw = sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
         images, targets = det.scale_batch(images, batch.targets, size_hw)
         with accelerator.autocast():
+            wanted = None if teacher is None else teacher(images)
             raw = model(images, both=True) if config.model.one_to_one else model(images)
-        return criterion(raw, anchors[size_hw], targets)
+        terms = criterion(raw, anchors[size_hw], targets)
+        if distill is not None and wanted is not None:
+            taught = raw.one_to_many if config.model.one_to_one else raw
+            terms |= {name: config.distill.weight * term for name, term in distill(taught, wanted).items()}
+        return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         results = evaluate_model(model, val_set, description, accelerator=accelerator)
@@ -86,6 +102,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         next_command=f"tools.eval_det --data {config.data.root}",
         notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
         before_step=schedule,
+        teacher=teacher,
     )
 
 

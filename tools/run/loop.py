@@ -92,6 +92,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                         note = f"loss {row['loss']:.3f}  lr {rate:.2g}  {speed:.1f} images/s"
                         row = {name: value for name, value in row.items() if math.isfinite(value)}
                         row |= {"left_out": left_out} if left_out else {}
+                        row |= teacher_share(task, run, speed)
                         log.write(state.step, row | {"lr": rate, "images_per_second": speed})
                         show(bar, line, state.step, run.steps, note)
                         clock, timed_from = time.perf_counter(), state.step
@@ -125,6 +126,16 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
         console.out(f"error: {missing}")
         return NOT_WRITTEN
     return 0
+
+
+def teacher_share(task: Task, run: Run, speed: float) -> dict[str, float]:
+    """The share of a step's time that the teacher takes, as a log row has it; nothing where it cannot be told apart.
+
+    Arguments:
+        speed: images per second over all processes.
+    """
+    seconds = None if task.teacher is None else task.teacher.seconds()
+    return {} if seconds is None else {"teacher_share": seconds * run.accumulate * speed / run.batch}
 
 
 def save_before_end(state: TrainingState, disk: Disk, error: InputError) -> None:

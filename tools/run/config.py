@@ -392,6 +392,11 @@ class Run:
     )
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
     log_every: int = knob(20, "steps between log rows", limits=COUNT)
+    samples: int = knob(
+        4,
+        "validation images of which each evaluation draws truth and prediction into samples/; not of classifiers",
+        limits=(0, 1000),
+    )
     trackers: list[str] = knob(
         ["tensorboard"], "what the run reports to besides log.csv: tensorboard, wandb, mlflow", choices=TRACKERS
     )
@@ -487,6 +492,7 @@ FREE_ON_RESUME = (
     "run.save_every",
     "run.log_every",
     "run.eval_every",
+    "run.samples",
     "run.trackers",
 )
 """Keys that may change when a run goes on, as they do not change its weights."""

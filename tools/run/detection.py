@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from backbone.inference import normalise
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
+from tools.run.samples import draw_detection
 from tools.run.task import Task
-from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model
+from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model, model_detections
 
 
 def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
@@ -66,6 +68,9 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         results = evaluate_model(model, val_set, description, accelerator=accelerator)
         return det.evaluate(ground_truth, results, fast=det.has_fast())
 
+    def draw(model: nn.Module, number: int) -> np.ndarray:
+        return draw_detection(model_detections(model, description, accelerator.device), val_set, number)
+
     dropped = [f"{count} {reason}" for reason, count in train_set.dropped.items() if count]
     return Task(
         model=model,
@@ -79,6 +84,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command=f"tools.eval_det --data {config.data.root}",
         notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
+        draw=draw,
     )
 
 

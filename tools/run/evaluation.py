@@ -10,6 +10,7 @@ from tools.run.config import Run
 from tools.run.disk import Disk
 from tools.run.log import Log
 from tools.run.processes import gather_parts
+from tools.run.samples import write_samples
 from tools.run.state import TrainingState
 from tools.run.task import Task
 from tools.scoring.metrics_file import finite
@@ -27,7 +28,7 @@ def evaluation_is_missing(run: Run, state: TrainingState, accelerator: Accelerat
 
 
 def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log | None, disk: Disk) -> None:
-    """Evaluates the model; where it is the best so far, writes `best.safetensors`.
+    """Evaluates the model; where it is the best so far, writes `best.safetensors`; draws samples of what it finds.
 
     Where the disk has no space for it, the score to beat stays that of the file which is there.
 
@@ -51,6 +52,7 @@ def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log 
             if run.keep_best:
                 keep_among_best(task, run, state, score, disk)
             log.write(state.step, {f"val/{name}": value for name, value in scores.items()})
+        write_samples(task, run, state.kept, state.step, log, disk)
         console.out(f"step {state.step}: {task.score} {score:.4f}{' (best so far)' if improved else ''}")
     state.evaluated = state.step
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.progress import Progress, TaskID
 
 from backbone.errors import InputError
@@ -72,6 +73,16 @@ class Log:
             try:
                 for name, value in values.items():
                     self.events.add_scalar(name, value, step)
+            except OSError as error:
+                self._lose_events(error)
+
+    def draw(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Shows images, uint8 RGB [H, W, 3], by name, where there are TensorBoard or trackers to show them."""
+        self.trackers.draw(step, images)
+        if self.events is not None and self.folder / EVENTS not in self.disk.missing:
+            try:
+                for name, image in images.items():
+                    self.events.add_image(name, image, step, dataformats="HWC")
             except OSError as error:
                 self._lose_events(error)
 

@@ -8,6 +8,7 @@ from tools.io.console import console
 from tools.io.model_file import save_model
 from tools.run.config import Run
 from tools.run.disk import Disk
+from tools.run.loading import told_in_one_line
 from tools.run.log import Log
 from tools.run.processes import gather_parts
 from tools.run.samples import write_samples
@@ -38,7 +39,8 @@ def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log 
         InputError: what the evaluation raises; a file cannot be written for another reason than a full disk. The state
             then says that no evaluation was.
     """
-    scores = task.evaluate(state.kept.eval())
+    with told_in_one_line(state.config.data.workers):  # here, so that what was learned is saved
+        scores = task.evaluate(state.kept.eval())
     if log is not None:
         score = scores[task.score]
         improved = score > state.best

@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     import det
     from tools.io.files import open_folder, replace_file
     from tools.io.model_file import results_folder
+    from tools.run.loading import told_in_one_line
     from tools.run.processes import make_accelerator
     from tools.scoring.detection import evaluate, open_subject, print_metrics, split_metrics
     from tools.scoring.metrics_file import Evaluated, finish
@@ -77,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         det.self_check(ground_truth, dataset)
         if scored and accelerator.is_main_process:
             open_folder(out)
-        results = evaluate(subject.find, dataset, accelerator=accelerator, workers=arguments.workers)
+        with told_in_one_line(arguments.workers, training=False):
+            results = evaluate(subject.find, dataset, accelerator=accelerator, workers=arguments.workers)
         engine, note = subject.engine(), subject.note
         if not accelerator.is_main_process:
             return 0

@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
     meaning: str
     limits: tuple[float, float] | None  # smallest and largest number: of the value, of each in a list or mapping
-    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys
+    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys; of a list, each of it
     length: int | None  # of a list
     check: Callable[[Any], None] | None  # raises InputError for a value that cannot be
 
@@ -84,6 +84,9 @@ BELOW_1 = (0, 0.99)
 WIDTH = (0.1, 8)
 MEAN = (0, 1)
 STD = (1e-6, 1e3)
+
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""What `run.trackers` may list."""
 
 LR, LR_FROM_WEIGHTS = 0.002, 0.001
 """The learning rates of `optim.lr` left null, from scratch and from weights."""
@@ -408,6 +411,14 @@ class Run:
     )
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
     log_every: int = knob(20, "steps between log rows", limits=COUNT)
+    samples: int = knob(
+        4,
+        "validation images of which each evaluation draws truth and prediction into samples/; not of classifiers",
+        limits=(0, 1000),
+    )
+    trackers: list[str] = knob(
+        ["tensorboard"], "what the run reports to besides log.csv: tensorboard, wandb, mlflow", choices=TRACKERS
+    )
     precision: str = knob("no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16"))
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
     threads: int | None = knob(
@@ -493,7 +504,7 @@ class BackboneConfig:
 AnyConfig = SegConfig | DetConfig | BackboneConfig
 Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
 
-RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
+RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200", "run.trackers=[tensorboard]")
 """What --find-lr sets, before the command line's own overrides."""
 
 FREE_ON_RESUME = (
@@ -505,6 +516,8 @@ FREE_ON_RESUME = (
     "run.save_every",
     "run.log_every",
     "run.eval_every",
+    "run.samples",
+    "run.trackers",
 )
 """Keys that may change when a run goes on, as they do not change its weights; a teacher is known by its file's hash."""
 
@@ -692,8 +705,10 @@ def _check_value(key: str, value: Any, rule: Rule) -> None:
         for name in value:
             if name not in valid:
                 raise InputError(f"{key}.{name} is unknown; {_suggest(name, valid)}")
-    elif rule.choices is not None and value not in rule.choices:
-        raise InputError(f"{key} is {value!r}; {_suggest(value, rule.choices)}")
+    elif rule.choices is not None:
+        for chosen in value if isinstance(value, list) else [value]:
+            if chosen not in rule.choices:
+                raise InputError(f"{key} is {chosen!r}; {_suggest(chosen, rule.choices)}")
     if rule.length is not None and len(value) != rule.length:
         raise InputError(f"{key} is {value}; it takes {rule.length} numbers")
     if rule.limits is not None:

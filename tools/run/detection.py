@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from det.dual_loss import DualLoss
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
+from tools.run.samples import draw_detection
 from tools.run.task import Task
 from tools.run.teacher import Teacher
-from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model
+from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model, model_detections
 
 
 def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
@@ -88,6 +90,9 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         if isinstance(criterion, DualLoss):
             criterion.set_progress(step / max(1, config.run.steps - 1))
 
+    def draw(model: nn.Module, number: int) -> np.ndarray:
+        return draw_detection(model_detections(model, description, accelerator.device), val_set, number)
+
     dropped = [f"{count} {reason}" for reason, count in train_set.dropped.items() if count]
     return Task(
         model=model,
@@ -103,6 +108,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
         before_step=schedule,
         teacher=teacher,
+        draw=draw,
     )
 
 

@@ -50,7 +50,13 @@ def dry_run(make_task: MakeTask, arguments: Arguments[Config], start: Callable[[
 
     with tempfile.TemporaryDirectory() as folder:
         run = dataclasses.replace(
-            arguments.config.run, out=folder, steps=STEPS, eval_every=STEPS, save_every=STEPS, log_every=1
+            arguments.config.run,
+            out=folder,
+            steps=STEPS,
+            eval_every=STEPS,
+            save_every=STEPS,
+            log_every=1,
+            trackers=["tensorboard"],
         )
         config = dataclasses.replace(arguments.config, run=run)
         code = start(make_timed, arguments._replace(config=config))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -22,9 +23,10 @@ from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import SegConfig
 from tools.run.loading import check_damage, damage_limit
+from tools.run.samples import draw_segmentation
 from tools.run.task import Task
 from tools.run.teacher import Teacher
-from tools.scoring.segmentation import evaluate_model
+from tools.scoring.segmentation import WHOLE_IMAGES, evaluate_model, model_labels
 
 
 def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
@@ -76,6 +78,10 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     def evaluate(model: nn.Module) -> dict[str, float]:
         return evaluate_model(model, val_set, mean=mean, std=std, accelerator=accelerator).metrics
 
+    def draw(model: nn.Module, number: int) -> np.ndarray:
+        label = model_labels(model, mean=mean, std=std, device=accelerator.device, inference=WHOLE_IMAGES)
+        return draw_segmentation(label, val_set, number)
+
     if weights is not None:
         notes.append("weights of classes: " + ", ".join(f"{weight:.1f}" for weight in weights))
     own = "" if data.classes is None else f" --classes {data.classes}"
@@ -92,6 +98,7 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         next_command=f"tools.eval_seg --data {data.root}{own}",
         notes=tuple(notes),
         teacher=teacher,
+        draw=draw,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from backbone.data.folder import ImageFolder
@@ -41,4 +42,5 @@ class Task:
     next_command: str  # the tool that evaluates what was trained, and its options but --weights
     notes: tuple[str, ...] = ()  # lines about the data, printed at the start
     teacher: Teacher | None = None  # that the loss asks
+    draw: Callable[[nn.Module, int], np.ndarray] | None = None  # truth and prediction of a validation image, uint8 BGR
     before_step: Callable[[int], None] | None = None  # called with a step's number, for what is scheduled in the model

@@ -1,4 +1,4 @@
-"""A training step asks the device for nothing: all operations of whole steps of the loop are looked at, for each task."""
+"""A training step asks the device for nothing: all operations of whole steps of the loop are seen, for each task."""
 
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -379,7 +379,7 @@ class Optim:
     half_cycle: int = knob(
         1000, "steps from triangular2's lowest rate to its highest, which halves in each cycle", limits=COUNT
     )
-    warmup: int = knob(100, "steps of linear warm-up", limits=(0, 1e9))
+    warmup: int = knob(100, "steps of linear warm-up, a quarter of run.steps at most", limits=(0, 1e9))
     ema: float = knob(
         0.999, "decay of the weight average that is evaluated and kept; 0 for none", limits=(0, 0.99999999)
     )

@@ -16,6 +16,7 @@ from tools.run.disk import Disk
 from tools.run.guard import Guard
 from tools.run.layers import frozen_modules, frozen_steps, split_layers
 from tools.run.loading import Damaged
+from tools.run.norms import FirstStatistics
 from tools.run.optimizer import make_average, make_optimizer, set_rates
 from tools.run.schedule import for_batch, learning_rate
 
@@ -29,6 +30,7 @@ class TrainingState:
 
     Attributes:
         model: the network itself; parallel: the same as a step calls it, exchanging gradients between processes.
+        first_statistics: sets the norms' momentum; None where a step is compiled.
         frozen: the modules that do not learn in the first `frozen_steps` steps.
         layers: the parameters by when and how fast they learn.
         average: the moving average of its weights, None without `optim.ema`.
@@ -63,6 +65,8 @@ class TrainingState:
                 module.requires_grad_(False)
         # Copied before accelerate wraps `forward`, which would make the copy call the original.
         self.average = make_average(self.model, optim.ema) if optim.ema else None
+        # A graph has the momentum as a constant: each other one would be compiled anew.
+        self.first_statistics = None if run.compile else FirstStatistics(self.model)
         fp16 = accelerator.scaler is not None
         optimizer = make_optimizer([layers.parameters for layers in self.layers], optim, fp16=fp16)
         self.parallel, self.optimizer = accelerator.prepare(self.model, optimizer)
@@ -85,6 +89,8 @@ class TrainingState:
         """
         set_rates(self.optimizer, [rate * layers.factor_at(step, self.warmup) for layers in self.layers])
         self.parallel.train()
+        if self.first_statistics is not None:
+            self.first_statistics.prepare_step(step)
         if step < self.frozen_steps:
             for module in self.frozen:
                 module.eval()

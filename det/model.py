@@ -38,7 +38,7 @@ class Detector(nn.Module):
         self.head = head
         self.taps = tuple(network.features)
         self.variant = variant
-        self.background = variant == "torchvision"
+        self.background = variant != "paper"
         self.num_objects = num_classes - self.background
         self.image_size_hw = image_size_hw
         self.resize = resize
@@ -106,7 +106,8 @@ def create(
         num_classes: K, columns of the class logits.
         variant: "paper" has 2034 anchors at 320x320 and K object classes without a background column; its class
             logits start at -4.6. "torchvision" has 3234, and K counts the background as column 0 (91 for COCO's ids
-            1..90), so that torchvision's weights load; of "ssdlite" only. "ssdlite_fpn" has 12804 anchors.
+            1..90), so that torchvision's weights load; "paddle" has 2434, counts likewise, and has the extra maps of
+            PaddleDetection's SSDLite; both are of "ssdlite" only. "ssdlite_fpn" has 12804 anchors.
         image_size: side of the network input, or its (height, width), in pixels; determines `model.anchors` only.
         width: multiplies the channels of the backbone and of the extra maps.
         tail: the backbone's tail, by default "detection" where it has one: channels between C4 and C5 halved (the

@@ -32,6 +32,7 @@ NORM_MOMENTUM = {
     # is measured as 0.1, so the paper variant has PyTorch's default and leaves smoothing to the weight average.
     "paper": 0.1,
     "torchvision": 0.03,
+    "paddle": 0.1,
 }
 INIT_STD = 0.03
 Head = SSDLiteHead | FPNLiteHead | PicoHead
@@ -76,8 +77,8 @@ def build_head(
         name: one of `det.options.HEADS`.
         features: channels and strides of `required_taps`, or of other taps of the same strides, in that order.
         num_classes: K, columns of the class logits.
-        variant: "paper", or "torchvision" (of "ssdlite" only); see `det.create`. The paper's weights are initialised
-            here; torchvision initialises backbone and head together, which is `det.create`'s part.
+        variant: "paper", or "torchvision" or "paddle" (of "ssdlite" only); see `det.create`. torchvision initialises
+            backbone and head together, which is `det.create`'s part; the others' weights are initialised here.
         width: multiplies the channels of the extra maps, "ssdlite" only.
         head_channels: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
         padding: of strided convolutions: "symmetric", or "same" as TensorFlow pads.
@@ -93,7 +94,7 @@ def build_head(
         raise InputError(f"head {name} has no variant {variant!r}; use variant paper")
     if one_to_one and name not in PICO_SIZES:
         raise InputError(f"head {name} has no one-to-one predictors; choose one of {', '.join(PICO_SIZES)}")
-    fewest = 2 if variant == "torchvision" else 1
+    fewest = 1 if variant == "paper" else 2
     if num_classes < fewest:
         raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {fewest}")
     strides = tuple(feature.stride for feature in features)
@@ -109,7 +110,7 @@ def build_head(
         head = PicoHead(features, size=name, one_to_one=one_to_one, **common)
     else:
         head = FPNLiteHead(features, head_channels=head_channels, **common)
-    if variant == "paper":
+    if variant != "torchvision":
         # He initialisation before norms: the official N(0, 0.03) would give depthwise weights so small there that
         # adaptive optimisers change them by a tenth in one step.
         initialise(head)
@@ -117,8 +118,8 @@ def build_head(
         for layer in (*class_layers, *box_layers):
             nn.init.normal_(layer.weight, std=INIT_STD)
         for layer in class_layers:
-            assert layer.bias is not None
-            nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
     return head
 
 

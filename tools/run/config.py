@@ -226,7 +226,7 @@ class DetModel:
     backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
     variant: str = knob(
         "paper",
-        "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)",
+        "paper (2034 anchors at 320), torchvision (3234, its numbers and weights), or paddle (2434, likewise)",
         choices=det_options.VARIANTS,
     )
     width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps", limits=WIDTH)

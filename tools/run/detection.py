@@ -42,8 +42,8 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     ground_truth = det.load_ground_truth(val_set.annotation_file)
     det.self_check(ground_truth, val_set)
 
-    # The torchvision variant counts the background as a class.
-    num_classes = len(train_set.classes) + (config.model.variant == "torchvision")
+    # All variants but the paper's count the background as a class.
+    num_classes = len(train_set.classes) + (config.model.variant != "paper")
     model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = det.create(**model_arguments)
     criterion = det.make_loss(model, **dataclasses.asdict(config.loss)).to(accelerator.device)

@@ -166,11 +166,8 @@ def _heads_of(
         heads = {"head": same[0]} if same else {}
     for theirs, ours in heads.items():
         model = tables[theirs]["model"]
-        for key in SINGLE_ONLY:
-            if key == "align_corners" and model.get(key):
-                raise InputError(
-                    f"{source}: was trained with align_corners, which a head on a shared backbone cannot be"
-                )
+        if model.get("align_corners"):
+            raise InputError(f"{source}: was trained with align_corners, which no head on a shared backbone can have")
         if tables[theirs]["classes"] != list(classes[ours]):
             raise InputError(
                 f"{source}: its {ours} head is for the classes {', '.join(tables[theirs]['classes'][:3])}, …; the data "

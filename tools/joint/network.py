@@ -89,16 +89,16 @@ class JointNetwork(nn.Module):
         if isinstance(images, Tensor):
             self._check_size(images)
             features = self.backbone(images)
-            return {name: self._apply(name, features) for name in self.tasks}
+            return {name: self._head_output(name, features) for name in self.tasks}
         for part in images.values():
             self._check_size(part)
         if len({part.shape[1:] for part in images.values()}) > 1 or len(images) == 1:
-            return {name: self._apply(name, self.backbone(part)) for name, part in images.items()}
+            return {name: self._head_output(name, self.backbone(part)) for name, part in images.items()}
         sizes = [len(part) for part in images.values()]
         shared = self.backbone(torch.cat(list(images.values())))
         parts = {tap: value.split(sizes) for tap, value in shared.items()}
         return {
-            name: self._apply(name, {tap: value[number] for tap, value in parts.items()})
+            name: self._head_output(name, {tap: value[number] for tap, value in parts.items()})
             for number, name in enumerate(images)
         }
 
@@ -110,7 +110,7 @@ class JointNetwork(nn.Module):
         }
         return self.body | {"heads": own}
 
-    def _apply(self, name: str, features: Mapping[str, Tensor]) -> Raw:
+    def _head_output(self, name: str, features: Mapping[str, Tensor]) -> Raw:
         """What a head makes of the backbone's features."""
         return self.get_submodule(name)(*(features[tap] for tap in self.taps[name]))
 

@@ -1,4 +1,4 @@
-"""Trained models of either task from their files: plain to be worked on, or as predictors."""
+"""Trained models of any task from their files: plain to be worked on, or as predictors."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,15 @@ from tools.engines.choice import MODULES, choose_engine
 from tools.engines.compiled import CompiledEngine
 from tools.engines.exported import is_exported, open_file
 from tools.io.model_file import find_description, load_description, load_tensors
+from tools.joint import predictor as joint
+from tools.joint import weights as joint_weights
+from tools.joint.network import JointNetwork
+from tools.joint.network import create as create_joint
 from tools.options import ENGINES
+from tools.predicting.pairs import JOINT
 
 PACKAGES = {"segmentation": seg, "detection": det}
+Predictor = seg.Predictor | det.Predictor | joint.Predictor
 PUBLISHED_FILE = "model.safetensors"
 """The weights in a folder for the hub."""
 
@@ -45,12 +51,18 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
 
         published = recognise(path)
     description = load_description(path) if published is None else published.description
+    if task is not None and description["task"] == JOINT != task:
+        raise InputError(
+            f"{path}: is a joint network; tools.split makes the file for {task}, tools.eval_joint scores both"
+        )
     if task is not None and description["task"] != task:
         raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
     if description["task"] == "classification":
         raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
     if published is not None:
         return published.model, description
+    if description["task"] == JOINT:
+        return joint_weights.load(path)
     package = PACKAGES[description["task"]]
     model = package.create(**description["model"])
     package.load_weights(model, load_tensors(path))
@@ -70,7 +82,7 @@ def load(
     device: str | torch.device | None = None,
     score_threshold: float = 0.3,
     scores: bool = False,
-) -> seg.Predictor | det.Predictor:
+) -> Predictor:
     """As `tools.predict.load`, which says more."""
     if is_exported(path):
         return _load_exported(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
@@ -97,7 +109,7 @@ def _load_exported(
     device: str | torch.device | None,
     score_threshold: float,
     scores: bool,
-) -> seg.Predictor | det.Predictor:
+) -> Predictor:
     """As `load`, of an exported file."""
     check_choice("engine", engine, ENGINES)
     if device is not None and torch.device(device).type != "cpu":
@@ -105,15 +117,18 @@ def _load_exported(
     check_size(size)
     network = open_file(path, engine)
     description = network.description
-    if description["task"] not in PACKAGES:
+    if description["task"] not in (*PACKAGES, JOINT):
         raise InputError(f"{path}: is an export for {description['task']}; predictions need a segmenter or a detector")
     fixed = network.size_hw
     if size is not None and fixed is not None and (isinstance(size, int) or tuple(size) != fixed):
         raise InputError(f"{path}: takes inputs of {fixed[0]}x{fixed[1]} pixels only; leave the size out")
+    # Models for their anchors; the weights are in the file.
     model = None
     if description["task"] == "detection":
-        model = det.create(**description["model"])  # for its anchors; the weights are in the file
-    if scores and description["task"] == "segmentation" and description["export"]["output"] == "final":
+        model = det.create(**description["model"])
+    elif description["task"] == JOINT:
+        model = create_joint(**description["model"])
+    if scores and description["task"] != "detection" and description["export"]["output"] == "final":
         raise InputError(f"{path}: gives labels without scores; give the weights, or an export with --output raw")
     return _predictor(network, model, description, size=size or fixed, score_threshold=score_threshold, scores=scores)
 
@@ -126,8 +141,10 @@ def _predictor(
     size: Size,
     score_threshold: float,
     scores: bool,
-) -> seg.Predictor | det.Predictor:
-    """The predictor of the description's task; only a detector's needs the model."""
+) -> Predictor:
+    """The predictor of the description's task; a segmenter's does not need the model."""
+    if isinstance(model, JointNetwork):
+        return _joint_predictor(network, model, description, size=size, score_threshold=score_threshold, scores=scores)
     if description["task"] == "segmentation":
         return seg.Predictor(
             network, classes=description["classes"], colors=description["colors"], size=size, scores=scores
@@ -143,3 +160,30 @@ def _predictor(
         size=size,
         category_ids=description["category_ids"],
     )
+
+
+def _joint_predictor(
+    network: Engine,
+    model: JointNetwork,
+    description: dict[str, Any],
+    *,
+    size: Size,
+    score_threshold: float,
+    scores: bool,
+) -> joint.Predictor:
+    """The predictor of a joint network; by default its inputs have the size that its first detector was trained at."""
+    singles = {name: model.single(name) for name in model.tasks}
+    if size is None:
+        size = next((single.image_size_hw for single in singles.values() if isinstance(single, det.Detector)), None)
+    parts: dict[str, Any] = {
+        name: _predictor(
+            network,
+            single,
+            joint_weights.head_description(description, name),
+            size=size,
+            score_threshold=score_threshold,
+            scores=scores,
+        )
+        for name, single in singles.items()
+    }
+    return joint.Predictor(network, parts, size=size, multiple=model.multiple)

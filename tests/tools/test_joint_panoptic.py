@@ -89,9 +89,7 @@ def test_each_segment_has_a_color_of_its_own_that_is_its_id():
 
 def test_classes_that_only_one_head_knows_make_no_thing():
     other = DetectionResult(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int), ["dog", "cat"])
-    with pytest.raises(
-        InputError, match=r"no class is known to both heads; areas are road, car, sky; boxes are dog, cat"
-    ):
+    with pytest.raises(InputError, match="no class is known to both heads; areas are road, car, sky; boxes are dog"):
         combine(areas(street()), other)
 
 
@@ -225,8 +223,6 @@ def test_saving_wants_both_tasks(world, tmp_path, randomise):
     network = make_joint(randomise, segmentation={"head": "lraspp", "num_classes": 4})
     weights = save_joint(tmp_path / "joint.safetensors", network)
     source = str(world / "cityscapes" / "leftImg8bit" / "val")
+    options = ["--source", source, "--output", str(tmp_path / "out"), "--save", "panoptic", "--engine", "torch"]
     with pytest.raises(InputError, match="--save panoptic: is made by a model for detection"):
-        predict.main(
-            ["--weights", str(weights), "--source", source, "--output", str(tmp_path / "out"), "--save", "panoptic"]
-            + ["--engine", "torch"]
-        )
+        predict.main(["--weights", str(weights), *options])

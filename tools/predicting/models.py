@@ -52,9 +52,7 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
         published = recognise(path)
     description = load_description(path) if published is None else published.description
     if task is not None and description["task"] == JOINT != task:
-        raise InputError(
-            f"{path}: is a joint network; tools.split makes the file for {task}, tools.eval_joint scores both"
-        )
+        raise InputError(f"{path}: is a joint network; tools.split makes the file for {task} of it")
     if task is not None and description["task"] != task:
         raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
     if description["task"] == "classification":

@@ -1,8 +1,8 @@
 """Panoptic quality (PQ): whether segments are found, and how well they fit.
 
 Kirillov et al., arXiv 1801.00868: a predicted and a true segment of one category match where their IoU exceeds 0.5,
-so that none has two. PQ of a category is the sum of the matches' IoU over TP + FP / 2 + FN / 2; it is the product of SQ,
-the mean IoU of matches, and RQ, their F1. Groups and pixels without a segment count as in the authors' panopticapi.
+so that none has two. PQ of a category is the sum of the matches' IoU over TP + FP / 2 + FN / 2; it is the product of
+SQ, the mean IoU of matches, and RQ, their F1. Groups and pixels without a segment count as in the authors' panopticapi.
 """
 
 import json
@@ -173,7 +173,7 @@ def score(
         ids, predicted = image.read(), found[key].read()
         if ids.shape != predicted.shape:
             raise InputError(
-                f"{source}: {key} is {_shape(predicted)}, its truth {_shape(ids)}; predict the same images"
+                f"{source}: {key} is {_shape(predicted)}, the truth {_shape(ids)}; predict the same images"
             )
         segments = {number: segment.category for number, segment in found[key].segments.items()}
         if strange := set(segments.values()) - categories.keys():

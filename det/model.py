@@ -28,6 +28,7 @@ class Detector(nn.Module):
         network: backbones.Network,
         head: Head,
         *,
+        taps: tuple[str, ...],
         num_classes: int,
         variant: str,
         image_size_hw: tuple[int, int],
@@ -36,7 +37,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = network
         self.head = head
-        self.taps = tuple(network.features)
+        self.taps = taps
         self.variant = variant
         self.background = variant != "paper"
         self.num_objects = num_classes - self.background
@@ -135,7 +136,7 @@ def create(
     needed = required_taps(head, architecture)
     body: str | backbones.Architecture = backbone
     if tail is None:
-        tail = "detection" if "detection" in tails(architecture) and head not in PICO_SIZES else "full"
+        tail = default_tail(head, architecture)
         if tail == "full" and width < 1:
             body = architecture._replace(last_width="scaled")
     network = backbones.create(
@@ -152,11 +153,22 @@ def create(
         one_to_one=one_to_one,
     )
     model = Detector(
-        network, built, num_classes=num_classes, variant=variant, image_size_hw=image_size_hw, resize=resize
+        network,
+        built,
+        taps=tuple(network.features),
+        num_classes=num_classes,
+        variant=variant,
+        image_size_hw=image_size_hw,
+        resize=resize,
     )
     if variant == "torchvision":
         _initialise_like_torchvision(model)
     return model
+
+
+def default_tail(head: str, architecture: backbones.Architecture) -> str:
+    """The backbone's last stage that `create` takes for a head where none is asked for."""
+    return "detection" if "detection" in tails(architecture) and head not in PICO_SIZES else "full"
 
 
 def _initialise_like_torchvision(model: Detector) -> None:

@@ -24,6 +24,7 @@ from tools.exporting.parity import Comparison, compare
 from tools.io.files import replace_file
 from tools.io.model_file import find_description, results_folder
 from tools.io.packages import versions
+from tools.joint.network import JointNetwork
 from tools.predicting.models import keep_predictors, load_model
 from tools.scoring.classification import load_classifier
 
@@ -110,15 +111,17 @@ def make_graph(
     Raises:
         InputError: an option does not fit the model or the format.
     """
-    detector = isinstance(model, Detector)
+    tasks = _tasks(model)
+    detector = "detection" in tasks
     if dynamic and not chosen.free_sizes:
         raise InputError(f"--dynamic: a file {chosen.suffix} has one size; give --size HEIGHT WIDTH")
-    if dynamic and size_hw is not None and not detector:
+    if dynamic and size_hw is not None and not (detector or isinstance(model, JointNetwork)):
         raise InputError("--size: does not fit --dynamic, which leaves the size open; give one of them")
-    segmenter = isinstance(model, Segmenter)
-    has_final = (segmenter and chosen.final_labels) or (detector and chosen.final_boxes)
-    if output == "final" and (segmenter or detector) and not has_final:
-        lacking = "labels of pixels" if segmenter else "the choice of boxes"
+    segmenter = "segmentation" in tasks
+    has_labels, has_boxes = chosen.final_labels or not segmenter, chosen.final_boxes or not detector
+    has_final = bool(tasks) and has_labels and has_boxes
+    if output == "final" and tasks and not has_final:
+        lacking = "the choice of boxes" if has_labels else "labels of pixels"
         raise InputError(f"--output final: a file {chosen.suffix} cannot hold {lacking}; give raw")
     output = output or ("final" if has_final else "raw")
     if score_threshold is not None and not (detector and output == "final"):
@@ -132,6 +135,13 @@ def make_graph(
         dynamic=dynamic,
         score_threshold=SCORE_THRESHOLD if score_threshold is None else score_threshold,
     )
+
+
+def _tasks(model: Any) -> set[str]:
+    """The tasks of a model's heads."""
+    if isinstance(model, JointNetwork):
+        return set(model.tasks.values())
+    return {task for task, kind in (("segmentation", Segmenter), ("detection", Detector)) if isinstance(model, kind)}
 
 
 def export(

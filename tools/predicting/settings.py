@@ -5,20 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("overlay", "labels", "color", "scores")
+FOLDERS = ("overlay", "labels", "color", "scores", "panoptic")
 """What has a file for each image, in a folder of this name."""
 TABLES = ("json", "csv")
 """What is one file for all images."""
 SAVES = (*FOLDERS, *TABLES)
 """All that can be saved."""
 TASKS = {
-    "labels": "segmentation",
-    "color": "segmentation",
-    "scores": "segmentation",
-    "json": "detection",
-    "csv": "detection",
+    "labels": ("segmentation",),
+    "color": ("segmentation",),
+    "scores": ("segmentation",),
+    "panoptic": ("segmentation", "detection"),
+    "json": ("detection",),
+    "csv": ("detection",),
 }
-"""The task whose results a kind is made of; an overlay is made of any."""
+"""The tasks whose results a kind is made of; an overlay is made of any."""
 
 
 @dataclass(frozen=True)

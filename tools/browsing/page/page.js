@@ -12,6 +12,7 @@ const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module
 worker.onerror = () => fail("This browser cannot run WebAssembly in a worker; use a newer one.");
 worker.onmessage = ({ data }) => {
   if (data.kind === "error") {
+    if (!ready) status.textContent = "";
     busy = false;
     fail(data.of === "open" ? `The model could not be started (${data.message}).` : `The frame could not be computed (${data.message}).`);
   } else if (data.kind === "open") {

@@ -9,7 +9,6 @@ async function open(models) {
   // More than the processor's cores only wait for each other; threads need a page isolated by the server's headers.
   const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
   ort.env.wasm.numThreads = threads;
-  ort.env.wasm.wasmPaths = new URL("./", self.location.href).href;
   ort.env.logLevel = "error";
   for (const model of models) {
     const session = await ort.InferenceSession.create(new URL(model.file, self.location.href).href, {

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 from backbone.lazy import lazy
 
 if TYPE_CHECKING:  # for readers and type checkers; at run time `lazy` imports these when they are first used
+    from det.criterion import make_loss
     from det.data.annotations import annotation_file, image_folder, is_scored, read_results
     from det.data.coco import Batch, CocoDetection, Sample, collate, input_sizes, scale_batch
     from det.data.transforms import Transformed, eval_transform, train_transform
+    from det.heads.ssdlite import SSDLiteHead
     from det.loss import DetectionLoss
     from det.matching import Targets
     from det.metrics import coco_metrics, evaluate, has_fast, load_ground_truth, run_coco_eval, self_check, to_results
-    from det.model import Detector, RawDetections, SSDLiteHead, create
+    from det.model import Detector, RawDetections, create
     from det.postprocess import NMS_IOU, SCORE_THRESHOLD, Detections, PostProcess, StaticDetections, StaticPostProcess
     from det.predictor import DetectionResult, Predictor
     from det.weights import from_weights, load_weights
@@ -47,6 +49,7 @@ __all__ = [
     "is_scored",
     "load_ground_truth",
     "load_weights",
+    "make_loss",
     "read_results",
     "run_coco_eval",
     "scale_batch",
@@ -67,7 +70,7 @@ _MODULES = {
     "PostProcess": "postprocess",
     "Predictor": "predictor",
     "RawDetections": "model",
-    "SSDLiteHead": "model",
+    "SSDLiteHead": "heads.ssdlite",
     "Sample": "data.coco",
     "StaticDetections": "postprocess",
     "StaticPostProcess": "postprocess",
@@ -86,6 +89,7 @@ _MODULES = {
     "is_scored": "data.annotations",
     "load_ground_truth": "metrics",
     "load_weights": "weights",
+    "make_loss": "criterion",
     "read_results": "data.annotations",
     "run_coco_eval": "metrics",
     "scale_batch": "data.coco",

@@ -71,3 +71,11 @@ def decode(offsets: Tensor, anchors_xyxy: Tensor) -> Tensor:
     centers = offsets[..., :2] / CENTER_WEIGHT * anchor_sizes + anchor_centers
     sizes = torch.exp((offsets[..., 2:] / SIZE_WEIGHT).clamp(max=MAX_LOG_SCALE)) * anchor_sizes
     return torch.cat([centers - 0.5 * sizes, centers + 0.5 * sizes], dim=-1)
+
+
+def iou(one: Tensor, other: Tensor) -> Tensor:
+    """IoU [...] of xyxy boxes [..., 4], broadcast against each other; 0 where both are empty."""
+    sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
+    common = sides.clamp(min=0).prod(dim=-1)
+    areas = (one[..., 2:] - one[..., :2]).prod(dim=-1) + (other[..., 2:] - other[..., :2]).prod(dim=-1)
+    return common / (areas - common).clamp(min=1e-9)

@@ -13,8 +13,8 @@ from torchvision.ops import (
 from backbone.errors import InputError
 from det import boxes
 from det.boxes import RawDetections
-from det.matching import Targets, in_crowd, match
-from det.options import BOX_LOSSES, LOSS_KINDS
+from det.matching import Targets, in_crowd, match, without_flat
+from det.options import ANCHOR_LOSSES, BOX_LOSSES
 
 IOU_LOSSES = {
     "giou": generalized_box_iou_loss,
@@ -62,8 +62,8 @@ class DetectionLoss(nn.Module):
         iou_threshold: float = 0.5,
     ) -> None:
         super().__init__()
-        if kind not in LOSS_KINDS:
-            raise InputError(f"loss kind {kind!r} is unknown; choose one of {', '.join(LOSS_KINDS)}")
+        if kind not in ANCHOR_LOSSES:
+            raise InputError(f"loss kind {kind!r} is unknown; choose one of {', '.join(ANCHOR_LOSSES)}")
         if box not in BOX_LOSSES:
             raise InputError(f"box loss {box!r} is unknown; choose one of {', '.join(BOX_LOSSES)}")
         self.kind = kind
@@ -88,9 +88,7 @@ class DetectionLoss(nn.Module):
         """
         logits = raw.class_logits.float()
         offsets = raw.box_offsets.float()
-        # A box without a size has no offsets; it counts as padding.
-        sized = (targets.boxes[..., 2:] > targets.boxes[..., :2]).all(dim=-1)
-        matched = match(anchors, targets._replace(valid=targets.valid & sized), self.iou_threshold)
+        matched = match(anchors, without_flat(targets), self.iou_threshold)
         positive = matched >= 0
         counted = positive | ~in_crowd(anchors, targets)
         index = matched.clamp(min=0)
@@ -112,7 +110,7 @@ class DetectionLoss(nn.Module):
         elif self.kind == "focal":
             class_loss = self._focal(logits, labels, positive, counted)
         else:
-            quality = _iou(self._decoded(offsets.detach(), anchors), target_boxes)
+            quality = boxes.iou(self._decoded(offsets.detach(), anchors), target_boxes)
             class_loss = self._quality(logits, labels, positive, counted, quality)
         if self.kind == "focal" and self.box == "smooth_l1":
             box_loss = box_loss / 4
@@ -157,11 +155,3 @@ class DetectionLoss(nn.Module):
         rank = torch.arange(negatives.shape[1], device=negatives.device)
         hard = rank < self.negative_ratio * positive.sum(dim=1, keepdim=True)
         return torch.where(positive, losses, 0.0).sum() + torch.where(hard, negatives, 0.0).sum()
-
-
-def _iou(one: Tensor, other: Tensor) -> Tensor:
-    """Elementwise IoU [...] of xyxy boxes [..., 4] that are not empty."""
-    sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
-    common = sides.clamp(min=0).prod(dim=-1)
-    areas = (one[..., 2:] - one[..., :2]).prod(dim=-1) + (other[..., 2:] - other[..., :2]).prod(dim=-1)
-    return common / (areas - common)

@@ -45,6 +45,12 @@ def match(anchors: Tensor, targets: Targets, iou_threshold: float = 0.5) -> Tens
     return torch.where(forced >= 0, forced, matched)
 
 
+def without_flat(targets: Targets) -> Targets:
+    """Targets in which a box without a size, which no offsets lead to, counts as padding."""
+    sized = (targets.boxes[..., 2:] > targets.boxes[..., :2]).all(dim=-1)
+    return targets._replace(valid=targets.valid & sized)
+
+
 def in_crowd(anchors: Tensor, targets: Targets) -> Tensor:
     """Anchors whose center, or more than half of whose area, lies in a crowd's box: bool [N, A].
 

@@ -8,9 +8,7 @@ import backbone as backbones
 from backbone.architectures.plan import tails
 from backbone.errors import InputError, check_choice
 from det.boxes import RawDetections
-from det.heads import INIT_STD, NORM_MOMENTUM, build_head, required_taps
-from det.heads.ssdlite import SSDLiteHead
-from det.heads.ssdlite_fpn import FPNLiteHead
+from det.heads import INIT_STD, NORM_MOMENTUM, PICO_SIZES, Head, build_head, required_taps
 from det.options import RESIZES, VARIANTS
 
 
@@ -27,7 +25,7 @@ class Detector(nn.Module):
     def __init__(
         self,
         network: backbones.Network,
-        head: SSDLiteHead | FPNLiteHead,
+        head: Head,
         *,
         num_classes: int,
         variant: str,
@@ -74,19 +72,21 @@ def create(
     """A detector with fresh weights: images [N, 3, H, W] -> class logits [N, A, K] and box offsets [N, A, 4].
 
     Arguments:
-        head: "ssdlite" (six maps from stride 16 on), or "ssdlite_fpn" (five from stride 8 on, merged top-down).
+        head: "ssdlite" (six maps from stride 16 on), "ssdlite_fpn" (five from stride 8 on, merged top-down), "pico96"
+            or "pico128" (PicoDet's: four from stride 8 on, merged both ways; one cell per place instead of anchors).
         backbone: one of `backbone.names()`, or a network in strings as `backbone.parse` reads them.
         num_classes: K, columns of the class logits.
         variant: "paper" has 2034 anchors at 320x320 and K object classes without a background column; its class
             logits start at -4.6. "torchvision" has 3234, and K counts the background as column 0 (91 for COCO's ids
-            1..90), so that torchvision's weights load. "ssdlite_fpn" has 12804 anchors and no torchvision variant.
+            1..90), so that torchvision's weights load; of "ssdlite" only. "ssdlite_fpn" has 12804 anchors.
         image_size: side of the network input, or its (height, width), in pixels; determines `model.anchors` only.
         width: multiplies the channels of the backbone and of the extra maps.
         tail: the backbone's tail, by default "detection" where it has one: channels between C4 and C5 halved (the
-            paper's dagger), "full" being the row without it. Where it has none, the last 1x1 convolution follows the
-            width by default (table 6's narrow rows), and is as in the published classifiers with "full".
+            paper's dagger), "full" being the row without it; for the pico heads "full". Where it has none, the last
+            1x1 convolution follows the width by default (table 6's narrow rows), and is as in the published
+            classifiers with "full".
         taps: the backbone's taps that the head takes, at strides 16 and 32 ("ssdlite") or 8, 16 and 32; by default the
-            deepest value inside the backbone at each.
+            deepest value inside the backbone at each; for the pico heads the last block's output.
         head_channels: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
         padding: of backbone and head: "symmetric", or "same" as TensorFlow pads.
         resize: how images become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
@@ -104,7 +104,7 @@ def create(
     needed = required_taps(head, architecture)
     body: str | backbones.Architecture = backbone
     if tail is None:
-        tail = "detection" if "detection" in tails(architecture) else "full"
+        tail = "detection" if "detection" in tails(architecture) and head not in PICO_SIZES else "full"
         if tail == "full" and width < 1:
             body = architecture._replace(last_width="scaled")
     network = backbones.create(

@@ -1,8 +1,10 @@
 """What can be chosen in this package, by name; free of torch, for command lines and configs."""
 
-HEADS = ("ssdlite", "ssdlite_fpn")
+HEADS = ("ssdlite", "ssdlite_fpn", "pico96", "pico128")
 VARIANTS = ("paper", "torchvision")
 RESIZES = ("stretch", "letterbox")
-LOSS_KINDS = ("softmax", "focal", "quality_focal")
+ANCHOR_LOSSES = ("softmax", "focal", "quality_focal")
+"""Of heads with anchors, the default first."""
+LOSS_KINDS = (*ANCHOR_LOSSES, "aligned")
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 STRENGTHS = ("ssd", "crop", "flip", "none")

@@ -287,7 +287,7 @@ class StaticPostProcess(nn.Module):
         num_candidates = min(self.max_candidates, scores.shape[1] * scores.shape[2])
         values, index = scores.flatten(1).topk(num_candidates)  # [N, C], best first
         anchor_index, labels = index // scores.shape[2], index % scores.shape[2]
-        offsets = box_offsets.float().gather(1, anchor_index[..., None].expand(-1, -1, 4))
+        offsets = box_offsets.float().gather(1, anchor_index[..., None].expand(-1, -1, box_offsets.shape[2]))
         placed = _clip(process.decode(offsets, self.anchors[anchor_index]), self.placement)
 
         same_class = labels[:, :, None] == labels[:, None, :]

@@ -1,7 +1,7 @@
 """A trained detector applied to single frames as OpenCV gives them: prepare, network, finish; and drawing."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, overload
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.inference import Engine, Size, check_frame, check_size, input_size, run_in_batches
+from backbone.lettering import letters, readable_on, write
 from det.boxes import RawDetections
 from det.data.transforms import resize
 from det.model import Detector
 from det.postprocess import NMS_IOU, Detections, PostProcess, StaticDetections
-
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class DetectionResult(NamedTuple):
@@ -29,19 +28,31 @@ class DetectionResult(NamedTuple):
     classes: list[str]
     tracks: np.ndarray | None = None  # [n] int64, the same for an object in all frames of a video, -1 for none yet
 
-    def draw(self, frame_bgr: np.ndarray, score_threshold: float = 0.0, show_scores: bool = True) -> np.ndarray:
-        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names and scores.
+    def draw(
+        self,
+        frame_bgr: np.ndarray,
+        score_threshold: float = 0.0,
+        show_scores: bool = True,
+        colors: Mapping[str, tuple[int, int, int]] | None = None,
+    ) -> np.ndarray:
+        """A copy of the frame, uint8 BGR [H, W, 3], with boxes, class names, ids of tracks and scores.
 
         Arguments:
             score_threshold: boxes below this score are left out.
             show_scores: write scores beside the names; annotations have none to show.
+            colors: BGR by class name, 0 to 255, where a class should not have its own, as one that a segmenter knows.
         """
         canvas = frame_bgr.copy()
-        colors = class_colors(len(self.classes))
+        own = class_colors(len(self.classes))
         for index in np.flatnonzero(self.scores >= score_threshold)[::-1]:  # best last, on top
             name = self.classes[self.labels[index]]
-            text = f"{name} {self.scores[index]:.2f}" if show_scores else name
-            draw_box(canvas, self.boxes[index], text, colors[self.labels[index]])
+            words = [name]
+            if self.tracks is not None and self.tracks[index] >= 0:
+                words.append(str(self.tracks[index]))
+            if show_scores:
+                words.append(f"{self.scores[index]:.2f}")
+            text = " ".join(words)
+            draw_box(canvas, self.boxes[index], text, (colors or {}).get(name, own[self.labels[index]]))
         return canvas
 
 
@@ -55,18 +66,15 @@ def draw_box(canvas_bgr: np.ndarray, box_xyxy: np.ndarray, text: str, color: tup
     """
     # Relative to the frame, so that text is as readable on a thumbnail as on a 4K frame.
     thickness = max(1, round(min(canvas_bgr.shape[:2]) / 300))
-    font_scale = max(0.4, min(canvas_bgr.shape[:2]) / 1000)
+    line = max(14, round(min(canvas_bgr.shape[:2]) / 28))
     left, top, right, bottom = (round(float(value)) for value in box_xyxy)
-    blue, green, red = color
-    (text_width, text_height), baseline = cv2.getTextSize(text, FONT, font_scale, thickness)
+    text_width = letters(text, line).shape[1] + line // 2
     cv2.rectangle(canvas_bgr, (left, top), (right, bottom), color, thickness)
-    text_bottom = max(top, text_height + baseline)
-    text_left = max(0, min(left, canvas_bgr.shape[1] - 1 - text_width))
-    plate = (text_left, text_bottom - text_height - baseline), (text_left + text_width, text_bottom)
+    plate_top = max(0, top - line)
+    plate_left = max(0, min(left, canvas_bgr.shape[1] - text_width))
+    plate = (plate_left, plate_top), (plate_left + text_width - 1, plate_top + line - 1)
     cv2.rectangle(canvas_bgr, *plate, color, cv2.FILLED)
-    ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 128 else (255, 255, 255)
-    origin = (text_left, text_bottom - baseline)
-    cv2.putText(canvas_bgr, text, origin, FONT, font_scale, ink, max(1, thickness // 2), cv2.LINE_AA)
+    write(canvas_bgr, text, plate_left + line // 4, plate_top, line, readable_on(color))
 
 
 class Predictor:
@@ -83,6 +91,7 @@ class Predictor:
         nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
         size: of the network's input, (height, width) or the longer side, in pixels; by default the model's
             `image_size_hw`.
+        category_ids: COCO's by label, for files of results; by default from 1.
 
     Attributes:
         engine: the name of what runs the network.
@@ -103,12 +112,14 @@ class Predictor:
         score_threshold: float = 0.3,
         nms_iou: float = NMS_IOU,
         size: Size = None,
+        category_ids: Sequence[int] | None = None,
     ) -> None:
         if len(classes) != model.num_objects:
             raise InputError(f"there are {len(classes)} class names for a model of {model.num_objects} object classes")
         check_size(size)
         self.network, self.size = network, size
         self.classes = list(classes)
+        self.category_ids = list(range(1, 1 + len(classes)) if category_ids is None else category_ids)
         self.image_size_hw = model.image_size_hw
         self.anchors_for = lru_cache(maxsize=16)(model.anchors_for)  # 1 ms for each size
         self.postprocess = PostProcess(

@@ -1,4 +1,4 @@
-"""Weights of whole detectors: our own files, torchvision's SSDLite and TensorFlow's; loaded strictly."""
+"""Weights of whole detectors: our own files, torchvision's SSDLite, TensorFlow's, PicoDet; loaded strictly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,10 @@ from backbone.errors import InputError
 from backbone.weights.layouts import torchvision_names
 from backbone.weights.loading import load_strictly, read_described, read_weights
 from backbone.weights.refusals import require_settings, source_name, unknown_layout
-from backbone.weights.translation import INCEPTION, Triple, conv_norm, linear
-from det import tensorflow_weights
+from backbone.weights.translation import IMAGENET, INCEPTION, Triple, conv_norm, linear
+from det import paddle_weights, tensorflow_weights
 from det.heads.anchors import anchors_per_cell
+from det.heads.pico import PicoHead
 from det.heads.ssdlite import SSDLiteHead
 from det.model import Detector, create
 from det.postprocess import NMS_IOU
@@ -34,6 +35,8 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
     ssdlite_mobilenet_v2: variant "paper" with padding "same", and sigmoid scores. Its 91 outputs for COCO are
     num_classes=90: the background's output, which the API discards too, is dropped.
 
+    "paddle" is PaddleDetection's PicoDet on MobileNetV3-Large: head "pico128", backbone "mobilenet_v3_large_randl".
+
     COCO's weights, with outputs for all ids 1..90, also fit a model of the 80 real categories (num_classes=80, or 81
     with the background), whose labels are these categories in the order of their ids: the outputs for `UNUSED_IDS` are
     dropped. The other logits stay the same, and so do sigmoid scores. Scores of torchvision's softmax grow by the
@@ -46,7 +49,7 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
         source: a weights file, or a state dict.
 
     Returns:
-        "taproot", "torchvision" or "tensorflow".
+        "taproot", "torchvision", "tensorflow" or "paddle".
 
     Raises:
         InputError: the file cannot be read, the layout is unknown, the weights need another padding or head than the
@@ -58,13 +61,22 @@ def load_weights(model: Detector, source: str | Path | Mapping[str, Tensor]) -> 
         layout, padding = "torchvision", "symmetric"
     elif tensorflow_weights.SIGNS.keys() & state.keys():
         layout, padding = "tensorflow", "same"
+    elif paddle_weights.SIGN in state:
+        layout, padding = "paddle", "symmetric"
     elif "backbone.stem.conv.weight" in state:
         layout, padding = "taproot", description.get("model", {}).get("padding")
     else:
-        known = "our detectors, torchvision's ssdlite320, and SSDLite of TensorFlow's object-detection API"
+        known = (
+            "our detectors, torchvision's ssdlite320, SSDLite of TensorFlow's object-detection API and "
+            "PaddleDetection's PicoDet"
+        )
         raise unknown_layout(state, source=name, known=known)
     require_settings({"padding": padding}, {"padding": model.backbone.padding}, layout=layout, source=name)
-    if layout != "taproot":
+    if layout == "paddle":
+        if not isinstance(model.head, PicoHead):
+            raise InputError(f"{name}: PicoDet's weights need head='pico128', the model has another; use from_weights")
+        state = paddle_weights.translate(state, model.backbone.stem.norm.eps)
+    elif layout != "taproot":
         if not isinstance(model.head, SSDLiteHead):
             raise InputError(f"{name}: {layout}'s weights need head='ssdlite', the model has another; use from_weights")
         if layout == "torchvision":
@@ -93,11 +105,12 @@ class Pretrained(NamedTuple):
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     """Builds the detector of another library's checkpoint, with all its outputs, and loads it.
 
-    Known are torchvision's ssdlite320, and ssd_mobilenet_v3_large and _small and ssdlite_mobilenet_v2 of TensorFlow's
-    object-detection API. That API's checkpoints do not contain the input size, which is taken from the released
-    configs: 320, for V2 300. Two differences from that API remain. Its resizing keeps the top left pixel in place:
-    where an image is s times as large as the input, its inputs are shifted right and down by (s - 1) / 2s of a pixel
-    relative to ours, a quarter of a pixel at 640x640. And it clips boxes to the image after NMS, not before.
+    Known are torchvision's ssdlite320, ssd_mobilenet_v3_large and _small and ssdlite_mobilenet_v2 of TensorFlow's
+    object-detection API, and PaddleDetection's PicoDet on MobileNetV3-Large, whose images were resized bicubically.
+    TensorFlow's checkpoints do not contain the input size, which is taken from the released configs: 320, for V2 300.
+    Two differences from that API remain. Its resizing keeps the top left pixel in place: where an image is s times as
+    large as the input, its inputs are shifted right and down by (s - 1) / 2s of a pixel relative to ours, a quarter of
+    a pixel at 640x640. And it clips boxes to the image after NMS, not before.
 
     Raises:
         InputError: what `load_weights` raises.
@@ -106,6 +119,9 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
     if tensorflow_weights.SIGNS.keys() & state.keys():
         arguments: dict[str, Any] = tensorflow_weights.arguments(state, source_name(source))
         score, nms_iou = "sigmoid", tensorflow_weights.NMS_IOU
+    elif paddle_weights.SIGN in state:
+        arguments = paddle_weights.arguments(state, source_name(source))
+        score, nms_iou = "sigmoid", paddle_weights.NMS_IOU
     else:
         arguments = {"head": "ssdlite", "backbone": "mobilenet_v3_large", "variant": "torchvision"}
         score, nms_iou = "softmax", NMS_IOU
@@ -118,7 +134,8 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
             }
     model = create(**arguments)
     layout = load_weights(model, source)
-    return Pretrained(model, layout, arguments, *INCEPTION, score, nms_iou)
+    mean, std = IMAGENET if layout == "paddle" else INCEPTION
+    return Pretrained(model, layout, arguments, mean, std, score, nms_iou)
 
 
 def _torchvision_names(model: Detector, head: SSDLiteHead) -> dict[str, str]:

@@ -9,6 +9,7 @@ from backbone.errors import InputError
 from seg.heads import OUTPUT_STRIDES, build_head, required_taps
 from seg.heads.auxiliary import AuxiliaryHead
 from seg.heads.decoders import DecoderHead
+from seg.heads.fuse import FuseHead
 from seg.heads.lraspp import LRASPPHead
 from seg.heads.raspp import RASPPHead
 from seg.heads.taps import auxiliary_tap
@@ -32,7 +33,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         network: backbones.Network,
-        head: LRASPPHead | RASPPHead | DecoderHead,
+        head: LRASPPHead | RASPPHead | FuseHead | DecoderHead,
         *,
         taps: tuple[str, ...],
         auxiliary: AuxiliaryHead | None,
@@ -92,12 +93,13 @@ def create(
     """A segmentation model with fresh weights: images [N, 3, H, W] -> logits [N, num_classes, H/stride, W/stride].
 
     Arguments:
-        head: "lraspp", "raspp" (MobileNetV2's), or a decoder of segmentation-models-pytorch; see `seg.options.HEADS`.
+        head: "lraspp", "raspp" (MobileNetV2's), "fuse" (wide context, refined at stride 8), or a decoder of
+            segmentation-models-pytorch; see `seg.options.HEADS`.
         backbone: one of `backbone.names()`, or a network in strings as `backbone.parse` reads them.
         variant: of LR-ASPP: "paper", or "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`.
         width: multiplies the backbone's channels.
-        tail: the backbone's last stage; by default "segmentation" for the paper's heads where the architecture has
-            it, else "full".
+        tail: the backbone's last stage; by default "segmentation" for the paper's heads and "fuse" where the
+            architecture has it, else "full".
         output_stride: of the deepest tap: 8, 16 or 32; by default 16, or the decoder's usual one.
         head_channels: channels inside the head (the paper's F: 128 or 256); by default the head's own.
         pooling: of LR-ASPP: "windows" (49x49) or "global"; by default the variant's.
@@ -113,9 +115,9 @@ def create(
     """
     architecture = backbones.architecture(backbone)
     taps = required_taps(head, architecture, variant)
-    papers_head = variant == "paper" and head in ("lraspp", "raspp")
     if tail is None:
-        tail = "segmentation" if papers_head and "segmentation" in tails(architecture) else "full"
+        light = variant == "paper" and head in ("lraspp", "raspp", "fuse")
+        tail = "segmentation" if light and "segmentation" in tails(architecture) else "full"
     extra = auxiliary_tap(architecture)
     network = backbones.create(
         backbone,

@@ -3,6 +3,7 @@
 HEADS = (
     "lraspp",
     "raspp",
+    "fuse",
     "deeplabv3",
     "deeplabv3plus",
     "fpn",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backbone.inference import Engine, Size, check_frame, check_size, input_size, run_in_batches
 from seg.labeling import label_map
+from seg.scores import winning_scores
 
 
 class SegmentationResult(NamedTuple):
@@ -18,6 +19,7 @@ class SegmentationResult(NamedTuple):
     labels: np.ndarray  # uint8 [H, W], indices into `classes`
     classes: list[str]
     colors: np.ndarray  # uint8 RGB [K, 3], by label
+    scores: np.ndarray | None = None  # float32 [H, W], the label's probability, 0 to 1; None unless asked for
 
     def draw(self, frame_bgr: np.ndarray, opacity: float = 0.5) -> np.ndarray:
         """A copy of the frame, uint8 BGR [H, W, 3], tinted in the classes' colors.
@@ -41,6 +43,7 @@ class Predictor:
         classes: names by label.
         colors: RGB, 0 to 255, by label.
         size: of the network's input, (height, width) or the longer side, in pixels; by default the frame's.
+        scores: results have `scores` too, for which the engine must give logits.
 
     Attributes:
         engine: the name of what runs the network.
@@ -58,9 +61,10 @@ class Predictor:
         classes: Sequence[str],
         colors: Sequence[Sequence[int]],
         size: Size = None,
+        scores: bool = False,
     ) -> None:
         check_size(size)
-        self.network, self.size = network, size
+        self.network, self.size, self.scores = network, size, scores
         self.classes, self.colors = list(classes), np.array(colors, np.uint8)
 
     @property
@@ -90,10 +94,11 @@ class Predictor:
 
     def finish(self, raw: Tensor, frame_hw: tuple[int, int]) -> SegmentationResult:
         """The result for a frame of (height, width), from the network's output for its input."""
+        scores = winning_scores(raw.float(), frame_hw)[0].cpu().numpy() if self.scores else None
         if raw.dtype == torch.uint8:
             labels = raw[0].cpu().numpy()
             if labels.shape != tuple(frame_hw):
                 labels = cv2.resize(labels, frame_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         else:
             labels = label_map(raw.float(), frame_hw)[0].cpu().numpy()
-        return SegmentationResult(labels, self.classes, self.colors)
+        return SegmentationResult(labels, self.classes, self.colors, scores)

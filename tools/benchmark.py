@@ -2,6 +2,7 @@
 
     python -m tools.benchmark predict --weights best.safetensors --size 512 1024 --threads 1 2
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
+    python -m tools.benchmark video --weights seg.safetensors --source street.mp4 --resize 1280x720 --size 512 1024
     python -m tools.benchmark backbone --compile
     python -m tools.benchmark seg-step --size 512 512 --batch 4 --compile
     python -m tools.benchmark det-eval
@@ -17,8 +18,9 @@
 rate at which this machine multiplies matrices, measured in the same run. Latency by stage, throughput, memory and file
 size; exported files can stand beside weights. A table, benchmark.json and latency.png. Everything runs on the CPU.
 
-`video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline and by a plain loop
-with torchvision's eager models of the same tasks. Peers have random weights unless --peer-weights gives a state dict.
+`video`: every frame through the models, drawn and written to a file, by `tools.video`'s pipeline, by its stages in turn
+and by a plain loop with torchvision's eager models of the same tasks; with the processor time of a frame, and the bound
+that follows from it. Peers have random weights unless --peer-weights gives a state dict.
 
 `backbone`: building a classifier and its forward pass on 224x224, in evaluation mode as built, beside timm's of the
 same network (an extra: pip install -e '.[dev]').
@@ -44,6 +46,7 @@ from pathlib import Path
 from tools.benchmarks.timm_names import TIMM_NAMES
 from tools.io.console import command_parser, run
 from tools.options import ENGINES
+from tools.video import width_height
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,6 +75,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--peer-weights", type=Path, action="append", help="torchvision state dict, one for each --weights in order"
     )
     subject.add_argument("--source", required=True, help="video file")
+    subject.add_argument("--engine", nargs="+", choices=ENGINES, default=["auto"], help="default: auto, the fastest")
+    subject.add_argument(
+        "--size", type=positive, nargs="+", metavar="PIXELS", help="network's input: height and width, or longer side"
+    )
+    subject.add_argument("--resize", type=width_height, metavar="W|WxH", help="of the clip, before it is timed")
+    subject.add_argument("--out", type=Path, metavar="FILE", help="for the figures in JSON")
     subject.add_argument("--frames", type=positive, default=100, help="per round; default: 100")
     add_rounds(subject, 3)
 

@@ -9,7 +9,8 @@ What it writes:
     OUT/cityscapes/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png
     OUT/cityscapes/gtFine/{train,val}/CITY/*_gtFine_{labelIds,instanceIds}.png and *_gtFine_polygons.json
     OUT/coco/{train2017,val2017}/*.jpg (the same scenes) and OUT/coco/annotations/instances_{train,val}2017.json
-    OUT/street.mp4, a drive along another street of the same world
+    OUT/street.mp4, a drive along another street of the same world, and OUT/street_tracks.txt, its objects' boxes with
+        lasting ids in MOTChallenge's format, see tools.eval_tracks
     OUT/preview.png, three scenes with their boxes and labels, to look at
     OUT/demo_world.json, the settings; a second call with the same ones leaves everything as it is
 

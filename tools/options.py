@@ -8,3 +8,12 @@ OUTPUTS = ("final", "raw")
 """What an exported graph gives, see `tools.exporting.graph`."""
 CHANNELS = ("bgr", "rgb")
 """Orders of the colors in an exported graph's input."""
+VIEWS = ("overlay", "split", "blink")
+"""How a video shows frame and drawing, see `tools.streams.overlay`."""
+TRACKERS = ("bytetrack", "cbiou", "ocsort", "sort")
+"""What follows objects through a video, see `tools.tracking.tracker`."""
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Class names from a command line, separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

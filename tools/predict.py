@@ -1,83 +1,55 @@
-"""Loads a trained model of either task from its one file.
+"""Writes what models find in images or a video into files: labels, boxes, confidence, drawn images.
 
-from tools.predict import load
-model = load("best.safetensors")
-result = model(frame_bgr)         # uint8 [H, W, 3]
-image = result.draw(frame_bgr)
+    python -m tools.predict --weights seg.safetensors --source images --output found --save labels,color
+    python -m tools.predict --weights seg.safetensors --weights det.safetensors --source list.txt --output found
+    python -m tools.predict --weights det.safetensors --source in.mp4 --output found --save json,csv
+    python -m tools.predict --weights seg.safetensors --source list.txt --output found --ray local
 
-An exported file (model.onnx, model.xml, model.pt2) may stand in its place.
+The source is an image, a folder with all below it, a quoted glob, a text file of one image per line (relative to the
+text's folder), or a video. --save takes, separated by commas:
+
+    overlay  the image with all results drawn on it         labels  PNG of label ids: Cityscapes' for its 19 classes,
+    color    the same ids as a PNG in the classes' colors           the model's own indices for others
+    scores   PNG of the winning class's probability, 255: 1 json    detections.json, COCO's results
+                                                            csv     detections.csv
+
+A run that was killed goes on when it is started again: what is done is not done again. In Python:
+
+    from tools.predict import load
+    model = load("best.safetensors")
+    result = model(frame_bgr)         # uint8 [H, W, 3]
+    image = result.draw(frame_bgr)
+
+Exit codes: 0 complete; 2 bad input; 130 stopped by Ctrl-C.
 """
 
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-import det
-import seg
-from backbone.errors import InputError, check_choice
-from backbone.inference import Engine, Size, TorchEngine, check_size
-from backbone.weights.names import is_name
-from tools.engines.built import BuiltEngine
-from tools.engines.choice import MODULES, choose_engine
-from tools.engines.compiled import CompiledEngine
-from tools.engines.exported import is_exported, open_file
-from tools.io.model_file import find_description, load_description, load_tensors
+from backbone.errors import InputError
+from tools.io.console import command_parser, num_workers, run
 from tools.options import ENGINES
+from tools.predicting.settings import SAVES, Saving, Task, parse_saves
 
-PACKAGES = {"segmentation": seg, "detection": det}
-PUBLISHED_FILE = "model.safetensors"
-"""The weights in a folder for the hub."""
+if TYPE_CHECKING:
+    import torch
 
-
-def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """The plain model in a weights file and the file's description.
-
-    Published weights by name (`names.resolve`) are described as tools.convert_weights would; of a folder, its
-    PUBLISHED_FILE is meant.
-
-    Raises:
-        InputError: the file is missing, damaged, or of another task than `task`.
-    """
-    if Path(path).is_dir():
-        folder, path = path, Path(path) / PUBLISHED_FILE
-        if not path.is_file():
-            raise InputError(f"{folder}: has no {PUBLISHED_FILE}, as tools.publish writes; give a weights file")
-    if is_exported(path):
-        raise InputError(f"{path}: is an exported file, which cannot be trained, changed or exported; give its weights")
-    published = None
-    if is_name(path) and find_description(path) is None:
-        # Here, as torchvision's tables take a second that our own files need not wait for.
-        from tools.converters.weights import recognise
-
-        published = recognise(path)
-    description = load_description(path) if published is None else published.description
-    if task is not None and description["task"] != task:
-        raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
-    if description["task"] == "classification":
-        raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
-    if published is not None:
-        return published.model, description
-    package = PACKAGES[description["task"]]
-    model = package.create(**description["model"])
-    package.load_weights(model, load_tensors(path))
-    return model, description
-
-
-def runs_plainly(path: str | Path, engine: str | None) -> bool:
-    """Whether a file that is scored runs as `load_model` gives it, as in training, rather than by a predictor."""
-    return engine in (None, "torch") and not is_exported(path)
+    import det
+    import seg
+    from backbone.inference import Size
 
 
 def load(
     path: str | Path,
     engine: str = "auto",
     *,
-    size: Size = None,
-    device: str | torch.device | None = None,
+    size: "Size" = None,
+    device: "str | torch.device | None" = None,
     score_threshold: float = 0.3,
-) -> seg.Predictor | det.Predictor:
+    scores: bool = False,
+) -> "seg.Predictor | det.Predictor":
     """A predictor: call it with an image, uint8 BGR [H, W, 3], for its result, or with a list of images for a list.
 
     What it finds is in the pixels of the image, whatever the size of the network's input. `model.engine` is the name
@@ -92,61 +64,91 @@ def load(
             image's own for a segmenter, and the size it was trained at for a detector.
         device: by default a GPU if there is one. The runtimes run on the CPU.
         score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.
+        scores: a segmenter also gives each pixel's probability, which takes longer; a detector always has scores.
 
     Raises:
         InputError: a file, name, engine or size cannot be used.
     """
-    if is_exported(path):
-        return _load_exported(path, engine, size=size, device=device, score_threshold=score_threshold)
-    check_choice("engine", engine, ENGINES)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() and engine not in MODULES else "cpu"
-    name = choose_engine(engine, torch.device(device).type)
-    check_size(size)
-    model, description = load_model(path)
-    network: Engine
-    if name in MODULES:
-        network = BuiltEngine(name, model, description)
-    else:
-        make = {"torch": TorchEngine, "compiled": CompiledEngine}[name]
-        network = make(model, mean=description["mean"], std=description["std"], device=device)
-    return _predictor(network, model, description, size=size, score_threshold=score_threshold)
+    from tools.predicting.models import load
+
+    return load(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
 
 
-def _load_exported(
-    path: str | Path, engine: str, *, size: Size, device: str | torch.device | None, score_threshold: float
-) -> seg.Predictor | det.Predictor:
-    """As `load`, of an exported file."""
-    check_choice("engine", engine, ENGINES)
-    if device is not None and torch.device(device).type != "cpu":
-        raise InputError(f"{path}: exported files run on the CPU, not on {device}; leave the device out")
-    check_size(size)
-    network = open_file(path, engine)
-    description = network.description
-    if description["task"] not in PACKAGES:
-        raise InputError(f"{path}: is an export for {description['task']}; predictions need a segmenter or a detector")
-    fixed = network.size_hw
-    if size is not None and fixed is not None and (isinstance(size, int) or tuple(size) != fixed):
-        raise InputError(f"{path}: takes inputs of {fixed[0]}x{fixed[1]} pixels only; leave the size out")
-    model = None
-    if description["task"] == "detection":
-        model = det.create(**description["model"])  # for its anchors; the weights are in the file
-    return _predictor(network, model, description, size=size or fixed, score_threshold=score_threshold)
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The command line, checked as far as it can be without opening anything.
 
-
-def _predictor(
-    network: Engine, model: nn.Module | None, description: dict[str, Any], *, size: Size, score_threshold: float
-) -> seg.Predictor | det.Predictor:
-    """The predictor of the description's task; only a detector's needs the model."""
-    if description["task"] == "segmentation":
-        return seg.Predictor(network, classes=description["classes"], colors=description["colors"], size=size)
-    assert isinstance(model, det.Detector)  # what det.create makes
-    return det.Predictor(
-        network,
-        model,
-        description["classes"],
-        kind=description["score"],
-        nms_iou=description.get("nms_iou", det.NMS_IOU),
-        score_threshold=score_threshold,
-        size=size,
+    Raises:
+        InputError: a value out of range, or options that exclude each other.
+    """
+    parser = command_parser("predict", __doc__)
+    parser.add_argument(
+        "--weights", action="append", required=True, type=Path, metavar="FILE", help="trained model; one for each task"
     )
+    parser.add_argument("--source", required=True, help="image, folder, quoted glob, .txt list of images, or video")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for all files")
+    parser.add_argument(
+        "--save",
+        type=parse_saves,
+        metavar="LIST",
+        help=f"of {','.join(SAVES)}; default: labels of a segmenter, json of a detector",
+    )
+    parser.add_argument("--engine", default="auto", choices=ENGINES, help="default: auto, the fastest installed")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    parser.add_argument(
+        "--size", nargs="+", type=int, metavar="N", help="of the network's input: H W, or the longer side, in pixels"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="boxes that score above it; default: 0.3"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default: 1")
+    parser.add_argument(
+        "--workers", type=num_workers, default=2, help="threads that read images, and that write files; default: 2"
+    )
+    parser.add_argument(
+        "--skip-damaged", action="store_true", help="pass over images that cannot be read; names in DIR/damaged.txt"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier run predicted into DIR")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="share the images among the machines of a Ray cluster; local: this machine"
+    )
+    parser.add_argument("--ray-workers", type=int, metavar="N", help="models at work; default: one for each machine")
+    args = parser.parse_args(argv)
+    if not 0 <= args.score_threshold <= 1:
+        raise InputError(f"--score-threshold {args.score_threshold:g}: must lie between 0 and 1")
+    for option, value, least in (
+        ("--batch", args.batch, 1),
+        ("--workers", args.workers, 1),
+        ("--ray-workers", args.ray_workers, 1),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{option} {value}: must be at least {least}")
+    if args.size is not None and len(args.size) > 2:
+        raise InputError(f"--size {' '.join(map(str, args.size))}: give height and width, or the longer side")
+    if args.ray_workers is not None and args.ray is None:
+        raise InputError("--ray-workers needs --ray; --workers are the threads of a run without it")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    # Imported only now, so that --help and refusals come at once.
+    from tools.predicting.run import predict
+
+    size = None if args.size is None else args.size[0] if len(args.size) == 1 else tuple(args.size)
+    task = Task(
+        weights=args.weights,
+        source=args.source,
+        engine=args.engine,
+        device=args.device,
+        size=size,
+        score_threshold=args.score_threshold,
+        batch=args.batch,
+        workers=args.workers,
+        skip_damaged=args.skip_damaged,
+    )
+    saving = Saving(folder=args.output, kinds=args.save, overwrite=args.overwrite)
+    return predict(task, saving, ray_address=args.ray, ray_workers=args.ray_workers)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -334,7 +334,7 @@ def _load(model: Network | Classifier, layout: Layout, *, source: str, norm_eps:
     state = layout.state
     eps = norm_eps or _norm_eps(layout, network.name, network.padding)
     if eps is not None and eps != network.stem.norm.eps:
-        state = _with_norm_eps(state, eps, network.stem.norm.eps)
+        state = with_norm_eps(state, eps, network.stem.norm.eps)
     prefix = "backbone." if isinstance(model, Classifier) else ""
     state = {(prefix if key.startswith(BODY) else "") + key: value for key, value in state.items()}
 
@@ -376,7 +376,7 @@ def _norm_eps(layout: Layout, name: str, padding: str) -> float | None:
     return layout.norm_eps
 
 
-def _with_norm_eps(state: dict[str, Tensor], theirs: float, ours: float) -> dict[str, Tensor]:
+def with_norm_eps(state: dict[str, Tensor], theirs: float, ours: float) -> dict[str, Tensor]:
     """Rescales norms so that with epsilon `ours` they compute in evaluation mode what they did with `theirs`."""
     state = dict(state)
     for key, variance in state.items():

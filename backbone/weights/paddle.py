@@ -204,20 +204,15 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout | None:
     """
     if SIGN not in state:
         return None
-    names = _conv_bn("conv", "stem") | _conv_bn("last_second_conv", "last")
+    names = conv_norm("conv", "stem") | conv_norm("last_second_conv", "last")
     names |= {"last_conv.weight": "hidden.weight", "fc.weight": "output.weight", "fc.bias": "output.bias"}
     for number in range(1, 2 + highest(r"blocks\.(\d+)\.", state)):
         theirs, ours = f"blocks.{number - 1}", f"blocks.{number}"
         for layer, part in (("expand_conv", "expand"), ("bottleneck_conv", "depthwise"), ("linear_conv", "project")):
-            names |= _conv_bn(f"{theirs}.{layer}", f"{ours}.{part}")
+            names |= conv_norm(f"{theirs}.{layer}", f"{ours}.{part}")
         names |= named(f"{theirs}.mid_se.conv1", f"{ours}.squeeze_excite.reduce")
         names |= named(f"{theirs}.mid_se.conv2", f"{ours}.squeeze_excite.expand")
-    ours = renamed(state, names)
-    for key in list(ours):
-        if re.search(r"\.squeeze_excite\.expand\.", key):
-            ours[key] = ours[key] * 1.2
-        elif key.endswith(".norm.weight"):
-            ours[f"{key.removesuffix('weight')}num_batches_tracked"] = torch.tensor(0)
+    ours = finished(renamed(state, names))
     if "hidden.weight" in ours:
         ours["hidden.weight"] = ours["hidden.weight"].flatten(1)  # a 1x1 convolution of one pixel, without a bias
         ours["hidden.bias"] = torch.zeros(len(ours["hidden.weight"]))
@@ -226,8 +221,20 @@ def recognise(state: dict[str, Tensor], source: str) -> Layout | None:
     return Layout("paddle", ours, 1e-5, "symmetric", *IMAGENET)
 
 
-def _conv_bn(theirs: str, ours: str) -> dict[str, str]:
+def finished(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state in our names with what Paddle's computes otherwise folded in, and what its norms lack added."""
+    ours = dict(state)
+    for key, value in state.items():
+        if re.search(r"\.squeeze_excite\.expand\.", key):
+            ours[key] = value * 1.2
+        elif key.endswith(".norm.weight"):
+            ours[f"{key.removesuffix('weight')}num_batches_tracked"] = torch.tensor(0)
+    return ours
+
+
+def conv_norm(theirs: str, ours: str, *, convolution: str = "conv", norm: str = "bn") -> dict[str, str]:
+    """The names of a convolution and a norm of Paddle's -> those of our `ConvNormAct`."""
     values = {"weight": "weight", "bias": "bias", "_mean": "running_mean", "_variance": "running_var"}
-    return {f"{theirs}.conv.weight": f"{ours}.conv.weight"} | {
-        f"{theirs}.bn.{value}": f"{ours}.norm.{mine}" for value, mine in values.items()
+    return {f"{theirs}.{convolution}.weight": f"{ours}.conv.weight"} | {
+        f"{theirs}.{norm}.{value}": f"{ours}.norm.{mine}" for value, mine in values.items()
     }

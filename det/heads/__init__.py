@@ -17,11 +17,14 @@ from backbone.architectures.plan import Feature, plan
 from backbone.architectures.rows import Architecture
 from backbone.errors import InputError, check_choice
 from backbone.network import initialise
+from det.heads.pico import SIZES as PICO_SIZES
+from det.heads.pico import PicoHead
 from det.heads.ssdlite import SSDLiteHead
 from det.heads.ssdlite_fpn import FPNLiteHead
 from det.options import HEADS, VARIANTS
 
-STRIDES = {"ssdlite": (16, 32), "ssdlite_fpn": (8, 16, 32)}
+PYRAMID = (8, 16, 32)
+STRIDES = {"ssdlite": (16, 32), "ssdlite_fpn": PYRAMID, "pico96": PYRAMID, "pico128": PYRAMID}
 """Strides of the features that each head takes."""
 
 NORM_MOMENTUM = {
@@ -31,6 +34,7 @@ NORM_MOMENTUM = {
     "torchvision": 0.03,
 }
 INIT_STD = 0.03
+Head = SSDLiteHead | FPNLiteHead | PicoHead
 INIT_CLASS_BIAS = -4.6
 """log(0.01 / 0.99): every class starts out improbable, or thousands of background anchors dominate the first steps."""
 
@@ -38,14 +42,17 @@ INIT_CLASS_BIAS = -4.6
 def required_taps(head: str, architecture: Architecture) -> tuple[str, ...]:
     """The taps whose features a head takes, finest first: at each stride the deepest value inside the backbone.
 
-    At stride 16 this is the paper's C4, "the expansion layer of the 13th bottleneck block" of V3-Large, of the 9th of
-    V3-Small; at the last stride it is "last", the 1x1 convolution.
+    For "ssdlite" this is, at stride 16, the paper's C4, "the expansion layer of the 13th bottleneck block" of V3-Large,
+    of the 9th of V3-Small; at the last stride it is "last", the 1x1 convolution. The pico heads take the last block's
+    output at each, as PicoDet does.
 
     Raises:
         InputError: an unknown head; the message lists the valid ones. A network without one of the strides.
     """
     check_choice("head", head, HEADS)
-    deepest = {feature.stride: tap for tap, feature in plan(architecture).features.items()}
+    features = plan(architecture).features.items()
+    outputs = head in PICO_SIZES
+    deepest = {feature.stride: tap for tap, feature in features if tap.endswith(".out") or not outputs}
     for stride in STRIDES[head]:
         if stride not in deepest:
             raise InputError(f"the network has no features of stride {stride}, which head {head} takes")
@@ -61,7 +68,7 @@ def build_head(
     width: float = 1.0,
     head_channels: int = 128,
     padding: str = "symmetric",
-) -> SSDLiteHead | FPNLiteHead:
+) -> Head:
     """A head with fresh weights: its inputs are the feature maps [N, C, H/s, W/s], its output `RawDetections`.
 
     Arguments:
@@ -79,8 +86,8 @@ def build_head(
     """
     check_choice("head", name, HEADS)
     check_choice("variant", variant, VARIANTS)
-    if name == "ssdlite_fpn" and variant != "paper":
-        raise InputError(f"head ssdlite_fpn has no variant {variant!r}; use variant paper")
+    if name != "ssdlite" and variant != "paper":
+        raise InputError(f"head {name} has no variant {variant!r}; use variant paper")
     fewest = 2 if variant == "torchvision" else 1
     if num_classes < fewest:
         raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {fewest}")
@@ -93,6 +100,8 @@ def build_head(
     common = {"num_classes": num_classes, "norm_momentum": NORM_MOMENTUM[variant], "padding": padding}
     if name == "ssdlite":
         head = SSDLiteHead(*features, variant=variant, width=width, **common)
+    elif name in PICO_SIZES:
+        head = PicoHead(features, size=name, **common)
     else:
         head = FPNLiteHead(features, head_channels=head_channels, **common)
     if variant == "paper":

@@ -8,6 +8,7 @@ from backbone.blocks import ConvNormAct
 from det import boxes
 from det.boxes import RawDetections
 from det.heads.anchors import anchors_per_cell, feature_sizes, ssd_anchors
+from det.options import ANCHOR_LOSSES
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 MIN_EXTRA_CHANNELS = 16
@@ -56,6 +57,9 @@ class SSDLiteHead(nn.Module):
         norm_momentum: of all batch norms.
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
+
+    losses = ANCHOR_LOSSES
+    """Kinds of loss that train it, the default first."""
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from backbone.blocks import ConvNormAct, SameConv2d
 from det import boxes
 from det.boxes import RawDetections
 from det.heads.anchors import PYRAMID_RATIOS, PYRAMID_SCALES, feature_sizes, pyramid_anchors
+from det.options import ANCHOR_LOSSES
 
 NUM_EXTRAS = 2
 TOWER_DEPTH = 4
@@ -70,6 +71,9 @@ class FPNLiteHead(nn.Module):
         norm_momentum: of all batch norms.
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
     """
+
+    losses = ANCHOR_LOSSES
+    """Kinds of loss that train it, the default first."""
 
     def __init__(
         self,

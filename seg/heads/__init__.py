@@ -14,14 +14,17 @@ from backbone.architectures.plan import Feature
 from backbone.architectures.rows import Architecture
 from backbone.errors import InputError, check_choice
 from seg.heads.decoders import DECODERS, DecoderHead
+from seg.heads.fuse import FuseHead
 from seg.heads.lraspp import LRASPPHead
 from seg.heads.raspp import RASPPHead
 from seg.heads.taps import high_tap, low_tap, pyramid
 from seg.options import HEADS, POOLINGS, VARIANTS
 
-HEAD_CHANNELS = {"lraspp": 128, "raspp": 256} | {name: decoder.head_channels for name, decoder in DECODERS.items()}
+HEAD_CHANNELS = {"lraspp": 128, "raspp": 256, "fuse": 64} | {
+    name: decoder.head_channels for name, decoder in DECODERS.items()
+}
 """Channels inside each head by default; LR-ASPP's is the paper's F."""
-OUTPUT_STRIDES = {"lraspp": (16, 8, 32), "raspp": (16, 8, 32)} | {
+OUTPUT_STRIDES = {"lraspp": (16, 8, 32), "raspp": (16, 8, 32), "fuse": (32, 16)} | {
     name: decoder.output_strides for name, decoder in DECODERS.items()
 }
 """Strides of the deepest feature that each head accepts, the default first."""
@@ -40,6 +43,8 @@ def required_taps(head: str, architecture: Architecture, variant: str = "paper")
         return low_tap(architecture, variant), high_tap(architecture)
     if head == "raspp":
         return (high_tap(architecture),)
+    if head == "fuse":
+        return pyramid(architecture)[2:]
     return pyramid(architecture)
 
 
@@ -53,7 +58,7 @@ def build_head(
     pooling: str | None = None,
     dropout: float = 0.0,
     align_corners: bool = False,
-) -> LRASPPHead | RASPPHead | DecoderHead:
+) -> LRASPPHead | RASPPHead | FuseHead | DecoderHead:
     """A head with fresh weights: its inputs are the feature maps [N, C, H/s, W/s], its output the logits.
 
     Every head declares `stride`, that of its logits [N, num_classes, H/stride, W/stride], and what it asks of the
@@ -94,4 +99,6 @@ def build_head(
         return LRASPPHead(*features, variant=variant, pooling=pooling, align_corners=align_corners, **common)
     if name == "raspp":
         return RASPPHead(*features, **common)
+    if name == "fuse":
+        return FuseHead(features, **common)
     return DecoderHead(name, features, **common)

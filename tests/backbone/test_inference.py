@@ -17,6 +17,8 @@ MODELS = {
     "deeplabv3plus": lambda: seg.create("deeplabv3plus", backbone="mobilenet_v4_conv_small", num_classes=4),
     "lite0": lambda: seg.create(backbone="efficientnet_lite0", num_classes=4),
     "ssdlite": lambda: det.create(backbone="mobilenet_v3_small", num_classes=5, width=0.35),
+    "pico": lambda: det.create("pico96", backbone="mobilenet_v3_small", num_classes=5),
+    "fuse": lambda: seg.create("fuse", backbone="mobilenet_v3_small", num_classes=4),
     "ssdlite_fpn": lambda: det.create("ssdlite_fpn", backbone="mobilenet_v3_small", num_classes=5, head_channels=32),
     "tapped_before_squeeze": lambda: det.create(
         backbone="mobilenet_v3_small", num_classes=5, taps=("8.depthwise", "last")

@@ -16,16 +16,10 @@ from backbone.weights import names, paddle
 from backbone.weights.publishers import paddle_files
 from tests.builders import loopback
 from tests.builders.comparing import largest_difference
+from tests.builders.port_networks import PaddleGate
 
 PARTS = {"expand": "expand_conv", "depthwise": "bottleneck_conv", "project": "linear_conv"}
 VALUES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
-
-
-class Gate(nn.Module):
-    """Paddle's."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (0.2 * x + 0.5).clamp(0, 1)
 
 
 def paddles(model: backbone.Classifier) -> dict[str, np.ndarray]:
@@ -58,7 +52,7 @@ def network(name: str, randomise) -> backbone.Classifier:
     nn.init.zeros_(model.hidden.bias)
     for module in model.modules():
         if isinstance(module, SqueezeExcite):
-            module.gate = Gate()
+            module.gate = PaddleGate()
             nn.init.normal_(module.expand.weight, std=0.5)
             nn.init.normal_(module.expand.bias)
     return model

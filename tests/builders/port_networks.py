@@ -345,3 +345,10 @@ class NetMMPretrain(nn.Module):
             return self.head.fc(x)
         first, second = self.head.layers
         return second.fc(F.hardswish(first.fc(x)))
+
+
+class PaddleGate(nn.Module):
+    """Paddle's hard sigmoid."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (0.2 * x + 0.5).clamp(0, 1)

@@ -61,6 +61,28 @@ def test_sizes_are_those_of_the_papers_table_7(arguments, millions, billions):
     assert macs / 1e9 == pytest.approx(billions, rel=0.05)
 
 
+def test_fuse_sees_far_and_is_no_heavier_than_lraspp():
+    """Parameters and MACs at 512x1024; a change 700 pixels away reaches the logits without the global gate."""
+    sizes = {}
+    for head in ("lraspp", "fuse"):
+        with torch.device("meta"):
+            model = seg.create(head).eval()
+            with FlopCounterMode(display=False) as counter:
+                model(torch.empty(1, 3, 512, 1024))
+        sizes[head] = sum(p.numel() for p in model.parameters()) / 1e6, counter.get_total_flops() / 2e9
+    assert sizes["fuse"] == pytest.approx((1.63, 2.55), abs=0.01)
+    assert sizes["fuse"][1] < 1.15 * sizes["lraspp"][1]
+
+    torch.manual_seed(0)
+    context = seg.create("fuse", backbone="mobilenet_v3_small", width=0.35).head.context.eval()
+    cells = torch.zeros(1, context.project.conv.in_channels, 1, 64)
+    with torch.no_grad():
+        before = context.blocks(context.project(cells))
+        cells[..., 0] = 1.0
+        changed = (context.blocks(context.project(cells)) != before).any(1)[0, 0].nonzero().max()
+    assert changed == 27  # cells of 32 pixels, to either side
+
+
 @pytest.mark.parametrize(
     ("name", "paper", "torchvision"),
     [
@@ -167,7 +189,7 @@ def test_a_head_that_pads_exports_whole():  # strictly: the same tracing as torc
         torch.testing.assert_close(exported(images), logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["unet", "fpn", "raspp"])
+@pytest.mark.parametrize("head", ["unet", "fpn", "raspp", "fuse"])
 def test_label_map_equals_the_finish_of_any_head(head):
     torch.manual_seed(0)
     model = seg.create(head, **SMALL).eval()
@@ -214,7 +236,7 @@ def test_classifier_weights_of_a_network_fit_heads_that_leave_its_last_layers_ou
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"head": "resunet"}, "head 'resunet' unknown; valid: lraspp, raspp, deeplabv3"),
+        ({"head": "resunet"}, "head 'resunet' unknown; valid: lraspp, raspp, fuse, deeplabv3"),
         ({"pooling": "max"}, "pooling 'max' unknown; valid: windows, global"),
         ({"head": "fpn", "output_stride": 16}, "output_stride 16 does not fit head 'fpn'; valid: 32"),
         ({"head": "fpn", "head_channels": 40}, "head_channels 40 must be a multiple of 32"),

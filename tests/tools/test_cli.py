@@ -46,7 +46,7 @@ def test_the_overview_and_the_version_import_nothing_heavy(arguments):
     [
         ("trian-seg", "did you mean train-seg?"),
         ("train_sgd", "did you mean train-seg?"),
-        ("predict", "no such command"),
+        ("foretell", "no such command"),
         ("--verison", "unknown option"),
         ("../cli", "no such command"),
     ],
@@ -72,6 +72,9 @@ def test_a_command_gets_its_arguments_under_both_spellings_and_former_names_work
         (["video", "--weights", "x", "--source", "y"], 2, "--output"),
         (["video", "--weights", "x", "--source", "y", "--output", "z.mp4", "--engine", "warp"], 2, "warp"),
         (["video", "--weights", "x", "--source", "y", "--output", "z.mp4", "--fps", "0"], 2, "--fps 0"),
+        (["predict", "--help"], 0, "--skip-damaged"),
+        (["predict", "--weights", "x", "--source", "y", "--output", "z", "--save", "labels,lables"], 2, "lables"),
+        (["predict", "--weights", "x", "--source", "y", "--output", "z", "--batch", "0"], 2, "--batch 0"),
         (["summary", "--help"], 0, "--output-stride"),
         (["summary", "resnet"], 2, "mobilenet_v3_large"),
         (["summary", "ds_k3_c17"], 2, "character 8"),

@@ -16,6 +16,7 @@ from backbone import InputError
 from tools import convert_weights, predict
 from tools.io import console
 from tools.io.model_file import load_description, load_initial_weights, save_model
+from tools.predicting import models
 
 
 def convert(monkeypatch, *arguments: object) -> int:
@@ -101,7 +102,7 @@ def test_torchvisions_segmenter_becomes_a_file_for_predicting(tmp_path, monkeypa
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     out = tmp_path / "lraspp.safetensors"
     assert convert(monkeypatch, tmp_path / "w.pth", out) == 0
-    model, description = predict.load_model(out, task="segmentation")
+    model, description = models.load_model(out, task="segmentation")
     images = torch.randn(1, 3, 97, 129)
     with torch.no_grad():
         want = theirs(images)["out"]
@@ -120,7 +121,7 @@ def test_torchvisions_detector_becomes_a_file_for_predicting(num_classes, tmp_pa
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     out = tmp_path / "ssdlite.safetensors"
     assert convert(monkeypatch, tmp_path / "w.pth", out) == 0
-    model, description = predict.load_model(out, task="detection")
+    model, description = models.load_model(out, task="detection")
     images = torch.randn(1, 3, 320, 320)
     with torch.no_grad():
         want = theirs.head(list(theirs.backbone(images).values()))

@@ -113,7 +113,7 @@ def source_of_weights(op):
 
 def test_a_file_that_finds_what_is_annotated_scores_1(finished, world):
     """Boxes and labels go from the input's pixels to the picture's, as the evaluations have them."""
-    from tools.predict import load_model
+    from tools.predicting.models import load_model
 
     model, description = load_model(finished["det"] / "best.safetensors")
     described = image_graph(model, description, output="final").description

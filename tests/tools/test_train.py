@@ -23,7 +23,7 @@ from tests.builders.official import assert_official, old_name  # noqa: F401 - a 
 from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
 from tools import eval_det, eval_seg, train_det, train_seg
 from tools.io import model_file
-from tools.predict import load, load_model
+from tools.predicting.models import load, load_model
 from tools.run import checkpoint, segmentation
 
 
@@ -271,10 +271,12 @@ def test_a_run_with_every_loss_and_an_auxiliary_head_logs_each(world, tmp_path):
 
 # Table 6's other rows differ from ssdlite_large in the backbone alone.
 RECIPES = [
+    "finetune_pico",
     "finetune_ssdlite",
     "mmdetection_v2",
     "paddle_large",
     "paddle_small",
+    "pico_large",
     "small_set",
     "ssdlite_fpn_large",
     "ssdlite_large",
@@ -287,7 +289,7 @@ RECIPES = [
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_kind_of_detection_recipe_takes_a_step(world, tmp_path, name):
     small = ["model.image_size=[64,64]", "run.steps=1", "run.batch=2", "data.workers=0"]
-    if name != "finetune_ssdlite":  # whose weights have a width
+    if not name.startswith("finetune_"):  # whose weights have a width
         small.append("model.width=0.35")
     own = [f"data.root={world / 'coco'}", f"run.out={tmp_path / 'run'}", "run.precision=no", "optim.ema=0"]
     assert train_det.main([str(ROOT / "configs" / "coco" / f"{name}.yaml"), *small, *own]) == 0

@@ -46,18 +46,26 @@ class Failing:
 class FakeCapture:
     """Stands in for cv2.VideoCapture: gives numbered frames, then fails; `None` in `frames` is one failed read."""
 
-    def __init__(self, frames=(), fps=25.0, count=-1.0, opened=True, pause_s=0.0):
+    def __init__(self, frames=(), fps=25.0, count=-1.0, opened=True, pause_s=0.0, times_ms=None):
         self.frames, self.opened, self.pause_s = list(frames), opened, pause_s
+        self.times_ms, self.num_read = times_ms, 0
         self.properties = {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: count}
 
     def isOpened(self):
         return self.opened
 
     def get(self, key):
+        if key == cv2.CAP_PROP_POS_MSEC:
+            times, last = self.times_ms, self.num_read - 1
+            return times[last] if times else 1000 * last / 25
         return self.properties[key]
+
+    def grab(self):
+        return self.read()[0]
 
     def read(self):
         time.sleep(self.pause_s)
+        self.num_read += 1
         frame = self.frames.pop(0) if self.frames else None
         return frame is not None, frame
 
@@ -257,7 +265,7 @@ def test_outputs_that_exist_or_cannot_be_written_are_refused(tool, tmp_path):
     for output, message in (
         (tmp_path / "file" / "out.mp4", "cannot be written"),
         (tmp_path / "file", "no folder"),
-        (tmp_path / "out.gif", "ends in"),
+        (tmp_path / "out.wmv", "ends in"),
         (tmp_path / "old.mp4", "--overwrite"),
         (clip, "--overwrite|would replace"),
     ):
@@ -483,12 +491,12 @@ def test_segmentations_are_drawn_below_detections():
             order.append((task, options))
             return frame.copy()
 
-        result = SimpleNamespace(draw=draw)
+        result = SimpleNamespace(draw=draw, classes=[], colors=np.zeros((0, 3), np.uint8))
         return type("Fake", (), {"task": task, "__call__": lambda self, frame: result})()
 
     source = sources.VideoFile("clip", FakeCapture([numbered(0)], count=1.0))
     run_pipeline(source, [predictor("detection"), predictor("segmentation")], drawing=Drawing(0.3, 0.7, legend=False))
-    assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7})]
+    assert order == [("segmentation", {"opacity": 0.3}), ("detection", {"score_threshold": 0.7, "colors": {}})]
 
 
 def test_the_legend_shows_the_colors_of_the_classes_present_and_spares_the_frame():

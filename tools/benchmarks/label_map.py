@@ -11,7 +11,7 @@ from backbone.inference import normalise
 from seg.data.opening import open_data
 from tools.benchmarks.timing import alternate, medians
 from tools.io.console import console, table
-from tools.predict import load_model
+from tools.predicting.models import load_model
 
 SIZES_HW = ((1024, 2048), (1023, 2047))
 

@@ -35,7 +35,7 @@ from tools.engines.exported import is_exported, open_file
 from tools.io.console import console, table
 from tools.io.files import open_folder, replace_file
 from tools.network_summary.counts import count_macs
-from tools.predict import load_model
+from tools.predicting.models import load_model
 
 SCENE_HW = (720, 1280)
 MAX_PICTURES = 16

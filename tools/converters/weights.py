@@ -11,7 +11,7 @@ import det
 import seg
 from backbone.data.transforms import shorter_side
 from backbone.errors import InputError
-from det import tensorflow_weights
+from det import paddle_weights, tensorflow_weights
 from seg.data import cityscapes
 from seg.palette import distinct_colors, pascal_voc_color
 from seg.weights import DEEPLAB_SIGN
@@ -42,6 +42,7 @@ def recognise(
         "classifier.cbr.0.weight": _segmenter,
         DEEPLAB_SIGN: _segmenter,
         "backbone.extra.0.0.0.weight": _detector,
+        paddle_weights.SIGN: _detector,
         **dict.fromkeys(tensorflow_weights.SIGNS, _detector),
     }
     build = next((build for sign, build in whole.items() if sign in names), None)
@@ -99,13 +100,17 @@ def _detector(source: str | Path) -> Recognised:
     found = det.from_weights(source)
     published = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"][1:]  # without the background
     names = [str(number + 1) for number in range(found.model.num_objects)]
+    category_ids = list(range(1, len(names) + 1))
     if len(names) == len(published):  # COCO's ids have gaps, which stay numbers
         names = [number if name == "N/A" else name for number, name in zip(names, published, strict=True)]
+    elif found.layout == "paddle" and len(names) == sum(name != "N/A" for name in published):
+        real = [(number, name) for number, name in enumerate(published, start=1) if name != "N/A"]
+        category_ids, names = [number for number, _ in real], [name for _, name in real]
     description = {
         "task": "detection",
         "model": found.arguments,
         "classes": names,
-        "category_ids": list(range(1, len(names) + 1)),
+        "category_ids": category_ids,
         "score": found.score,
         "nms_iou": found.nms_iou,
         "mean": found.mean,

@@ -54,6 +54,8 @@ class VisibleObject(NamedTuple):
     label: str
     coco_name: str | None
     is_group: bool
+    actor: int | None = None  # its place in the world's list of actors, the same in all views; None: no actor
+    distance: float = 0.0  # of an actor's nearest point from the camera along the street, metres
 
 
 class View(NamedTuple):
@@ -97,8 +99,8 @@ class _Painter:
         self.centre = self.width * (0.5 + camera.pan) - heading * self.focal
         self.eye = vector(camera.x + float(world.bend(camera.z)), camera.height, camera.z)
 
-    def add_object(self, label: str, coco_name: str | None = None, is_group: bool = False) -> int:
-        self.objects.append(VisibleObject(label, coco_name, is_group))
+    def add_object(self, label: str) -> int:
+        self.objects.append(VisibleObject(label, None, False))
         return len(self.objects) - 1
 
     def add_outline(self, index: int) -> None:
@@ -229,12 +231,14 @@ class _Painter:
 
     def actors(self) -> None:
         placed = []
-        for actor in self.world.actors:
+        for number, actor in enumerate(self.world.actors):
             x, z = actor.position(self.time)
             if z - self.camera.z < FAR_M and (z + 30.0 > self.camera.z):
-                placed.append((z + actor.paint_z, x, z, actor))
-        for _, x, z, actor in sorted(placed, key=lambda item: -item[0]):
-            index = self.add_object(actor.label, actor.coco_name, actor.is_group)
+                placed.append((z + actor.paint_z, x, z, number, actor))
+        for _, x, z, number, actor in sorted(placed, key=lambda item: -item[0]):
+            index = len(self.objects)
+            distance = z - self.camera.z
+            self.objects.append(VisibleObject(actor.label, actor.coco_name, actor.is_group, number, distance))
             for panel in actor.panels(self.time):
                 self._panel(panel, x, z, index)
             self.add_outline(index)

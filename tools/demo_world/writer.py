@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from backbone.errors import InputError
 from tools.demo_world.settings import WorldSettings
 from tools.demo_world.view import LABELS, View, contours, render
-from tools.demo_world.world import Camera, make_camera, make_world
+from tools.demo_world.world import NEAR_M, REACH_M, Camera, make_camera, make_world
 from tools.io.console import progress
 from tools.io.files import replace_file
 
-PAINTER_VERSION = 1  # raise when the same settings would paint something else
+PAINTER_VERSION = 2  # raise when the same settings would write something else
 MARKER = "demo_world.json"
+CLIP, CLIP_TRACKS = "street.mp4", "street_tracks.txt"
 CITIES = {"train": ("ahornberg", "quellbach"), "val": ("moosfeld",)}
 SPLIT_SEEDS = {"train": 0, "val": 1}
 CLIP_SEED = 2
@@ -81,8 +82,11 @@ def write_world(out: Path, settings: WorldSettings) -> bool:
                     bar.advance(task)
                 _write_instances(out / "coco" / "annotations" / f"instances_{split}2017.json", images, annotations)
             _write_image(out / "preview.png", np.vstack(previews))
-            for _ in _write_clip(out / "street.mp4", settings.num_clip_frames, settings.size_hw, settings.seed):
+            tracks = []
+            for rows in _write_clip(out / CLIP, settings.num_clip_frames, settings.size_hw, settings.seed):
+                tracks += rows
                 bar.advance(task)
+            (out / CLIP_TRACKS).write_text("".join(tracks), "utf-8")
         _write_json(out / MARKER, {"settings": described, "complete": True})
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another folder for --out") from error
@@ -131,6 +135,31 @@ def coco_annotations(scene: Scene, first_id: int) -> list[dict[str, Any]]:
     return annotations
 
 
+def track_lines(view: View, frame: int) -> list[str]:
+    """The boxes of a frame of the clip as lines of MOTChallenge's truth files, each object with its lasting id.
+
+    A line is frame (from 1), id (from 1), left, top, width and height in pixels, 1 or 0, COCO's category id and the
+    visible share, which is not known: -1. Boxes are those of `coco_annotations`. A 0 says that the box is not to be
+    scored: people in a group, and what is farther away than the scenes for training have such objects.
+
+    Arguments:
+        frame: its number, from 0.
+    """
+    lines = []
+    for index, item in enumerate(view.objects):
+        if item.coco_name is None or item.actor is None:
+            continue
+        mask = view.object_ids == index
+        if int(mask.sum()) < MIN_BOX_PIXELS:
+            continue
+        left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        reach = REACH_M if item.label == "car" else NEAR_M
+        scored = int(not item.is_group and item.distance <= reach)
+        category = CATEGORY_IDS[item.coco_name]
+        lines.append(f"{frame + 1},{item.actor + 1},{left},{top},{width},{height},{scored},{category},-1\n")
+    return lines
+
+
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     """COCO's uncompressed run lengths of a mask `[H, W]`: column after column, beginning with a run of zeros."""
     flat = mask.ravel(order="F")
@@ -165,7 +194,7 @@ def _clear(out: Path) -> None:
     for name in ("cityscapes", "coco"):
         if (out / name).exists():
             shutil.rmtree(out / name)
-    for name in ("street.mp4", "preview.png"):
+    for name in (CLIP, CLIP_TRACKS, "preview.png"):
         (out / name).unlink(missing_ok=True)
 
 
@@ -211,8 +240,8 @@ def _write_instances(path: Path, images: list[dict[str, Any]], annotations: list
     _write_json(path, content)
 
 
-def _write_clip(path: Path, num_frames: int, size_hw: tuple[int, int], seed: int) -> Iterator[None]:
-    """Writes a drive along one street; yields after each frame."""
+def _write_clip(path: Path, num_frames: int, size_hw: tuple[int, int], seed: int) -> Iterator[list[str]]:
+    """Writes a drive along one street; yields after each frame, with its lines of `track_lines`."""
     rng = np.random.default_rng([seed, CLIP_SEED])
     seconds = num_frames / FRAMES_PER_SECOND
     world = make_world(rng, length=100.0 + CAMERA_SPEED * seconds, camera_speed=CAMERA_SPEED, group=True, fair=True)
@@ -225,7 +254,7 @@ def _write_clip(path: Path, num_frames: int, size_hw: tuple[int, int], seed: int
         camera = _drive(start, time)
         view = render(world, camera, size_hw, np.random.default_rng([seed, CLIP_SEED, frame]), time)
         writer.write(view.image)
-        yield
+        yield track_lines(view, frame)
     writer.release()
     reader = cv2.VideoCapture(str(path))
     num_written = round(reader.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -53,6 +53,7 @@ def open_openvino(path: Path) -> Session:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # else networks that run at once on a thread each may share one core
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 on processors that have it
     }
     try:

@@ -24,7 +24,7 @@ from tools.exporting.parity import Comparison, compare
 from tools.io.files import replace_file
 from tools.io.model_file import find_description, results_folder
 from tools.io.packages import versions
-from tools.predict import load_model
+from tools.predicting.models import load_model
 from tools.scoring.classification import load_classifier
 
 NOT_RUN = "not run"

@@ -18,7 +18,7 @@ from backbone.weights.names import TERMS, is_name
 from backbone.weights.names import terms as terms_of_name
 from tools.io.files import open_folder, replace_file
 from tools.io.model_file import load_description, save_model
-from tools.predict import load, load_model
+from tools.predicting.models import load, load_model
 from tools.publishing.card import EXAMPLE, FILES, Card, default_name, slug, write_card
 from tools.publishing.metrics import read_metrics
 from tools.scoring.classification import load_classifier

@@ -65,7 +65,15 @@ TASKS = {
 }
 """By a description's `task`."""
 
-HEADS = {"lraspp": "LR-ASPP", "raspp": "R-ASPP", "ssdlite": "SSDLite", "ssdlite_fpn": "SSDLite-FPN"}
+HEADS = {
+    "lraspp": "LR-ASPP",
+    "raspp": "R-ASPP",
+    "fuse": "Fuse",
+    "ssdlite": "SSDLite",
+    "ssdlite_fpn": "SSDLite-FPN",
+    "pico96": "Pico-96",
+    "pico128": "Pico-128",
+}
 """How the papers write them; others are called as in `create`."""
 DEFAULT_BACKBONE = "mobilenet_v3_large"
 """`create`'s."""

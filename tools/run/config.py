@@ -203,7 +203,9 @@ class DetData:
 @dataclass(frozen=True)
 class DetModel:
     head: str = knob(
-        "ssdlite", "ssdlite, or ssdlite_fpn (maps from stride 8 on, merged top-down)", choices=det_options.HEADS
+        "ssdlite",
+        "ssdlite, ssdlite_fpn (maps from stride 8 on, merged top-down), pico96 or pico128 (PicoDet's)",
+        choices=det_options.HEADS,
     )
     backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
     variant: str = knob(
@@ -215,7 +217,7 @@ class DetModel:
     tail: str | None = knob(
         None, "full, detection or segmentation; by default detection where the backbone has it", choices=TAILS
     )
-    taps: list[str] | None = knob(None, "maps at strides 16, 32 (ssdlite_fpn: 8, 16, 32); by default the deepest each")
+    taps: list[str] | None = knob(None, "maps at strides 16, 32 (others: 8, 16, 32); by default the deepest each")
     head_channels: int = knob(128, "channels of the merged maps, ssdlite_fpn only", limits=(1, 4096))
     padding: str | None = knob(
         None,
@@ -244,15 +246,20 @@ class DetAugment:
 
 @dataclass(frozen=True)
 class DetLoss:
-    kind: str = knob(
-        "softmax",
-        "softmax (hard negatives 3:1), focal (sigmoid) or quality (learns the box's IoU)",
+    kind: str | None = knob(
+        None,
+        "softmax (hard negatives 3:1), focal (sigmoid), quality_focal (learns the box's IoU); aligned, for pico heads; "
+        "by default softmax or aligned, as the head needs",
         choices=det_options.LOSS_KINDS,
     )
     alpha: float = knob(0.75, "focal: weight of the anchor's class; 0.5 weighs all classes alike", limits=SHARE)
     gamma: float = knob(2.0, "focal and quality: focusing power", limits=(0, 10))
-    box: str = knob("smooth_l1", "of the offsets; or giou, diou, ciou, of the boxes", choices=det_options.BOX_LOSSES)
-    box_weight: float = knob(1.0, "factor of the box loss", limits=(0, 1e6))
+    box: str | None = knob(
+        None,
+        "smooth_l1, of the offsets; or giou, diou, ciou, of the boxes; by default smooth_l1, giou for aligned",
+        choices=det_options.BOX_LOSSES,
+    )
+    box_weight: float | None = knob(None, "factor of the box loss; by default 1, 2.5 for aligned", limits=(0, 1e6))
 
 
 @dataclass(frozen=True)

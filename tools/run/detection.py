@@ -40,16 +40,16 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     num_classes = len(train_set.classes) + (config.model.variant == "torchvision")
     model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = det.create(**model_arguments)
+    criterion = det.make_loss(model, **dataclasses.asdict(config.loss))
     description = {
         "task": "detection",
         "model": model_arguments,
         "classes": train_set.classes,
         "category_ids": train_set.category_ids,
-        "score": SCORE_OF_LOSS[config.loss.kind],
+        "score": SCORE_OF_LOSS[criterion.kind],
         "mean": mean,
         "std": std,
     }
-    criterion = det.DetectionLoss(background=model.background, **dataclasses.asdict(config.loss))
     sizes_hw = training_sizes(size, config.augment.input_scale)
     anchors = {size_hw: model.anchors_for(size_hw).to(accelerator.device) for size_hw in sizes_hw}
 

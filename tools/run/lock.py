@@ -22,7 +22,9 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def lock_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
+def lock_folder(
+    folder: Path, *, is_main: bool, use: str = "trains into this folder", cure: str = "choose another run.out"
+) -> Iterator[None]:
     """Keeps a run's folder for this run while it is entered, and deletes what killed runs left half-written there.
 
     The system gives the lock back when the process ends, however it ends, so that a killed run can be resumed at once.
@@ -30,8 +32,10 @@ def lock_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
 
     Arguments:
         is_main: only a run's main process takes the lock, for all of them.
+        use, cure: what another process does there, and what to do about it, for the message.
+
     Raises:
-        InputError: another process trains into the folder, or it cannot be made.
+        InputError: another process uses the folder, or it cannot be made.
     """
     if not is_main or fcntl is None:
         yield
@@ -39,7 +43,7 @@ def lock_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _open_locked(path)
+        handle = _open_locked(path, use, cure)
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
@@ -53,7 +57,7 @@ def lock_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
             folder.rmdir()
 
 
-def _open_locked(path: Path) -> int:
+def _open_locked(path: Path, use: str, cure: str) -> int:
     """The locked lock file, which says whose it is."""
     assert fcntl is not None  # checked by the caller
     while True:
@@ -64,8 +68,7 @@ def _open_locked(path: Path) -> int:
             owner = os.read(handle, 200).decode(errors="replace").strip()
             os.close(handle)
             raise InputError(
-                f"{path.parent}: another run ({owner or 'just starting'}) trains into this folder; wait for its end, "
-                "or choose another run.out"
+                f"{path.parent}: another run ({owner or 'just starting'}) {use}; wait for its end, or {cure}"
             ) from None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:

@@ -14,11 +14,11 @@ from backbone.inference import normalise
 from det.data.transforms import Transform
 from tools.engines.exported import ExportedEngine
 from tools.io.console import console, progress, table
-from tools.predict import load, load_model, runs_plainly
+from tools.predicting.models import load, load_model, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 
-SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sigmoid"}
+SCORE_OF_LOSS = {"softmax": "softmax", "focal": "sigmoid", "quality_focal": "sigmoid", "aligned": "sigmoid"}
 """What turns logits into scores, by the loss they were trained with."""
 
 BATCH = 16

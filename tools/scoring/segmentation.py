@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor, nn
 
 from backbone.data.images import read_ids, read_label
@@ -22,8 +21,8 @@ from seg.inference import Inference
 from seg.metrics import confusion_matrix, iou_metrics
 from seg.predictor import Predictor
 from tools.io.console import console, progress, table
-from tools.io.files import replace_file
-from tools.predict import load, load_model, runs_plainly
+from tools.io.masks import save_mask
+from tools.predicting.models import load, load_model, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 from tools.scoring.metrics_file import percent
@@ -225,11 +224,6 @@ def evaluate_files(
                 )
             counts.add(index, labels, predicted_ids)
     return counts.result(accelerator)
-
-
-def save_mask(path: Path, ids: np.ndarray) -> None:
-    """Writes ids, uint8 [H, W], as the grey PNG that evaluations read."""
-    replace_file(path, lambda part: Image.fromarray(ids).save(part, "PNG"))
 
 
 def print_metrics(evaluation: Evaluation, classes: list[str]) -> None:

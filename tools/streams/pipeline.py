@@ -2,17 +2,21 @@
 
     read  --frames-->  infer  --predicted-->  draw and write  --newest-->  window
 
-Each stage is a method of `Pipeline`. Reading, drawing and writing have threads of their own; inference and the window
-stay in the caller's, because windows work in the main thread only.
+Each stage is a method of `Pipeline`. Reading, drawing and writing have threads of their own, and so has each lane: a
+set of predictors that takes the next frame while others are still at theirs. The window stays in the caller's thread,
+because windows work in the main thread only.
 """
 
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from backbone.errors import InputError
@@ -20,7 +24,11 @@ from tools.streams.frames import Frame
 from tools.streams.overlay import Drawing, draw
 from tools.streams.sources import LiveStream, Source
 from tools.streams.stage_queue import StageQueue
+from tools.streams.truth import Truth
 from tools.streams.window import Window
+
+if TYPE_CHECKING:
+    from tools.tracking.tracker import Trackers
 
 # Frames between two stages: enough to even out their times, at 4K still under 100 MB.
 QUEUE_FRAMES = 4
@@ -34,14 +42,15 @@ class Predictor(Protocol):
     """A model that is ready for frames, as `tools.predict.load` gives it."""
 
     task: str  # "segmentation" or "detection"
+    classes: list[str]
 
     @property
     def engine(self) -> str:
         """The name of what runs it."""
         ...
 
-    def __call__(self, frame_bgr: np.ndarray, /) -> Any:
-        """The result for a frame, uint8 `[H, W, 3]`; it has a method `draw`."""
+    def __call__(self, frame_bgr: Any, /) -> Any:
+        """The result for a frame, uint8 `[H, W, 3]`, which has a method `draw`; for a list of frames those of all."""
         ...
 
 
@@ -53,9 +62,17 @@ class FrameWriter(Protocol):
         ...
 
 
+class ResultsSaver(Protocol):
+    """What the pipeline needs of what saves results."""
+
+    def write(self, frame: Frame, results: Sequence[tuple[str, Any]], drawn: np.ndarray) -> None:
+        """Takes a frame, its results as pairs of task and result, and the frame with them drawn."""
+        ...
+
+
 @dataclass
 class Seconds:
-    """Time spent in each stage; the stages overlap, so the sum exceeds the elapsed time."""
+    """Time spent in each stage, of lanes the mean; the stages overlap, so the sum exceeds the elapsed time."""
 
     read: float = 0.0
     infer: float = 0.0
@@ -69,6 +86,7 @@ class Counts:
 
     frames_read: int = 0
     frames_dropped: int = 0  # live sources only: a newer frame came before there was time for this one
+    frames_repaired: int = 0  # FFmpeg reported errors while they were decoded: parts of them are made up
     frames_written: int = 0  # drawn, and written where there is an output
     size_hw: tuple[int, int] | None = None  # of the last frame drawn, pixels
     stage_seconds: Seconds = field(default_factory=Seconds)
@@ -89,12 +107,19 @@ class Pipeline:
 
     Arguments:
         predictors: detections are drawn over segmentations, whatever the order here.
+        more_lanes: further copies of the predictors, for as many more frames at once; of no use to a live source.
         sink: None: frames are only drawn, for the window.
         counts: filled in as the run goes, so that it can be read after a failure too.
         stop: once set from outside, the run ends at the next frame; what was predicted is still written.
         max_frames: end after so many.
+        resize: (width, height or None to keep proportions) that frames get once they are read, pixels.
+        batch: frames of a recording that a predictor is called with at once.
+        decoder_errors: gives the number of errors that the decoder has reported so far.
+        trackers: give the objects ids that last; for the predictors in the order of `drawing_order`.
+        draw_trails: where tracked objects have been.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
+        saver: also takes every frame's results; it is not finished here.
     """
 
     def __init__(
@@ -106,22 +131,36 @@ class Pipeline:
         counts: Counts,
         drawing: Drawing,
         stop: threading.Event,
+        more_lanes: Sequence[Sequence[Predictor]] = (),
         max_frames: int | None = None,
+        resize: tuple[int, int | None] | None = None,
+        batch: int = 1,
+        decoder_errors: Callable[[], int] | None = None,
+        trackers: "Trackers | None" = None,
+        draw_trails: bool = True,
         window: Window | None = None,
         on_frame: Callable[[int], None] | None = None,
+        saver: ResultsSaver | None = None,
     ) -> None:
         self.source = source
-        self.predictors = sorted(predictors, key=lambda predictor: predictor.task == "detection")
+        self.lanes = [drawing_order(lane) for lane in (predictors, *(() if source.live else more_lanes))]
         self.sink = sink
         self.counts = counts
         self.drawing = drawing
+        self.truth = None if drawing.compare is None else Truth(drawing.compare)
         self.stop = stop
         self.max_frames = max_frames
+        self.resize = resize
+        self.decoder_errors = decoder_errors
+        self.batch = 1 if source.live else batch
+        self.trackers = trackers
+        self.draw_trails = draw_trails
         self.window = window
         self.on_frame = on_frame
+        self.saver = saver
 
-        self._frames = StageQueue(1 if source.live else QUEUE_FRAMES)
-        self._predicted = StageQueue(QUEUE_FRAMES)
+        self._frames = StageQueue(1 if source.live else max(QUEUE_FRAMES, self.batch))
+        self._predicted = StageQueue(QUEUE_FRAMES)  # of batches
         self._num_predicted = 0
         self._source_lost = False
         self._enough = threading.Event()  # no more frames are wanted
@@ -156,13 +195,18 @@ class Pipeline:
 
     def _read(self) -> None:
         """Stage one: frames from the source; a live source that fails is opened again a few times."""
-        source, counts, retries = self.source, self.counts, 0
+        source, counts, retries, num_errors = self.source, self.counts, 0, 0
         while not (self._enough.is_set() or self.stop.is_set() or self._failed.is_set()):
             if not source.live and counts.frames_read == self.max_frames:
                 break
             start = time.perf_counter()
             frame = source.read()
+            if frame is not None and self.resize is not None:
+                frame = frame._replace(image=resized(frame.image, self.resize))
             counts.stage_seconds.read += time.perf_counter() - start
+            if self.decoder_errors is not None and (reported := self.decoder_errors()) > num_errors:
+                num_errors = reported
+                counts.frames_repaired += 1
             if frame is not None:
                 retries = 0
                 counts.frames_read += 1
@@ -183,41 +227,91 @@ class Pipeline:
         self._frames.put(None, self._failed, self._enough)
 
     def _infer(self) -> None:
-        """Stage two: every predictor's result for a frame; shows the newest drawn frame in between."""
-        while self._num_predicted != self.max_frames:
-            frame: Frame | None = self._frames.get(self._failed, self.stop)
-            if frame is None:
-                break
+        """Stage two: hands frames to lanes that are free; shows the newest drawn frame in between."""
+        free: queue.SimpleQueue[list[Predictor]] = queue.SimpleQueue()
+        # The first frame has the first lane for itself: engines prepare for its size, once for all lanes.
+        free.put(self.lanes[0])
+        waiting = self.lanes[1:]
+
+        def predict(lane: list[Predictor], frames: list[Frame]) -> tuple[list[tuple[Frame, Any]], float]:
             start = time.perf_counter()
-            results = [(predictor.task, predictor(frame.image)) for predictor in self.predictors]
-            self.counts.stage_seconds.infer += time.perf_counter() - start
-            self._predicted.put((frame, results), self._failed)
-            self._num_predicted += 1
-            if self.window is not None and self.window.update():
-                self.stop.set()
+            try:
+                if self.batch == 1:
+                    found = [[predictor(frames[0].image)] for predictor in lane]
+                else:
+                    found = [predictor([frame.image for frame in frames]) for predictor in lane]
+            finally:
+                while waiting:
+                    free.put(waiting.pop())
+                free.put(lane)
+            tasks = [predictor.task for predictor in lane]
+            results = [list(zip(tasks, row, strict=True)) for row in zip(*found, strict=True)]
+            return list(zip(frames, results, strict=True)), time.perf_counter() - start
+
+        with ThreadPoolExecutor(len(self.lanes), "infer") as pool:
+            while self._num_predicted != self.max_frames:
+                lane = free.get()
+                if self.window is not None and self.window.update():
+                    self.stop.set()
+                frames = self._next_frames()
+                if not frames:
+                    break
+                self._predicted.put(pool.submit(predict, lane, frames), self._failed)
+                self._num_predicted += len(frames)
         self._enough.set()
         self._predicted.put(None, self._failed)
+
+    def _next_frames(self) -> list[Frame]:
+        """The frames of the next batch; fewer, or none, where the source or the wish for frames ends."""
+        frames: list[Frame] = []
+        wanted = self.batch
+        if self.max_frames is not None:
+            wanted = min(wanted, self.max_frames - self._num_predicted)
+        while len(frames) < wanted and (frame := self._frames.get(self._failed, self.stop)) is not None:
+            frames.append(frame)
+        if len(frames) < wanted:
+            # None was the reader's last item: another `get` would wait for ever.
+            self._frames.put(None, self._failed, self._enough, self.stop)
+        return frames
 
     def _draw_and_write(self) -> None:
         """Stage three: results drawn on their frame, which goes to the sink and the window."""
         counts = self.counts
         started_at: deque[float] = deque(maxlen=30)  # the last frames, for the speed in the image
-        while (item := self._predicted.get(self._failed)) is not None:
-            frame, results = item
+        for frame, results in self._results():
             start = time.perf_counter()
             started_at.append(start)
-            image = draw(frame.image, results, self.drawing, frames_per_second(started_at))
+            # Here, not in the stage of inference, which is the slowest one.
+            if self.trackers is not None:
+                results = self.trackers(results, frame.seconds)
+            trails = self.trackers.trails if self.trackers is not None and self.draw_trails else ()
+            truth = None if self.truth is None else self.truth.labels(frame)
+            speed = frames_per_second(started_at)
+            image = draw(frame.image, results, self.drawing, speed, seconds=frame.seconds, truth=truth, trails=trails)
             drawn = time.perf_counter()
             counts.stage_seconds.draw += drawn - start
             counts.size_hw = image.shape[:2]
             if self.sink is not None:
                 self.sink.write(image, frame.seconds)
+            if self.saver is not None:
+                self.saver.write(frame, confident(results, self.drawing.score_threshold), image)
             counts.stage_seconds.write += time.perf_counter() - drawn
             counts.frames_written += 1
             if self.window is not None:
                 self.window.offer(image)
             if self.on_frame is not None:
                 self.on_frame(counts.frames_written)
+
+    def _results(self) -> Iterator[tuple[Frame, Any]]:
+        """Frames in order with their results, pairs of task and result.
+
+        Raises:
+            Exception: what a predictor raised.
+        """
+        while (future := self._predicted.get(self._failed)) is not None:
+            predicted, seconds = future.result()
+            self.counts.stage_seconds.infer += seconds / len(self.lanes)
+            yield from predicted
 
     def _thread(self, name: str, stage: Callable[[], None]) -> threading.Thread:
         """A thread for a stage, whose error ends the run."""
@@ -246,6 +340,34 @@ class Pipeline:
         if expected is not None and expected - num_read > tolerated_shortfall(expected, source.fps):
             return Outcome("truncated", f"{source.name} ended after {num_read} of {expected} frames")
         return Outcome("complete", "")
+
+
+def resized(image: np.ndarray, size_wh: tuple[int, int | None]) -> np.ndarray:
+    """An image `[H, W, 3]` at (width, height), or at the width with its proportions and an even height."""
+    width, height = size_wh
+    if height is None:
+        height = max(2, round(image.shape[0] * width / image.shape[1] / 2) * 2)
+    how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
+def confident(results: Sequence[tuple[str, Any]], score_threshold: float) -> list[tuple[str, Any]]:
+    """The results without the detections below a score, which only tracking and blurring asked for."""
+    found = []
+    for task, result in results:
+        if task == "detection":
+            kept = result.scores >= score_threshold
+            tracks = None if result.tracks is None else result.tracks[kept]
+            result = result._replace(
+                boxes=result.boxes[kept], scores=result.scores[kept], labels=result.labels[kept], tracks=tracks
+            )
+        found.append((task, result))
+    return found
+
+
+def drawing_order(predictors: Sequence[Predictor]) -> list[Predictor]:
+    """The predictors with detectors last, so that boxes are drawn over segmentations."""
+    return sorted(predictors, key=lambda predictor: predictor.task == "detection")
 
 
 def frames_per_second(times: Sequence[float]) -> float:

@@ -1,28 +1,38 @@
-"""Where drawn frames go: a video file, or a folder of numbered images.
+"""Where drawn frames go: a video file, an animated image, a folder of numbered images, or a pipe.
 
 Every sink has `path`, `write(image, seconds)` for a drawn frame, uint8 BGR `[H, W, 3]`, and its time in the source,
-`close()` for when all frames are written, `abandon()` for after a failure, and `note`, a remark about the result, empty
-if there is none.
+`close()` for when all frames are written, `abandon()` for after a failure, `note`, a remark about the result, empty
+if there is none, and `keeps_times`, whether the result has the times of the source's frames.
 """
 
-import os
 import re
+import threading
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from backbone.errors import InputError
+from tools.io.packages import missing
+from tools.streams.animation import FORMATS, AnimationSink
 from tools.streams.opencv_log import silence_opencv
+from tools.streams.part_file import check_count, check_size, claim, even, padding_note, take_name
+from tools.streams.raw_pipe import PipeSink
 
 # Only codecs that OpenCV's own wheels can write, in order of preference; they have no H.264 encoder.
-CODECS = {".mp4": ("mp4v",), ".mkv": ("mp4v", "VP90", "MJPG"), ".avi": ("MJPG", "XVID")}
+CODECS = {".mp4": ("mp4v",), ".mov": ("mp4v",), ".mkv": ("mp4v", "VP90", "MJPG"), ".avi": ("MJPG", "XVID")}
+H264_SUFFIXES = (".mp4", ".mov", ".mkv")
+SUFFIXES = (*CODECS, *FORMATS)
+EXTRA = "pip install 'taproot[video]'"
+NO_H264 = f"browsers and chats do not play it: {EXTRA} gives H.264"
 
 
 class VideoSink:
-    """A video file, written beside its final name as `<stem>.part<suffix>` and renamed once it has been read back.
+    """A video file by OpenCV's codecs, at a fixed rate.
 
-    A process that is killed leaves the part file: an .mkv or .avi can be read up to there, an .mp4 cannot.
+    It is written beside its final name as `<stem>.part<suffix>` and renamed once it has been read back. A process that
+    is killed leaves the part file: an .mkv or .avi can be read up to there, an .mp4 cannot.
 
     Arguments:
         path: the video; its suffix is a key of `CODECS`. Missing folders are made.
@@ -30,35 +40,20 @@ class VideoSink:
         overwrite: replace a file of that name.
 
     Raises:
-        InputError: unknown suffix, existing file, or a place that cannot be written.
+        InputError: existing file, or a place that cannot be written.
     """
 
+    keeps_times = False
+
     def __init__(self, path: Path, fps: float, overwrite: bool = False) -> None:
-        if path.suffix.lower() not in CODECS:
-            raise InputError(f"--output {path}: a video ends in {', '.join(CODECS)}; a folder has no suffix")
-        if path.exists() and not overwrite:
-            raise InputError(f"--output {path} exists: give --overwrite to replace it")
         silence_opencv()
         self.path = path
-        self.part = path.with_name(f"{path.stem}.part{path.suffix}")
+        self.part = claim(path, overwrite)
         self.frames_written = 0
-        self.note = ""  # what the reader of the result should know about its images
+        self.note = ""
         self._fps = fps
         self._frame_hw = (0, 0)  # of the first frame
         self._writer: cv2.VideoWriter | None = None
-        if self.part.exists() and not overwrite:
-            raise InputError(
-                f"--output {path}: another run is writing {self.part} or was killed: give --overwrite to replace it"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Tells now, not after the model is loaded, whether the place can be written.
-            with self.part.open("ab"):
-                pass
-            if self.part.stat().st_size == 0:
-                self.part.unlink()
-        except OSError as error:
-            raise InputError(f"--output {path} cannot be written: {error.strerror}") from None
 
     def write(self, image: np.ndarray, seconds: float) -> None:
         """Append one frame `[H, W, 3]`; the first one sets the size of the video, whose rate is fixed.
@@ -66,18 +61,12 @@ class VideoSink:
         Raises:
             InputError: no codec could be opened, or a frame of another size.
         """
-        height, width = image.shape[:2]
         if self._writer is None:
-            self._frame_hw = (height, width)
-            self._writer = self._open_writer(height + height % 2, width + width % 2)
-        if self._frame_hw != (height, width):
-            # OpenCV would skip such a frame and say nothing.
-            raise InputError(
-                f"--output {self.path}: frame {self.frames_written} is {width}x{height}, the first was "
-                f"{self._frame_hw[1]}x{self._frame_hw[0]}; a video has one size, write to a folder instead"
-            )
-        if height % 2 or width % 2:
-            image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            self._frame_hw = image.shape[:2]
+            self._writer = self._open_writer(*even(image).shape[:2])
+        # OpenCV would skip such a frame and say nothing.
+        check_size(self.path, self.frames_written, image.shape[:2], self._frame_hw)
+        image = even(image)
         self._writer.write(image)
         self.frames_written += 1
 
@@ -90,16 +79,8 @@ class VideoSink:
         if self._writer is None:
             return
         self._writer.release()
-        readable = _count_frames(self.part, self.frames_written)
-        if readable != self.frames_written:
-            raise InputError(
-                f"--output {self.path}: {readable} of {self.frames_written} frames can be read back from {self.part}; "
-                "is the disk full?"
-            )
-        try:
-            os.replace(self.part, self.path)
-        except OSError as error:
-            raise InputError(f"--output {self.path} cannot take the name of {self.part}: {error.strerror}") from None
+        check_count(self.path, self.part, _count_frames(self.part, self.frames_written), self.frames_written)
+        take_name(self.part, self.path)
 
     def abandon(self) -> None:
         """Close after a failure; the frames so far stay in the part file."""
@@ -107,9 +88,8 @@ class VideoSink:
             self._writer.release()
 
     def _open_writer(self, height: int, width: int) -> cv2.VideoWriter:
-        if (height, width) != self._frame_hw:
-            # Video codecs store color at half size; OpenCV would cut the last row or column off.
-            self.note = f"padded to the even size {width}x{height} by repeating the last row or column"
+        notes = [padding_note(self._frame_hw), NO_H264 if self.path.suffix.lower() in H264_SUFFIXES else ""]
+        self.note = "; ".join(filter(None, notes))
         for codec in CODECS[self.path.suffix.lower()]:
             fourcc = cv2.VideoWriter.fourcc(*codec)
             writer = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
@@ -133,6 +113,7 @@ class ImageSink:
     """
 
     note = ""
+    keeps_times = False
 
     def __init__(self, folder: Path, overwrite: bool = False) -> None:
         self.path = folder
@@ -169,17 +150,60 @@ class ImageSink:
         pass
 
 
-Sink = VideoSink | ImageSink
+class Sink(Protocol):
+    """What all sinks have."""
+
+    path: Path
+    note: str
+    frames_written: int
+    keeps_times: bool
+
+    def write(self, image: np.ndarray, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
 
 
-def open_sink(output: Path, fps: float, overwrite: bool = False) -> Sink:
-    """The sink that a path asks for: a folder if it is one or has no suffix, a video otherwise.
+def open_sink(
+    output: Path,
+    fps: float,
+    overwrite: bool = False,
+    *,
+    stop: threading.Event,
+    constant: bool = False,
+    sound: Path | None = None,
+) -> Sink:
+    """The sink that a path asks for: a pipe for "-", a folder if it is one or has no suffix, a file otherwise.
+
+    Arguments:
+        fps: frames per second, above 0 and below 1000.
+        overwrite: replace an output that exists.
+        stop: is set when nobody reads a pipe any more.
+        constant: give the frames equal distances at that rate, whatever their times.
+        sound: a file whose sound is copied.
 
     Raises:
-        InputError: as `VideoSink` and `ImageSink`.
+        InputError: unknown suffix, sound where there can be none, and as the sinks.
     """
-    if output.is_dir() or not output.suffix:
+    suffix = output.suffix.lower()
+    h264 = suffix in H264_SUFFIXES and not output.is_dir()
+    if sound is not None and not h264:
+        raise InputError(f"--sound: --output {output} holds no sound; write {', '.join(H264_SUFFIXES)}")
+    if sound is not None and missing(["av"]):
+        raise InputError(f"--sound: needs the package av, not installed; {EXTRA}")
+    if str(output) == "-":
+        return PipeSink(fps, stop)
+    if output.is_dir() or not suffix:
         return ImageSink(output, overwrite)
+    if suffix in FORMATS:
+        return AnimationSink(output, fps, overwrite, constant=constant)
+    if suffix not in CODECS:
+        raise InputError(f"--output {output}: a video ends in {', '.join(SUFFIXES)}; a folder has no suffix")
+    if h264 and not missing(["av"]):
+        from tools.streams.h264 import H264Sink  # needs PyAV
+
+        return H264Sink(output, fps, overwrite, constant=constant, sound=sound)
     return VideoSink(output, fps, overwrite)
 
 

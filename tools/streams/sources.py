@@ -5,6 +5,7 @@ Every source has `name` (for messages), `fps`, `live`, `frames_expected` (None w
 """
 
 import glob
+import math
 import re
 import time
 from pathlib import Path
@@ -19,6 +20,10 @@ from tools.streams.opencv_log import silence_opencv
 DEFAULT_FPS = 30.0
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 5000
+# A frame this little before a time counts as at it: containers round times to milliseconds.
+ROUNDING = 0.002
+# Where a search for a time begins before it, so that the frame found is known to be the first one.
+SEEK_MARGIN_S = 1.0
 
 
 def guarded_fps(fps: float) -> float:
@@ -37,34 +42,101 @@ def without_password(text: str) -> str:
 
 
 class VideoFile:
-    """A recorded video, read from its first frame to its last; nothing is dropped.
+    """A recorded video, read from `start` to `end`; nothing is dropped but what `skip` leaves out.
+
+    Frames carry the times of the container, so variable rates are kept, and index over rate where it has none.
 
     Arguments:
         name: what messages call it.
         capture: the opened `cv2.VideoCapture`.
+        start: seconds; the first frame read is the first one at this time or later.
+        end: seconds; frames from this time on are not read.
+        skip: frames left out after each that is read.
+
+    Attributes:
+        fps: frames per second as they are read: of the source over `skip` + 1.
+
+    Raises:
+        InputError: the video ends before `start`.
     """
 
     live = False
 
-    def __init__(self, name: str, capture: cv2.VideoCapture) -> None:
+    def __init__(
+        self, name: str, capture: cv2.VideoCapture, *, start: float = 0.0, end: float | None = None, skip: int = 0
+    ) -> None:
         self.name = name
-        self.fps = guarded_fps(capture.get(cv2.CAP_PROP_FPS))
-        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        # A container without an index answers 0 or a negative number.
-        self.frames_expected = int(count) if count > 0 else None
-        self._capture = capture
+        self._rate = guarded_fps(capture.get(cv2.CAP_PROP_FPS))
+        self.fps = self._rate / (skip + 1)
+        self._capture, self._end, self._skip = capture, end, skip
         self._position = 0
+        self._last: float | None = None  # time of the last frame, seconds
+        self._trusted = True  # the container's times are usable
+        self._grabbed = False  # a frame is decoded, but not fetched yet
+        self._num_read = 0
+        if start > 0:
+            self._seek(start)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frames_expected: int | None = None
+        if count > 0:  # a container without an index answers 0 or a negative number
+            last = count if end is None else min(count, math.ceil(end * self._rate - ROUNDING))
+            self.frames_expected = max(0, math.ceil((last - self._position) / (skip + 1)))
 
     def read(self) -> Frame | None:
-        read, image = self._capture.read()
+        if self._num_read:
+            for _ in range(self._skip):
+                if not self._capture.grab():
+                    return None
+                self._take_time()
+        read, image = self._capture.retrieve() if self._grabbed else self._capture.read()
         if not read:
             return None
-        index = self._position
-        self._position += 1
-        return Frame(image, index, index / self.fps)
+        if not self._grabbed:
+            self._take_time()
+        self._grabbed = False
+        assert self._last is not None  # the time just taken
+        if self._end is not None and self._last >= self._end - ROUNDING:
+            self.frames_expected = self._num_read  # at variable rates it was an estimate
+            return None
+        self._num_read += 1
+        return Frame(image, self._position - 1, self._last)
 
     def close(self) -> None:
         self._capture.release()
+
+    def _take_time(self) -> None:
+        """Notes place and time of the frame just decoded."""
+        seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        later = self._last is None or seconds > self._last
+        # One time that cannot be (NaN, negative, not later) makes all that follow doubtful.
+        self._trusted = self._trusted and math.isfinite(seconds) and seconds >= 0 and later
+        if not self._trusted:
+            seconds = self._position / self._rate
+            if self._last is not None:
+                seconds = max(seconds, self._last + 1 / self._rate)
+        self._last = seconds
+        self._position += 1
+
+    def _seek(self, start: float) -> None:
+        """Decodes the first frame at `start` or later; what lies long before it is not decoded where that works."""
+        capture = self._capture
+        for leap in (max(0.0, start - SEEK_MARGIN_S), 0.0):
+            capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * leap)
+            self._last, self._trusted, num_grabbed = None, True, 0
+            self._position = round(leap * self._rate)
+            while capture.grab():
+                self._take_time()
+                if num_grabbed == 0 and self._trusted and self._last is not None:
+                    self._position = round(self._last * self._rate) + 1
+                num_grabbed += 1
+                if self._last is not None and self._last >= start - ROUNDING:
+                    break
+            else:
+                continue
+            if num_grabbed > 1 or leap == 0:
+                self._grabbed = True
+                return
+        raise InputError(f"{self.name}: ends before --start {start:g} seconds; give an earlier time")
 
 
 class LiveStream:
@@ -74,20 +146,25 @@ class LiveStream:
         name: what messages call it.
         target: camera index or URL.
         capture: the opened `cv2.VideoCapture`.
+        skip: frames left out after each that is read.
     """
 
     live = True
     frames_expected = None
 
-    def __init__(self, name: str, target: int | str, capture: cv2.VideoCapture) -> None:
+    def __init__(self, name: str, target: int | str, capture: cv2.VideoCapture, *, skip: int = 0) -> None:
         self.name = name
-        self.fps = guarded_fps(capture.get(cv2.CAP_PROP_FPS))
-        self._target = target
+        self.fps = guarded_fps(capture.get(cv2.CAP_PROP_FPS)) / (skip + 1)
+        self._target, self._skip = target, skip
         self._capture = capture
         self._position = 0
         self._start = 0.0  # of the first frame, by the clock
 
     def read(self) -> Frame | None:
+        for _ in range(self._skip if self._position else 0):
+            if not self._capture.grab():
+                return None
+            self._position += 1
         read, image = self._capture.read()
         if not read:
             return None
@@ -112,28 +189,39 @@ class Images:
     Arguments:
         name: what messages call it.
         paths: the files; the header of each is checked at once, so that a bad one is known before the work begins.
+        start, end, skip: as `VideoFile`, of a video of `DEFAULT_FPS` frames per second.
 
     Raises:
-        InputError: a file is not a readable image; here or, where only its pixels are damaged, in `read`.
+        InputError: a file is not a readable image; here or, where only its pixels are damaged, in `read`. Or there
+            are no images from `start` to `end`.
     """
 
     live = False
-    fps = DEFAULT_FPS
 
-    def __init__(self, name: str, paths: list[Path]) -> None:
-        for path in paths:
+    def __init__(
+        self, name: str, paths: list[Path], *, start: float = 0.0, end: float | None = None, skip: int = 0
+    ) -> None:
+        first = math.ceil(start * DEFAULT_FPS - ROUNDING)
+        last = len(paths) if end is None else min(len(paths), math.ceil(end * DEFAULT_FPS - ROUNDING))
+        self._indices = range(first, last, skip + 1)
+        if not self._indices:
+            raise InputError(
+                f"{name}: has no image from --start on; {len(paths)} images last {len(paths) / DEFAULT_FPS:.1f} seconds"
+            )
+        self.paths = [paths[index] for index in self._indices]
+        for path in self.paths:
             image_size(path)
         self.name = name
-        self.paths = paths
-        self.frames_expected = len(paths)
-        self._position = 0
+        self.fps = DEFAULT_FPS / (skip + 1)
+        self.frames_expected = len(self.paths)
+        self._num_read = 0
 
     def read(self) -> Frame | None:
-        index = self._position
-        if index == len(self.paths):
+        if self._num_read == len(self.paths):
             return None
-        self._position += 1
-        return Frame(read_image(self.paths[index]), index, index / self.fps, self.paths[index])
+        path, index = self.paths[self._num_read], self._indices[self._num_read]
+        self._num_read += 1
+        return Frame(read_image(path), index, index / DEFAULT_FPS, path)
 
     def close(self) -> None:
         pass
@@ -142,67 +230,81 @@ class Images:
 Source = VideoFile | LiveStream | Images
 
 
-def open_source(source: str) -> Source:
+def open_source(source: str, *, start: float = 0.0, end: float | None = None, skip: int = 0) -> Source:
     """Open what the user named: a camera index, a URL, a folder or glob of images, an image, or a video file.
 
+    Arguments:
+        start, end: seconds of a recording between which frames are read.
+        skip: frames left out after each that is read.
+
     Raises:
-        InputError: it is not there, cannot be opened, or holds no image.
+        InputError: it is not there, cannot be opened, holds no image, or nothing between the times.
     """
     silence_opencv()
     name = without_password(source)
     if source.isdecimal():
-        return _open_camera(name, int(source))
+        _refuse_times(name, start, end)
+        return _open_camera(name, int(source), skip)
     if is_url(source):
-        return _open_url(name, source)
+        capture = _open_url(name, source)
+        # A recording behind a URL knows its length and waits for us; a stream does neither.
+        if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+            return VideoFile(name, capture, start=start, end=end, skip=skip)
+        _refuse_times(name, start, end)
+        return LiveStream(name, source, capture, skip=skip)
     path = Path(source)
     if path.is_dir():
-        return _open_images(name, sorted(path.iterdir(), key=_natural_order), "the folder holds no image")
+        paths = _images(name, sorted(path.iterdir(), key=_natural_order), "the folder holds no image")
+        return Images(name, paths, start=start, end=end, skip=skip)
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        return Images(name, [path], start=start, end=end, skip=skip)
     if path.is_file():
-        return _open_file(name, path)
+        return VideoFile(name, _open_file(name, path), start=start, end=end, skip=skip)
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(source, recursive=True)]
-        return _open_images(name, sorted(matches, key=_natural_order), "no image matches")
+        paths = _images(name, sorted(matches, key=_natural_order), "no image matches")
+        return Images(name, paths, start=start, end=end, skip=skip)
     raise InputError(f"{name}: no such file; --source takes a video, a camera index, a URL, a folder or a quoted glob")
 
 
-def _open_camera(name: str, index: int) -> LiveStream:
+def _refuse_times(name: str, start: float, end: float | None) -> None:
+    if start > 0 or end is not None:
+        raise InputError(f"{name}: is live and has no --start and --end; give --max-frames")
+
+
+def _open_camera(name: str, index: int, skip: int) -> LiveStream:
     capture = _capture(index)
     if not capture.isOpened():
         raise InputError(
             f"camera {name} cannot be opened: connect it, close programs that use it, or try another index"
         )
-    return LiveStream(f"camera {name}", index, capture)
+    return LiveStream(f"camera {name}", index, capture, skip=skip)
 
 
-def _open_url(name: str, url: str) -> LiveStream | VideoFile:
+def _open_url(name: str, url: str) -> cv2.VideoCapture:
     capture = _capture(url)
     if not capture.isOpened():
         raise InputError(
             f"{name} cannot be opened within {OPEN_TIMEOUT_MS / 1000:g} s: check address, network and password"
         )
-    # A recording behind a URL knows its length and waits for us; a stream does neither.
-    if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-        return VideoFile(name, capture)
-    return LiveStream(name, url, capture)
+    return capture
 
 
-def _open_file(name: str, path: Path) -> VideoFile | Images:
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Images(name, [path])
+def _open_file(name: str, path: Path) -> cv2.VideoCapture:
     capture = _capture(str(path))
     if not capture.isOpened():
         raise InputError(
             f"{name} is not a video that OpenCV can read, or its end is missing (a cut .mp4 has lost its index): "
             "copy or record it again"
         )
-    return VideoFile(name, capture)
+    return capture
 
 
-def _open_images(name: str, candidates: list[Path], complaint: str) -> Images:
+def _images(name: str, candidates: list[Path], complaint: str) -> list[Path]:
     paths = [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
     if not paths:
         raise InputError(f"{name}: {complaint}; known are {', '.join(IMAGE_SUFFIXES)}")
-    return Images(name, paths)
+    return paths
 
 
 def _natural_order(path: Path) -> list[str | int]:

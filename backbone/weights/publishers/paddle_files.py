@@ -9,9 +9,11 @@ from backbone.weights.publishers import cache
 from backbone.weights.publishers.download import download
 
 PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models"
+PADDLEDETECTION = "https://paddledet.bj.bcebos.com/models"
 ADDRESSES = {
     "paddle/mobilenet_v3_large_ssld": f"{PADDLECLAS}/MobileNetV3_large_x1_0_ssld_pretrained.pdparams",
     "paddle/mobilenet_v3_small_ssld": f"{PADDLECLAS}/MobileNetV3_small_x1_0_ssld_pretrained.pdparams",
+    "paddle/picodet_large_coco": f"{PADDLEDETECTION}/picodet_mobilenetv3_large_1x_416_coco.pdparams",
 }
 
 

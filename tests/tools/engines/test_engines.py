@@ -22,7 +22,7 @@ from tools.exporting.openvino_format import write_openvino
 from tools.exporting.torch_format import write_torch
 from tools.io import packages
 from tools.io.model_file import save_model
-from tools.predict import load, load_model
+from tools.predicting.models import load, load_model
 
 ROOT = Path(__file__).parents[3]
 NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

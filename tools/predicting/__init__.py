@@ -1,0 +1,1 @@
+"""Models from their files, and what they find in images as files."""

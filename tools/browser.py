@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out
     for entry in write_folder(out, arguments.weights, size_hw=tuple(arguments.size), runtime=runtime):
         height, width = entry["size"]
-        console.print(f"{out / entry['file']}: {entry['task']}, network input {height}x{width}", soft_wrap=True)
+        console.print(f"{out / entry['file']}: {' and '.join(entry['tasks'])}, network input {height}x{width}", soft_wrap=True)
     if arguments.serve is None:
         console.print(
             f"to open it: python -m http.server -d {out} (one thread), or the same command with --serve", soft_wrap=True

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 from backbone.errors import InputError
 from det.model import Detector
 from det.predictor import class_colors
-from tools.browsing.frame_graph import frame_graph
+from tools.browsing.graph import page_graph, write_page_graph
 from tools.browsing.runtime import FILES
-from tools.exporting.onnx_format import check_onnx_installed, write_onnx
+from tools.exporting.onnx_format import check_onnx_installed
 from tools.io.files import replace_file
-from tools.predict import load_model
+from tools.predicting.models import load_model
 
 PAGE = Path(__file__).with_name("page")
 LEAST_SCORE = 0.05
@@ -32,7 +31,8 @@ def write_folder(
         runtime: the folder that holds the runtime's FILES.
 
     Returns:
-        what the page is told of each model.
+        what the page is told of each model: its `file`; `size`, the (height, width) of its input in pixels, and
+        `resize`, how pictures get it; and `tasks`, the `classes` and RGB `colors` of each.
 
     Raises:
         InputError: a model does not fit, or the folder cannot be written.
@@ -42,29 +42,35 @@ def write_folder(
     for path in weights:
         model, description = load_model(path)
         task = description["task"]
-        if task in [entry["task"] for entry in models]:
+        if any(task in entry["tasks"] for entry in models):
             raise InputError(f"{path}: is a second model for {task}; give one for each task")
+        graph = page_graph(model, description, segmenter_hw=size_hw, score_threshold=LEAST_SCORE)
+        file = out / f"{task}.onnx"
+        replace_file(file, lambda temporary, graph=graph: write_page_graph(graph, temporary))
+        classes = list(description["classes"])
         detects = isinstance(model, Detector)
-        graph = frame_graph(model, description, None if detects else size_hw, LEAST_SCORE)
-        name = f"{task}.onnx"
-        with warnings.catch_warnings():
-            # torch's exporter warns of its own workings.
-            warnings.simplefilter("ignore")
-            replace_file(out / name, lambda temporary, graph=graph: write_onnx(graph, temporary))
-        colors = (
-            [color[::-1] for color in class_colors(len(description["classes"]))] if detects else description["colors"]
-        )
+        colors = [color[::-1] for color in class_colors(len(classes))] if detects else description["colors"]
         models.append(
             {
-                "file": name,
-                "task": task,
-                "size": list(graph.size_hw),
-                "classes": list(description["classes"]),
-                "colors": [list(map(int, color)) for color in colors],
+                "file": file.name,
+                "size": graph.size_hw,
+                "resize": model.resize if detects else "stretch",
+                "tasks": {task: {"classes": classes, "colors": [list(map(int, color)) for color in colors]}},
             }
         )
+    _share_colors(models)
     for source in (*sorted(PAGE.iterdir()), *(runtime / name for name in FILES)):
         replace_file(out / source.name, lambda temporary, source=source: shutil.copyfile(source, temporary))
     text = json.dumps({"models": models}, indent=1) + "\n"
     replace_file(out / "models.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return models
+
+
+def _share_colors(models: Sequence[dict[str, Any]]) -> None:
+    """Gives boxes the colors of labels where a segmenter knows the same class."""
+    tasks = {task: entry for model in models for task, entry in model["tasks"].items()}
+    if len(tasks) < 2:
+        return
+    known = dict(zip(tasks["segmentation"]["classes"], tasks["segmentation"]["colors"], strict=True))
+    boxes = tasks["detection"]
+    boxes["colors"] = [known.get(name, own) for name, own in zip(boxes["classes"], boxes["colors"], strict=True)]

@@ -1,14 +1,12 @@
 """ONNX files: written by torch's exporter, run by ONNX Runtime."""
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch.export import ExportedProgram
 
 from backbone.errors import InputError
 from backbone.weights.description import KEY
-from tools.exporting.graph import INPUT
+from tools.exporting.graph import INPUT, ImageGraph
 from tools.io.packages import require
 
 OPSETS = (18, 19, 20, 21, 22, 23)
@@ -16,21 +14,12 @@ OPSETS = (18, 19, 20, 21, 22, 23)
 OPSET = 18
 
 
-class Graph(Protocol):
-    """What is written: a program of one input, and the names of its outputs."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    def program(self) -> ExportedProgram: ...
-    def metadata(self) -> str: ...
-
-
 def check_onnx_installed() -> None:
     """Raises an InputError that says what to install where a package is missing."""
     require("format onnx", ("onnx", "onnxscript", "onnxruntime"), "run pip install 'taproot[onnx]'")
 
 
-def write_onnx(graph: Graph, path: Path, *, opset: int = OPSET) -> None:
+def write_onnx(graph: ImageGraph, path: Path, *, opset: int = OPSET) -> None:
     """Writes a graph as one file, weights inside, with its metadata under `KEY` in the file's `metadata_props`.
 
     Raises:

@@ -1,72 +1,100 @@
 // The page: takes pictures, clips and the camera, hands frames to the worker, draws what comes back.
 
 const by = (id) => document.getElementById(id);
-const view = by("view"), status = by("status"), opacity = by("opacity"), threshold = by("threshold");
+const view = by("view"), opacity = by("opacity"), threshold = by("threshold");
 const context = view.getContext("2d");
 const MOST_PICTURE = 4096, MOST_CLIP = 1280; // pixels of the longer side; a larger frame is drawn smaller
+const MOST_CLIP_LABELS = 640; // a picture's labels have its size, a moving one's may be coarser
+const LEAST_VIEW = 960; // pixels of the longer side: small frames are drawn larger, so that boxes and names stay sharp
+const LETTER = 13, LINE = 2; // CSS pixels, however large the frame and small the window
 const SMOOTH = 0.8; // share of the former value in the times shown
 
-let models = [], ready = false, busy = false, running = null, last = null, sent = null, shown = null, speed = null, smoothed = {};
+let models = [], tasks = {}; // tasks: name -> its classes and colors
+let ready = false, inFlight = null, waiting = null, playing = null, shown = null;
+let rate = null, smoothed = {};
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-worker.onerror = () => fail("This browser cannot run WebAssembly in a worker; use a newer one.");
-worker.onmessage = ({ data }) => {
-  if (data.kind === "error") {
-    if (!ready) status.textContent = "";
-    busy = false;
-    fail(data.of === "open" ? `The model could not be started (${data.message}).` : `The frame could not be computed (${data.message}).`);
-  } else if (data.kind === "open") {
-    ready = true;
-    const { provider, threads } = data.value;
-    const by = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-    status.textContent = `Ready: ${models.map((model) => model.task).join(" and ")} by ${by}`;
-    if (last) send();
-  } else {
-    busy = false;
-    show(data.value);
-  }
-};
-
-function fail(sentence) {
+function tell(sentence) {
   by("error").textContent = sentence;
   by("error").hidden = !sentence;
 }
 
+// ---- the worker
+
+const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+worker.onerror = () => {
+  by("status").textContent = "";
+  tell("This browser cannot run the model: it lacks WebAssembly or module workers; use a newer one.");
+};
+worker.onmessage = ({ data }) => {
+  if (data.kind === "error" && data.of === "open") {
+    by("status").textContent = "";
+    tell(`The model could not be started (${data.message}).`);
+  } else if (data.kind === "error") {
+    inFlight = null;
+    tell(`The frame could not be computed (${data.message}).`);
+  } else if (data.kind === "open") {
+    ready = true;
+    const { gpu, threads } = data.value;
+    const device = gpu ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
+    by("status").textContent = `Ready: ${Object.keys(tasks).join(" and ")} by ${device}`;
+    if (waiting) submit(waiting);
+  } else {
+    receive(data.value);
+  }
+};
+
+function submit(frame) {
+  waiting = null;
+  if (!ready || inFlight) {
+    waiting = frame;
+    return;
+  }
+  inFlight = frame;
+  const { data, width, height } = frame.image;
+  const pixels = data.slice().buffer; // a copy travels; the frame stays for drawing
+  worker.postMessage({ kind: "look", pixels, height, width, labelSize: frame.labelSize }, [pixels]);
+}
+
+function receive(result) {
+  const frame = inFlight;
+  inFlight = null;
+  if (waiting) return submit(waiting); // another source was opened meanwhile
+  if (playing) playing.next(); // the worker computes the next frame while this one is drawn
+  const start = performance.now();
+  shown = { frame, ...result, layer: result.labels && labelLayer(result.labels, result.labelSize) };
+  draw();
+  const now = performance.now();
+  showTimes({ reading: frame.time, ...result.times, drawing: now - start }, now);
+  const { width, height } = frame.image;
+  document.dispatchEvent(new CustomEvent("result", { detail: { width, height, ...result } }));
+}
+
 // ---- frames in
 
-function size(width, height, most) {
+function fit(width, height, most) {
   const scale = Math.min(1, most / Math.max(width, height));
-  return [Math.max(16, Math.round(width * scale)), Math.max(16, Math.round(height * scale))];
+  return [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
 }
 
 const grabber = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 
-function grab(source, width, height, most) {
+function grab(source, width, height, most, mostLabels) {
   const start = performance.now();
-  [grabber.canvas.width, grabber.canvas.height] = size(width, height, most);
-  grabber.drawImage(source, 0, 0, grabber.canvas.width, grabber.canvas.height);
-  last = grabber.getImageData(0, 0, grabber.canvas.width, grabber.canvas.height);
-  last.taken = performance.now() - start;
-  send();
-}
-
-function send() {
-  if (!ready || busy) return;
-  busy = true;
-  sent = last;
-  const pixels = last.data.slice().buffer; // a copy travels; the picture stays for drawing
-  worker.postMessage({ kind: "look", pixels, width: last.width, height: last.height }, [pixels]);
+  [width, height] = fit(width, height, most);
+  [grabber.canvas.width, grabber.canvas.height] = [width, height];
+  grabber.drawImage(source, 0, 0, width, height);
+  const image = grabber.getImageData(0, 0, width, height);
+  submit({ image, labelSize: fit(width, height, mostLabels).reverse(), time: performance.now() - start });
 }
 
 function stop() {
-  if (running) {
-    running.ended = true;
-    running.video.pause();
-    for (const track of running.video.srcObject?.getTracks() ?? []) track.stop();
-    if (running.address) URL.revokeObjectURL(running.address);
+  if (playing) {
+    playing.ended = true;
+    playing.video.pause();
+    for (const track of playing.video.srcObject?.getTracks() ?? []) track.stop();
+    if (playing.address) URL.revokeObjectURL(playing.address);
   }
-  running = null;
-  speed = null;
+  playing = waiting = rate = null;
   smoothed = {};
   by("pause").disabled = true;
   by("pause").textContent = "Pause";
@@ -74,128 +102,143 @@ function stop() {
 
 async function openFile(file) {
   stop();
-  fail("");
-  if (file.type.startsWith("video/")) return openClip(file);
-  try {
-    // Without the conversion of colors: the bytes of the file are what the model was trained on.
-    const picture = await createImageBitmap(file, { colorSpaceConversion: "none" });
-    grab(picture, picture.width, picture.height, MOST_PICTURE);
-  } catch {
-    fail(`${file.name}: is not a picture or clip that this browser can open.`);
+  tell("");
+  if (file.type.startsWith("video/")) {
+    const address = URL.createObjectURL(file);
+    return play({ src: address }, address, `${file.name}: is not a clip that this browser can play.`);
   }
-}
-
-function makeVideo() {
-  const video = document.createElement("video");
-  video.muted = video.playsInline = video.loop = true;
-  return video;
-}
-
-async function openClip(file) {
-  const video = makeVideo(), address = URL.createObjectURL(file);
-  video.src = address;
-  await play(video, address, `${file.name}: is not a clip that this browser can play.`);
+  try {
+    // Without the conversion of colors: the model was trained on the bytes of files.
+    const picture = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    grab(picture, picture.width, picture.height, MOST_PICTURE, MOST_PICTURE);
+  } catch {
+    tell(`${file.name}: is not a picture or clip that this browser can open.`);
+  }
 }
 
 async function openCamera() {
   stop();
-  fail("");
-  const video = makeVideo();
+  tell("");
   try {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    play({ srcObject: stream }, null, "The camera gives no picture.");
   } catch {
-    return fail("There is no camera that this page may use.");
+    tell("There is no camera that this page may use.");
   }
-  await play(video, null, "The camera gives no picture.");
 }
 
-async function play(video, address, sentence) {
-  const mine = { video, address, ended: false };
-  running = mine;
+async function play(source, address, sentence) {
+  stop(); // what was opened while the camera was asked for
+  const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, loop: true, ...source });
+  let drawn = -1;
+  const mine = {
+    video, address, ended: false,
+    // The newest frame: what comes while the networks compute is passed over.
+    next() {
+      if (!ready || inFlight || mine.ended || !video.videoWidth || video.currentTime === drawn) return;
+      drawn = video.currentTime;
+      grab(video, video.videoWidth, video.videoHeight, MOST_CLIP, MOST_CLIP_LABELS);
+    },
+  };
+  playing = mine;
   try {
     await video.play();
   } catch {
-    if (!mine.ended) { stop(); fail(sentence); }
+    if (!mine.ended) {
+      stop();
+      tell(sentence);
+    }
     return;
   }
   by("pause").disabled = false;
-  let drawn = -1;
   const turn = () => {
-    if (mine.ended) return;
-    // The newest frame each time: what comes while a network computes is passed over.
-    if (ready && !busy && video.currentTime !== drawn && video.videoWidth) {
-      drawn = video.currentTime;
-      grab(video, video.videoWidth, video.videoHeight, MOST_CLIP);
-    }
-    requestAnimationFrame(turn);
+    mine.next();
+    if (!mine.ended) requestAnimationFrame(turn);
   };
   turn();
 }
 
 // ---- results out
 
-function show(result) {
-  if (sent !== last) return send(); // another picture was opened meanwhile
-  shown = { ...result, frame: last };
-  const start = performance.now();
-  draw();
-  const now = performance.now();
-  tell({ reading: last.taken, ...result.times, drawing: now - start }, now);
-  document.dispatchEvent(new CustomEvent("result", { detail: result }));
+function labelLayer(labels, [height, width]) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const words = new Uint32Array(256), image = new ImageData(width, height);
+  const bytes = new Uint8Array(words.buffer);
+  tasks.segmentation.colors.forEach((color, label) => bytes.set([...color, 255], 4 * label));
+  const pixels = new Uint32Array(image.data.buffer), seen = new Uint8Array(256);
+  for (let i = 0; i < labels.length; i++) {
+    pixels[i] = words[labels[i]];
+    seen[labels[i]] = 1;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return { canvas, present: [...seen.keys()].filter((label) => seen[label]) };
 }
+
+const frameCanvas = document.createElement("canvas"), frameContext = frameCanvas.getContext("2d");
 
 function draw() {
   if (!shown) return;
-  const { width, height, frame, labels, boxes } = shown;
-  if (view.width !== width || view.height !== height) [view.width, view.height] = [width, height];
-  const pixels = new Uint8ClampedArray(frame.data);
-  const present = new Set();
-  if (labels) {
-    const { colors } = models.find((model) => model.task === "segmentation");
-    const share = Number(opacity.value), seen = new Uint8Array(256);
-    for (let i = 0, at = 0; i < labels.length; i++, at += 4) {
-      const color = colors[labels[i]];
-      seen[labels[i]] = 1;
-      pixels[at] += (color[0] - pixels[at]) * share;
-      pixels[at + 1] += (color[1] - pixels[at + 1]) * share;
-      pixels[at + 2] += (color[2] - pixels[at + 2]) * share;
-    }
-    seen.forEach((is, label) => is && present.add(`segmentation ${label}`));
-  }
-  context.putImageData(new ImageData(pixels, width, height), 0, 0);
-  const least = Number(threshold.value);
-  const kept = (boxes ?? []).filter((found) => found.score >= least);
-  for (const found of kept.toReversed()) drawBox(found); // the best on top
-  for (const found of kept) present.add(`detection ${found.label}`);
-  for (const item of by("legend").children) item.classList.toggle("absent", !present.has(item.dataset.label));
+  const { frame: { image }, layer, boxes } = shown;
   view.hidden = false;
   by("hint").hidden = true;
   by("drop").classList.add("full");
+  const scale = Math.max(1, LEAST_VIEW / Math.max(image.width, image.height));
+  const [width, height] = [image.width, image.height].map((side) => Math.round(side * scale));
+  if (view.width !== width || view.height !== height) [view.width, view.height] = [width, height];
+  [frameCanvas.width, frameCanvas.height] = [image.width, image.height];
+  frameContext.putImageData(image, 0, 0);
+  context.drawImage(frameCanvas, 0, 0, width, height);
+  if (layer) {
+    context.globalAlpha = Number(opacity.value);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(layer.canvas, 0, 0, width, height);
+    context.globalAlpha = 1;
+    context.imageSmoothingEnabled = true;
+  }
+  const least = Number(threshold.value);
+  const kept = (boxes ?? []).filter((found) => found.score >= least);
+  const unit = Math.max(width / view.clientWidth, height / view.clientHeight); // of the canvas's pixels in a CSS pixel
+  for (const found of kept.toReversed()) drawBox(found, scale, unit); // the best on top
+  tellWhatIsSeen(layer?.present ?? [], kept);
 }
 
-function drawBox({ box: [left, top, right, bottom], score, label }) {
-  const { classes, colors } = models.find((model) => model.task === "detection");
+function drawBox({ box, score, label }, scale, unit) {
+  const [left, top, right, bottom] = box.map((side) => side * scale);
+  const { classes, colors } = tasks.detection;
   const [red, green, blue] = colors[label];
-  const short = Math.min(view.width, view.height);
-  const letter = Math.max(11, short / 36), text = `${classes[label]} ${score.toFixed(2)}`;
+  const letter = LETTER * unit, text = `${classes[label]} ${score.toFixed(2)}`;
   context.strokeStyle = context.fillStyle = `rgb(${red} ${green} ${blue})`;
-  context.lineWidth = Math.max(1, short / 250);
+  context.lineWidth = LINE * unit;
   context.strokeRect(left, top, right - left, bottom - top);
-  context.font = `${letter}px system-ui, sans-serif`;
-  const wide = context.measureText(text).width + letter * 0.5, high = letter * 1.3;
-  const x = Math.max(0, Math.min(left, view.width - wide)), y = Math.max(0, top - high);
+  context.font = `600 ${letter}px system-ui, sans-serif`;
+  const wide = context.measureText(text).width + letter * 0.6, high = letter * 1.3;
+  const x = Math.max(0, Math.min(left - context.lineWidth / 2, view.width - wide)), y = Math.max(0, top - high);
   context.fillRect(x, y, wide, high);
   context.fillStyle = 0.299 * red + 0.587 * green + 0.114 * blue > 128 ? "#000" : "#fff";
-  context.fillText(text, x + letter * 0.25, y + letter);
+  context.fillText(text, x + letter * 0.3, y + letter);
 }
 
-function tell(times, now) {
-  for (const [stage, time] of Object.entries(times)) smoothed[stage] = SMOOTH * (smoothed[stage] ?? time) + (1 - SMOOTH) * time;
+function tellWhatIsSeen(labels, boxes) {
+  const counts = new Map();
+  for (const { label } of boxes) counts.set(label, (counts.get(label) ?? 0) + 1);
+  for (const item of by("legend").querySelectorAll("li")) {
+    const label = Number(item.dataset.label), count = counts.get(label) ?? 0;
+    const boxed = item.dataset.task === "detection";
+    item.classList.toggle("absent", boxed ? !count : !labels.includes(label));
+    if (boxed) item.lastChild.textContent = count || "";
+  }
+  const areas = labels.map((label) => tasks.segmentation.classes[label]);
+  const things = [...counts].map(([label, count]) => `${count} ${tasks.detection.classes[label]}`);
+  view.ariaLabel = `The picture; found: ${[...areas, ...things].join(", ") || "nothing"}`;
+}
+
+function showTimes(times, now) {
+  const blend = (old, value) => (old === undefined ? value : SMOOTH * old + (1 - SMOOTH) * value);
+  for (const [stage, time] of Object.entries(times)) smoothed[stage] = blend(smoothed[stage], time);
   const rows = Object.entries(smoothed).map(([stage, time]) => [stage, `${time.toFixed(time < 10 ? 1 : 0)} ms`]);
-  if (running) {
-    const interval = speed ? SMOOTH * speed.interval + (1 - SMOOTH) * (now - speed.at) : Object.values(times).reduce((sum, time) => sum + time);
-    speed = { interval, at: now };
-    rows.unshift(["frames per second", (1000 / interval).toFixed(1)]);
+  if (playing) {
+    rate = { at: now, interval: rate ? blend(rate.interval, now - rate.at) : undefined };
+    if (rate.interval) rows.unshift(["frames per second", (1000 / rate.interval).toFixed(1)]);
   }
   by("times").replaceChildren(...rows.map(([name, value]) => {
     const row = document.createElement("div");
@@ -205,16 +248,20 @@ function tell(times, now) {
 }
 
 function fillLegend() {
-  for (const model of models) {
-    model.classes.forEach((name, label) => {
+  for (const [task, { classes, colors }] of Object.entries(tasks)) {
+    const heading = Object.assign(document.createElement("h2"), { textContent: task === "detection" ? "Boxes" : "Labels" });
+    const list = document.createElement("ul");
+    classes.forEach((name, label) => {
       const item = document.createElement("li"), plate = document.createElement("span");
-      item.dataset.label = `${model.task} ${label}`;
-      plate.style.background = `rgb(${model.colors[label].join(" ")})`;
-      item.append(plate, name);
-      by("legend").append(item);
+      Object.assign(item.dataset, { task, label });
+      plate.style[task === "detection" ? "borderColor" : "background"] = `rgb(${colors[label].join(" ")})`;
+      plate.className = task;
+      item.append(plate, name, document.createElement("b"));
+      list.append(item);
     });
+    by("legend").append(heading, list);
   }
-  for (const part of document.querySelectorAll("[data-task]")) part.hidden = !models.some((model) => model.task === part.dataset.task);
+  for (const part of document.querySelectorAll("[data-of]")) part.hidden = !(part.dataset.of in tasks);
 }
 
 // ---- controls
@@ -225,14 +272,18 @@ for (const slider of [opacity, threshold]) {
     draw();
   });
 }
+new ResizeObserver(draw).observe(by("drop"));
 by("choose").addEventListener("click", () => by("file").click());
-by("file").addEventListener("change", ({ target }) => { if (target.files[0]) openFile(target.files[0]); target.value = ""; });
+by("file").addEventListener("change", ({ target }) => {
+  if (target.files[0]) openFile(target.files[0]);
+  target.value = ""; // so that the same file can be chosen again
+});
 by("camera").addEventListener("click", openCamera);
 by("pause").addEventListener("click", () => {
-  const { video } = running;
+  const { video } = playing;
   video.paused ? video.play() : video.pause();
   by("pause").textContent = video.paused ? "Go on" : "Pause";
-  speed = null;
+  rate = null;
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
@@ -244,8 +295,10 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 
 try {
   ({ models } = await (await fetch("models.json")).json());
+  for (const model of models) Object.assign(tasks, model.tasks);
   fillLegend();
   worker.postMessage({ kind: "open", models });
 } catch {
-  fail("models.json could not be read; serve the folder by a web server.");
+  by("status").textContent = "";
+  tell("models.json could not be read; serve the folder by a web server.");
 }

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from backbone.weights.publishers import cache
-from tools.browsing.runtime import FILES, PACKAGE, VERSION
+from tools.browsing.runtime import PACKAGE, is_complete, kept_folder
 
-MISSING = "onnxruntime-web is not in the cache"
+MISSING = f"missing: {PACKAGE}"
 """How the reason of a skip begins that must not happen where changes are judged."""
 
 
 def cached_runtime() -> Path:
     """The folder of the runtime's files; skips the test where they have not been fetched."""
-    folder = cache.ours() / f"{PACKAGE}-{VERSION}"
-    if not all((folder / name).is_file() for name in FILES):
+    if not is_complete(kept_folder()):
         pytest.skip(f"{MISSING}; run make browser-runtime, which needs npm")
-    return folder
+    return kept_folder()

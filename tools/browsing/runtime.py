@@ -1,4 +1,7 @@
-"""ONNX Runtime for browsers: four files of one published version, fetched by the user's npm and kept in our cache."""
+"""ONNX Runtime for browsers: four files of one published version, fetched by the user's npm and kept in our cache.
+
+    python -m tools.browsing.runtime        fetches them, unless they are there
+"""
 
 import base64
 import hashlib
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from backbone.weights.publishers import cache
+from tools.io.console import console, run
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
@@ -24,6 +28,16 @@ FILES = (
 TIMEOUT_S = 600
 
 
+def kept_folder() -> Path:
+    """Where our cache keeps FILES."""
+    return cache.ours() / f"{PACKAGE}-{VERSION}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds FILES."""
+    return all((folder / name).is_file() for name in FILES)
+
+
 def find_runtime(folder: Path | None) -> Path:
     """The folder that holds FILES: the one given, our cache's, or, fetched by npm, our cache's from now on.
 
@@ -35,13 +49,18 @@ def find_runtime(folder: Path | None) -> Path:
     """
     if folder is not None:
         for place in (folder, folder / "dist", folder / "package" / "dist"):
-            if all((place / name).is_file() for name in FILES):
+            if is_complete(place):
                 return place
         raise InputError(f"--runtime {folder}: lacks {FILES[0]}; give the unpacked npm package {PACKAGE}@{VERSION}")
-    kept = cache.ours() / f"{PACKAGE}-{VERSION}"
-    if not all((kept / name).is_file() for name in FILES):
+    kept = kept_folder()
+    if not is_complete(kept):
         _fetch(kept)
     return kept
+
+
+def main() -> int:
+    console.print(f"{PACKAGE} {VERSION}: {find_runtime(None)}", soft_wrap=True)
+    return 0
 
 
 def _fetch(kept: Path) -> None:
@@ -80,3 +99,7 @@ def check_integrity(archive: Path) -> None:
         raise InputError(
             f"{archive.name}: is not {PACKAGE} {VERSION} as published (its SHA-512 differs); ask npm again"
         )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -5,7 +5,7 @@
     python -m tools.browser --weights best.safetensors page --serve 8000
 
 OUT is a folder of plain files that any static server serves, from any path; nothing that the page shows leaves it, and
-it loads nothing from elsewhere. The models run by ONNX Runtime: on WebGPU where the browser has it, else by WebAssembly.
+it loads nothing from elsewhere. ONNX Runtime runs the models: on WebGPU where the browser has it, else by WebAssembly.
 Its files are fetched once by npm and kept with the weights; --runtime names them on a machine without a network.
 
 --serve opens the page on this machine with the headers that let WebAssembly use threads; without them it uses one.
@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out
     for entry in write_folder(out, arguments.weights, size_hw=tuple(arguments.size), runtime=runtime):
         height, width = entry["size"]
-        console.print(f"{out / entry['file']}: {' and '.join(entry['tasks'])}, network input {height}x{width}", soft_wrap=True)
+        console.print(
+            f"{out / entry['file']}: {' and '.join(entry['tasks'])}, network input {height}x{width}", soft_wrap=True
+        )
     if arguments.serve is None:
         console.print(
             f"to open it: python -m http.server -d {out} (one thread), or the same command with --serve", soft_wrap=True

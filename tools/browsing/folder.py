@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from backbone.errors import InputError
 from det.model import Detector
 from det.predictor import class_colors
@@ -38,12 +40,15 @@ def write_folder(
         InputError: a model does not fit, or the folder cannot be written.
     """
     check_onnx_installed()
-    models: list[dict[str, Any]] = []
+    loaded: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
     for path in weights:
         model, description = load_model(path)
         task = description["task"]
-        if any(task in entry["tasks"] for entry in models):
+        if task in loaded:
             raise InputError(f"{path}: is a second model for {task}; give one for each task")
+        loaded[task] = model, description
+    models: list[dict[str, Any]] = []
+    for task, (model, description) in loaded.items():
         graph = page_graph(model, description, segmenter_hw=size_hw, score_threshold=LEAST_SCORE)
         file = out / f"{task}.onnx"
         replace_file(file, lambda temporary, graph=graph: write_page_graph(graph, temporary))

@@ -47,12 +47,12 @@ def page_graph(
 def write_page_graph(graph: ImageGraph, path: Path) -> None:
     """Writes the page's file of a model; the names of its outputs tell what it gives.
 
-        image           in      uint8 RGB [1, h, w, 3]
-        frame_size      in      int64 [2], (height, width) of the labels in pixels; a segmenter's only
-        labels          out     uint8 [H, W], of logits upsampled as `seg.upsample` does
-        boxes           out     float32 [1, D, 4], xyxy in pixels of the input, best first
-        scores          out     float32 [1, D], 0 for padding, which comes last
-        box_labels      out     int64 [1, D]
+    image           in      uint8 RGB [1, h, w, 3]
+    frame_size      in      int64 [2], (height, width) of the labels in pixels; a segmenter's only
+    labels          out     uint8 [H, W], of logits upsampled as `seg.upsample` does
+    boxes           out     float32 [1, D, 4], xyxy in pixels of the input, best first
+    scores          out     float32 [1, D], 0 for padding, which comes last
+    box_labels      out     int64 [1, D]
     """
     import onnx
 

@@ -1,6 +1,6 @@
 """ONNX Runtime for browsers: four files of one published version, fetched by the user's npm and kept in our cache.
 
-    python -m tools.browsing.runtime        fetches them, unless they are there
+python -m tools.browsing.runtime        fetches them, unless they are there
 """
 
 import base64

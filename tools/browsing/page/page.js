@@ -6,7 +6,7 @@ const context = view.getContext("2d");
 const MOST_PICTURE = 4096, MOST_CLIP = 1280; // pixels of the longer side; a larger frame is drawn smaller
 const MOST_CLIP_LABELS = 640; // a picture's labels have its size, a moving one's may be coarser
 const LEAST_VIEW = 960; // pixels of the longer side: small frames are drawn larger, so that boxes and names stay sharp
-const LETTER = 13, LINE = 2; // CSS pixels, however large the frame and small the window
+const LETTER = 12, LINE = 2; // CSS pixels, however large the frame and small the window
 const SMOOTH = 0.8; // share of the former value in the times shown
 
 let models = [], tasks = {}; // tasks: name -> its classes and colors
@@ -199,22 +199,41 @@ function draw() {
   const kept = (boxes ?? []).filter((found) => found.score >= least);
   const unit = Math.max(width / view.clientWidth, height / view.clientHeight); // of the canvas's pixels in a CSS pixel
   for (const found of kept.toReversed()) drawBox(found, scale, unit); // the best on top
+  const taken = [];
+  for (const found of kept) drawName(found, scale, unit, taken); // the best have the choice of place
   tellWhatIsSeen(layer?.present ?? [], kept);
 }
 
-function drawBox({ box, score, label }, scale, unit) {
+const css = (color) => `rgb(${color.join(" ")})`;
+const readableOn = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue > 128 ? "#000" : "#fff");
+
+function drawBox({ box, label }, scale, unit) {
   const [left, top, right, bottom] = box.map((side) => side * scale);
+  const color = tasks.detection.colors[label];
+  // A rim, so that the line is seen on an area of its own color.
+  for (const [style, line] of [[readableOn(color), LINE + 1.5], [css(color), LINE]]) {
+    context.strokeStyle = style;
+    context.lineWidth = line * unit;
+    context.strokeRect(left, top, right - left, bottom - top);
+  }
+}
+
+// Above the box, in it or below it, where no other name stands; in a crowd the color alone must do.
+function drawName({ box, score, label }, scale, unit, taken) {
+  const [left, top, , bottom] = box.map((side) => side * scale);
   const { classes, colors } = tasks.detection;
-  const [red, green, blue] = colors[label];
   const letter = LETTER * unit, text = `${classes[label]} ${score.toFixed(2)}`;
-  context.strokeStyle = context.fillStyle = `rgb(${red} ${green} ${blue})`;
-  context.lineWidth = LINE * unit;
-  context.strokeRect(left, top, right - left, bottom - top);
   context.font = `600 ${letter}px system-ui, sans-serif`;
   const wide = context.measureText(text).width + letter * 0.6, high = letter * 1.3;
-  const x = Math.max(0, Math.min(left - context.lineWidth / 2, view.width - wide)), y = Math.max(0, top - high);
+  const x = Math.max(0, Math.min(left - (LINE / 2) * unit, view.width - wide));
+  const free = (y) => y >= 0 && y + high <= view.height
+    && taken.every(([x1, y1, wide1]) => x >= x1 + wide1 || x1 >= x + wide || y >= y1 + high || y1 >= y + high);
+  const y = [top - high, top, bottom].find(free);
+  if (y === undefined) return;
+  taken.push([x, y, wide]);
+  context.fillStyle = css(colors[label]);
   context.fillRect(x, y, wide, high);
-  context.fillStyle = 0.299 * red + 0.587 * green + 0.114 * blue > 128 ? "#000" : "#fff";
+  context.fillStyle = readableOn(colors[label]);
   context.fillText(text, x + letter * 0.3, y + letter);
 }
 
@@ -254,7 +273,7 @@ function fillLegend() {
     classes.forEach((name, label) => {
       const item = document.createElement("li"), plate = document.createElement("span");
       Object.assign(item.dataset, { task, label });
-      plate.style[task === "detection" ? "borderColor" : "background"] = `rgb(${colors[label].join(" ")})`;
+      plate.style[task === "detection" ? "borderColor" : "background"] = css(colors[label]);
       plate.className = task;
       item.append(plate, name, document.createElement("b"));
       list.append(item);

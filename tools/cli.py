@@ -14,7 +14,7 @@ from tools.io.console import run
 
 GROUPS = {
     "train": ("train_seg", "train_det", "train_backbone"),
-    "run a model": ("predict", "video", "export"),
+    "run a model": ("predict", "video", "browser", "export"),
     "evaluate": ("eval_seg", "eval_det", "eval_backbone", "eval_panoptic", "eval_tracks"),
     "prepare data": ("check_masks", "check_coco", "check_augment", "convert_annotations", "prepare_masks"),
     "weights and networks": ("weights", "convert_weights", "average", "publish", "summary"),

@@ -15,7 +15,7 @@ from tools.engines.built import BuiltEngine
 from tools.engines.choice import MODULES, choose_engine
 from tools.engines.compiled import CompiledEngine
 from tools.engines.exported import is_exported, open_file
-from tools.io.model_file import find_description, load_description, load_tensors
+from tools.io.model_file import build, find_description, load_description, load_tensors
 from tools.options import ENGINES
 
 PACKAGES = {"segmentation": seg, "detection": det}
@@ -51,8 +51,9 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
         raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
     if published is not None:
         return published.model, description
+    check_choice(f"{path}: task", description["task"], list(PACKAGES))
     package = PACKAGES[description["task"]]
-    model = package.create(**description["model"])
+    model = build(package.create, path, description)
     package.load_weights(model, load_tensors(path))
     return model, description
 

@@ -72,9 +72,10 @@ class LRASPPHead(nn.Module):
 
 
 class MergingLRASPPHead(nn.Module):
-    """Projected deepest features, gated by pooled context, merged with those of stride 8, then of stride 4; PaddleSeg's.
+    """Projected deepest features, gated by pooled context, merged with those of stride 8, then with those of stride 4.
 
-    Beside the paper's head it mixes channels after every merging, works on blocks' outputs, and ends at stride 4.
+    This is PaddleSeg's LR-ASPP. Unlike the paper's it takes blocks' outputs, convolves after every merge, and ends at
+    stride 4.
 
     Arguments:
         fine: channels and stride of the stride-4 features.

@@ -58,6 +58,6 @@ def fetch(name: str) -> Path:
 
 
 def _path(name: str) -> Path:
-    """Where the file lies: under its own name, or its folder's where PaddleSeg calls it model.pdparams as all others."""
+    """Where the file lies: under its own name, or its folder's where that is model.pdparams, as PaddleSeg's all are."""
     *_, folder, file_name = ADDRESSES[name].split("/")
     return cache.ours() / "paddle" / (f"{folder}.pdparams" if file_name == "model.pdparams" else file_name)

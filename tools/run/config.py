@@ -147,7 +147,9 @@ class SegModel:
         "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
     )
     variant: str = knob(
-        "paper", "of lraspp: paper, or torchvision (its numbers and weights)", choices=seg_options.VARIANTS
+        "paper",
+        "of lraspp: paper, torchvision or paddle (their numbers and weights)",
+        choices=seg_options.VARIANTS,
     )
     width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
     tail: str | None = knob(None, "full, detection or segmentation; by default the variant's", choices=TAILS)

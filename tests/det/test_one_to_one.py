@@ -8,8 +8,7 @@ import det
 from backbone.errors import InputError
 from det.aligned_loss import AlignedLoss
 from det.boxes import place
-from tests.det.test_aligned import CROSSING, CROWDED, NOTHING, random_raw, targets_of
-from tests.det.test_paddle import paddles
+from tests.builders.boxes import CROSSING, CROWDED, NOTHING, random_raw, targets_of
 
 SIZE_HW = (64, 96)
 CREATE = {"head": "pico96", "backbone": "mobilenet_v3_small", "width": 0.35, "num_classes": 3, "image_size": SIZE_HW}
@@ -157,15 +156,3 @@ def test_a_training_starts_from_files_with_and_without_them(model):
     det.load_weights(started, model.state_dict(), as_start=True)
     for name, value in started.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
-
-
-def test_picodets_weights_start_a_model_with_them():
-    torch.manual_seed(0)
-    state = paddles(det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416))
-    model = det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416, one_to_one=True)
-    with pytest.raises(InputError, match=r"head\.one_to_one\."):
-        det.load_weights(model, state)
-    assert det.load_weights(model, state, as_start=True) == "paddle"
-    weight = state["head.head_cls2.bias"][:80]
-    assert torch.equal(model.head.class_predictors[2].bias, weight)
-    assert torch.equal(model.head.one_to_one.class_predictors[2].bias, weight)

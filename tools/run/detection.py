@@ -58,8 +58,14 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     }
     teacher = distill = None
     if config.teacher is not None:
-        shown = {"classes": train_set.classes, "mean": mean, "std": std, "device": accelerator.device}
-        teacher = Teacher(config.teacher, task="detection", **shown)
+        teacher = Teacher(
+            config.teacher,
+            task="detection",
+            classes=train_set.classes,
+            mean=mean,
+            std=std,
+            device=accelerator.device,
+        )
         assert isinstance(teacher.model, det.Detector)  # as its task is
         own, score = SCORE_OF_LOSS[criterion.kind], teacher.description["score"]
         distill = make_distill_loss(

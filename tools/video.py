@@ -172,7 +172,7 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         "--view",
         default="overlay",
         choices=VIEWS,
-        help="drawing over the frame, beside it, or in turn; or areas and boxes combined to single things",
+        help="results over the frame, beside it, in turn with it, or combined to single things",
     )
     group.add_argument(
         "--compare", type=Path, metavar="LABELS", help="folder of true label images: draw truth and errors, too"

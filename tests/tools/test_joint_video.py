@@ -37,26 +37,14 @@ def clip(tmp_path):
 
 def run(paths, clip, output, *options):
     named = [part for path in paths for part in ("--weights", str(path))]
-    common = [
-        "--source",
-        str(clip),
-        "--output",
-        str(output),
-        "--engine",
-        "torch",
-        "--device",
-        "cpu",
-        "--size",
-        "64",
-        "96",
-    ]
+    common = ["--source", str(clip), "--output", str(output), "--engine", "torch", "--size", "64", "96"]
     assert video.main([*named, *common, "--score-threshold", "0.3", "--no-legend", *options]) == 0
     return {path.name: cv2.imread(str(path)) for path in sorted(output.glob("*.png"))}
 
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--view", "split"), ("--blur", "car"), ("--batch", "2"), ("--view", "panoptic"), ("--opacity", "0.2")],
+    [(), ("--view", "split"), ("--blur", "car"), ("--batch", "2"), ("--view", "panoptic")],
 )
 def test_a_joint_network_draws_what_its_two_models_draw(weights, clip, tmp_path, options):
     joint, singles = weights

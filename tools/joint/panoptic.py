@@ -4,7 +4,7 @@ The pixels of a thing are those of its class inside its box. Of two boxes that s
 score has them; so things of one class that hide each other are cut along a box's edge, not along their outline.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -151,13 +151,13 @@ class _Colors:
 
 
 def coco_categories(
-    area_classes: Sequence[str], colors: np.ndarray, box_classes: Sequence[str], ids: Mapping[int, int]
+    area_classes: Sequence[str], colors: np.ndarray, box_classes: Sequence[str], ids: np.ndarray
 ) -> list[dict[str, Any]]:
     """The categories of COCO's panoptic json.
 
     Arguments:
         colors: uint8 RGB [K, 3], by label of the areas.
-        ids: category ids by label of the areas.
+        ids: category ids by label of the areas, uint8 [256].
     """
     things = common_classes(area_classes, box_classes).values()
     return [
@@ -172,11 +172,11 @@ def coco_categories(
     ]
 
 
-def coco_segments(result: PanopticResult, ids: Mapping[int, int]) -> list[dict[str, Any]]:
+def coco_segments(result: PanopticResult, ids: np.ndarray) -> list[dict[str, Any]]:
     """The `segments_info` of COCO's panoptic json for a frame; things have a `score` too.
 
     Arguments:
-        ids: category ids by label of the areas.
+        ids: category ids by label of the areas, uint8 [256].
     """
     rows = []
     for label, area, (left, top, right, bottom), score, (red, green, blue) in result.segments:

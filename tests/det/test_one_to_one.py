@@ -1,8 +1,10 @@
 """One-to-one predictors: how they are trained beside the others, and boxes without suppression."""
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torchvision.ops import box_iou
 
 import det
 from backbone.errors import InputError
@@ -156,3 +158,23 @@ def test_a_training_starts_from_files_with_and_without_them(model):
     det.load_weights(started, model.state_dict(), as_start=True)
     for name, value in started.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_few_steps_teach_it_one_box():
+    torch.manual_seed(0)
+    model = det.create(**CREATE | {"image_size": 64}, one_to_one=True)
+    images = torch.zeros(4, 3, 64, 64)
+    images[:, :, 16:48, 8:40] = 2.0
+    targets = targets_of([(np.array([[8.0, 16, 40, 48]]), np.array([1]), np.zeros(1))] * 4)
+    criterion, optimizer = det.make_loss(model), torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(60):
+        criterion.set_progress(step / 59)
+        optimizer.zero_grad()
+        sum(criterion(model(images, both=True), model.anchors, targets).values()).backward()
+        optimizer.step()
+    model.keep(one_to_one=True)  # still in training mode: the norms' running statistics lag behind 60 steps
+    raw = det.RawDetections(*(part.detach() for part in model(images)))
+    finish = det.PostProcess("sigmoid", score_threshold=0.3, nms_iou=None, decode=model.head.decode)
+    (found, *_) = finish(raw, model.anchors, (64, 64), [(64, 64)] * 4)
+    assert found.labels.tolist() == [1]
+    assert box_iou(found.boxes, targets.boxes[0, :1]) > 0.7

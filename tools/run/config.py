@@ -225,7 +225,7 @@ class SegLoss:
 @dataclass(frozen=True)
 class SegDistill:
     weight: float = knob(1.0, "factor of the loss against the teacher's logits", limits=(1e-6, 1e6))
-    temperature: float = knob(2.0, "softens the two distributions before they are compared", limits=(0.1, 100))
+    temperature: float = knob(1.0, "above 1 softens the two distributions before they are compared", limits=(0.1, 100))
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class BoxFiles(NamedTuple):
     images: Path  # the folder that its file names are relative to
 
 
-def cityscapes_boxes(root: str, split: str, folder: Path) -> BoxFiles:
+def cityscapes_boxes(root: str | Path, split: str, folder: Path) -> BoxFiles:
     """Boxes around the instances of a split of Cityscapes, as `tools.convert_annotations` makes them.
 
     Arguments:

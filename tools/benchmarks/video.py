@@ -24,6 +24,7 @@ from tools.benchmarks.timing import alternate
 from tools.io.console import console, table
 from tools.io.files import replace_file
 from tools.predict import load
+from tools.predicting.pairs import pairs, parts
 from tools.streams.overlay import Drawing, draw
 from tools.streams.pipeline import Counts, Pipeline, Predictor, resized
 from tools.streams.run_video import load_predictors, set_thread_counts, share_cores, thread_counts
@@ -63,14 +64,14 @@ def benchmark(
         engine: names of engines; each runs overlapped and in turn.
         size: of the networks' input: height and width, or the longer side; the plain loop's segmenter gets it too.
         resize: (width, height or None) of the frames; the source is resized to a clip first, outside the times.
-        peer_weights: state dicts of torchvision's models, in the order of `weights`; missing ones are random.
+        peer_weights: state dicts of torchvision's models, segmenters first; missing ones are random.
         frames: of the source, in each round.
     """
     network = None if size is None else size[0] if len(size) == 1 else (size[0], size[1])
-    models = [load(path, engine="torch", device="cpu") for path in weights]
+    heads = parts([load(path, engine="torch", device="cpu") for path in weights])
     peers = [
-        (model.task, make_peer(model.task, len(model.classes), state_dict), model.classes)
-        for model, state_dict in itertools.zip_longest(models, (peer_weights or [])[: len(models)])
+        (head.task, make_peer(head.task, len(head.classes), state_dict), head.classes)
+        for head, state_dict in itertools.zip_longest(heads, (peer_weights or [])[: len(heads)])
     ]
     found: dict[str, list[Measured]] = {}
 
@@ -187,7 +188,7 @@ def run_in_turn(models: Sequence[Predictor], source: str, output: Path, max_fram
     sink = open_sink(output, stream.fps, overwrite=True, stop=threading.Event())
     written = 0
     while written < max_frames and (frame := stream.read()) is not None:
-        results = [(model.task, model(frame.image)) for model in models]
+        results = pairs(models, [model(frame.image) for model in models])
         sink.write(draw(frame.image, results, Drawing(), 0.0), frame.seconds)
         written += 1
     stream.close()

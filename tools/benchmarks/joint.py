@@ -228,7 +228,7 @@ def measure_video(
     before = thread_counts()
     with tempfile.TemporaryDirectory() as folder:
         for group, models in groups.items():
-            asked = Predicting([Path(model.path) for model in models], engine, "cpu", size_hw)
+            asked = Predicting([Path(model.path) for model in models], engine, "cpu", [size_hw] * len(models))
             num_lanes = share_cores(open_source(source), asked)
             shared = thread_counts()
             lanes = [load_predictors(asked, score_threshold=SCORE) for _ in range(num_lanes)]

@@ -25,7 +25,7 @@ from tools.io.files import replace_file
 from tools.io.model_file import find_description, results_folder
 from tools.io.packages import versions
 from tools.joint.network import JointNetwork
-from tools.predicting.models import load_model
+from tools.predicting.models import keep_predictors, load_model
 from tools.scoring.classification import load_classifier
 
 NOT_RUN = "not run"
@@ -59,14 +59,15 @@ def choose_format(name: str, *, opset: int | None, aoti: bool) -> Format:
     return chosen if opset is None else chosen._replace(write=functools.partial(write_onnx, opset=opset))
 
 
-def load_exportable(weights: Path, taps: Sequence[str] | None) -> tuple[Any, dict[str, Any]]:
+def load_exportable(weights: Path, taps: Sequence[str] | None, *, nms: bool = True) -> tuple[Any, dict[str, Any]]:
     """The model in a weights file, or of a name, and its description.
 
     Arguments:
         taps: for a classifier, its body with these instead of the whole.
+        nms: for a detector, as `tools.predict.load` takes it.
 
     Raises:
-        InputError: the file cannot be read, or taps do not fit it.
+        InputError: the file cannot be read, or the options do not fit it.
     """
     # Here, as torchvision's tables take a second that our own files need not wait for.
     from tools.converters.weights import recognise
@@ -79,6 +80,9 @@ def load_exportable(weights: Path, taps: Sequence[str] | None) -> tuple[Any, dic
         model, description = load_classifier(weights)
     else:
         model, description = load_model(weights)
+    if not nms and not isinstance(model, Detector):
+        raise InputError(f"--no-nms: is of detectors, not of {weights}; leave it out")
+    description = keep_predictors(model, description, nms=nms, source=weights)
     if taps is None:
         return model, description
     if not isinstance(model, backbone.Classifier):

@@ -4,6 +4,7 @@ Numbers may differ by TOLERANCE of the largest. A decision that follows from the
 differ only where the model's own numbers decide by less than rounding.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -181,14 +182,15 @@ class _Boxes:
         self.size_hw = tuple(export["size"])
         self.anchors = model.anchors_for(self.size_hw)
         self.decode = model.head.decode
-        self.threshold, self.nms_iou = export["score_threshold"], export["nms_iou"]
+        self.threshold = export["score_threshold"]
+        self.nms_iou = math.inf if export["nms_iou"] is None else export["nms_iou"]
         self.process = StaticPostProcess(
             self.anchors,
             self.size_hw,
             kind=description["score"],
             background=model.background,
             score_threshold=self.threshold,
-            nms_iou=self.nms_iou,
+            nms_iou=export["nms_iou"],
             decode=self.decode,
         )
         self.boxes = self.rounded = self.wrong = 0

@@ -1,5 +1,6 @@
 """Trained models of any task from their files: plain to be worked on, or as predictors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tools.engines.built import BuiltEngine
 from tools.engines.choice import MODULES, choose_engine
 from tools.engines.compiled import CompiledEngine
 from tools.engines.exported import is_exported, open_file
-from tools.io.model_file import find_description, load_description, load_tensors
+from tools.io.model_file import build, find_description, load_description, load_tensors
 from tools.joint import predictor as joint
 from tools.joint import weights as joint_weights
 from tools.joint.network import JointNetwork
@@ -27,6 +28,7 @@ PACKAGES = {"segmentation": seg, "detection": det}
 Predictor = seg.Predictor | det.Predictor | joint.Predictor
 PUBLISHED_FILE = "model.safetensors"
 """The weights in a folder for the hub."""
+NO_NMS_OF_JOINT = "a joint network has no one-to-one predictors; leave --no-nms out"
 
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -61,10 +63,47 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
         return published.model, description
     if description["task"] == JOINT:
         return joint_weights.load(path)
+    check_choice(f"{path}: task", description["task"], [*PACKAGES, JOINT])
     package = PACKAGES[description["task"]]
-    model = package.create(**description["model"])
+    model = build(package.create, path, description)
     package.load_weights(model, load_tensors(path))
     return model, description
+
+
+def load_to_predict(path: str | Path, *, task: str | None = None, nms: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """As `load_model`, with what `keep_predictors` makes of a detector.
+
+    Raises:
+        InputError: what `load_model` and `keep_predictors` raise.
+    """
+    model, description = load_model(path, task=task)
+    return model, keep_predictors(model, description, nms=nms, source=path)
+
+
+def keep_predictors(
+    model: nn.Module, description: Mapping[str, Any], *, nms: bool, source: str | Path
+) -> dict[str, Any]:
+    """Leaves a detector one set of predictors; other models have no use for this.
+
+    Arguments:
+        nms: those whose boxes are chosen by non-maximum suppression, else the one-to-one predictors.
+        source: the file, for the message.
+
+    Returns:
+        The description; its `nms_iou` is None where there is no suppression.
+
+    Raises:
+        InputError: the detector, or a joint network, has no one-to-one predictors.
+    """
+    if not nms and isinstance(model, JointNetwork):
+        raise InputError(f"{source}: {NO_NMS_OF_JOINT}")
+    if not isinstance(model, det.Detector):
+        return dict(description)
+    try:
+        model.keep(one_to_one=not nms)
+    except InputError as error:
+        raise InputError(f"{source}: {error}, or leave --no-nms out") from error
+    return dict(description) if nms else {**description, "nms_iou": None}
 
 
 def runs_plainly(path: str | Path, engine: str | None) -> bool:
@@ -79,17 +118,20 @@ def load(
     size: Size = None,
     device: str | torch.device | None = None,
     score_threshold: float = 0.3,
+    nms: bool = True,
     scores: bool = False,
 ) -> Predictor:
     """As `tools.predict.load`, which says more."""
     if is_exported(path):
-        return _load_exported(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
+        return _load_exported(
+            path, engine, size=size, device=device, score_threshold=score_threshold, nms=nms, scores=scores
+        )
     check_choice("engine", engine, ENGINES)
     if device is None:
         device = "cuda" if torch.cuda.is_available() and engine not in MODULES else "cpu"
     name = choose_engine(engine, torch.device(device).type)
     check_size(size)
-    model, description = load_model(path)
+    model, description = load_to_predict(path, nms=nms)
     network: Engine
     if name in MODULES:
         network = BuiltEngine(name, model, description)
@@ -106,6 +148,7 @@ def _load_exported(
     size: Size,
     device: str | torch.device | None,
     score_threshold: float,
+    nms: bool,
     scores: bool,
 ) -> Predictor:
     """As `load`, of an exported file."""
@@ -123,8 +166,12 @@ def _load_exported(
     # Models for their anchors; the weights are in the file.
     model = None
     if description["task"] == "detection":
+        if not nms and description.get("nms_iou", det.NMS_IOU) is not None:
+            raise InputError(f"{path}: its boxes need NMS; export the weights with --no-nms, or leave --no-nms out")
         model = det.create(**description["model"])
     elif description["task"] == JOINT:
+        if not nms:
+            raise InputError(f"{path}: {NO_NMS_OF_JOINT}")
         model = create_joint(**description["model"])
     if scores and description["task"] != "detection" and description["export"]["output"] == "final":
         raise InputError(f"{path}: gives labels without scores; give the weights, or an export with --output raw")

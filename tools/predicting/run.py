@@ -189,7 +189,7 @@ def done_before(folder: ResultsFolder, records: dict[str, dict[str, Any]]) -> Ca
 def load_predictors(task: Task, *, scores: bool) -> list[Any]:
     """The models, ready for images."""
     common: dict[str, Any] = {"size": task.size, "device": task.device, "score_threshold": task.score_threshold}
-    return [load(path, task.engine, scores=scores, **common) for path in task.weights]
+    return [load(path, task.engine, scores=scores, nms=task.nms, **common) for path in task.weights]
 
 
 def settings_of(task: Task, predictors: Sequence[Any]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def settings_of(task: Task, predictors: Sequence[Any]) -> dict[str, Any]:
         "engine": [predictor.engine for predictor in predictors],
         "size": list(task.size) if isinstance(task.size, tuple) else task.size,
         "score_threshold": task.score_threshold,
-    }
+    } | ({} if task.nms else {"nms": False})
 
 
 def open_video(source: str) -> VideoFile:

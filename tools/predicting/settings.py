@@ -28,10 +28,11 @@ class Task:
 
     weights: Sequence[Path]
     source: str
-    engine: str = "auto"  # as `tools.predict.load`, with the next three
+    engine: str = "auto"  # as `tools.predict.load`, with the next four
     device: str | None = None
     size: tuple[int, int] | int | None = None
     score_threshold: float = 0.3
+    nms: bool = True
     batch: int = 1  # images that go through a model at a time
     workers: int = 2  # threads that read, and as many that write
     skip_damaged: bool = False  # pass over images that cannot be read

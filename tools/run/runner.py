@@ -24,6 +24,7 @@ from tools.run.replay import replay
 from tools.run.schedule import for_batch
 from tools.run.state import Opened, TrainingState, open_run
 from tools.run.task import Task
+from tools.run.trackers import require_trackers
 
 
 def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Arguments[Config]) -> int:
@@ -32,6 +33,7 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     Raises:
         InputError: the run folder, the data or the weights do not fit the config, or another run is in the folder.
     """
+    require_trackers(arguments.config.run.trackers)
     if arguments.dry_run:
         return dry_run(make_task, arguments, lambda make, short: _run_opened(make, short, Opened(None, [])))
     out = Path(arguments.config.run.out)
@@ -75,6 +77,7 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
         for line in lines:
             console.out(line)
     state = TrainingState(config, accelerator, task.model, len(task.train_set))
+    state.teacher_hash = None if task.teacher is None else task.teacher.hash
     if accelerator.is_main_process:
         for finding in [*check_disk(Path(run.out), state.num_bytes_on_disk()), *check_threads()]:
             if finding.level != OK:

@@ -257,12 +257,13 @@ def load_predictors(predicting: Predicting, *, score_threshold: float, scores: b
         load(
             path,
             predicting.engine,
-            size=predicting.size,
+            size=size,
             device=device,
             score_threshold=score_threshold,
+            nms=predicting.nms,
             scores=scores,
         )
-        for path in predicting.weights
+        for path, size in zip(predicting.weights, predicting.sizes or [None] * len(predicting.weights), strict=True)
     ]
 
 

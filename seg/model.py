@@ -116,8 +116,7 @@ def create(
     architecture = backbones.architecture(backbone)
     taps = required_taps(head, architecture, variant)
     if tail is None:
-        light = variant == "paper" and head in ("lraspp", "raspp", "fuse")
-        tail = "segmentation" if light and "segmentation" in tails(architecture) else "full"
+        tail = default_tail(head, architecture, variant)
     extra = auxiliary_tap(architecture)
     network = backbones.create(
         backbone,
@@ -141,6 +140,12 @@ def create(
     )
     second = AuxiliaryHead(network.features[extra], num_classes=num_classes) if auxiliary else None
     return Segmenter(network, built, taps=taps, auxiliary=second, auxiliary_tap=extra, align_corners=align_corners)
+
+
+def default_tail(head: str, architecture: backbones.Architecture, variant: str = "paper") -> str:
+    """The backbone's last stage that `create` takes for a head where none is asked for."""
+    light = variant == "paper" and head in ("lraspp", "raspp", "fuse")
+    return "segmentation" if light and "segmentation" in tails(architecture) else "full"
 
 
 def _padding(side: int, multiple: int, least: int) -> int:

@@ -15,7 +15,7 @@ from tools.io.console import run
 GROUPS = {
     "train": ("train_seg", "train_det", "train_backbone", "sweep"),
     "run a model": ("predict", "video", "export"),
-    "evaluate": ("eval_seg", "eval_det", "eval_backbone", "eval_tracks"),
+    "evaluate": ("eval_seg", "eval_det", "eval_backbone", "eval_panoptic", "eval_tracks"),
     "prepare data": ("check_masks", "check_coco", "check_augment", "convert_annotations", "prepare_masks"),
     "weights and networks": ("weights", "convert_weights", "average", "publish", "summary"),
     "try and measure": ("doctor", "demo", "make_demo_data", "benchmark"),

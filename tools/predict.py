@@ -48,6 +48,7 @@ def load(
     size: "Size" = None,
     device: "str | torch.device | None" = None,
     score_threshold: float = 0.3,
+    nms: bool = True,
     scores: bool = False,
 ) -> "seg.Predictor | det.Predictor":
     """A predictor: call it with an image, uint8 BGR [H, W, 3], for its result, or with a list of images for a list.
@@ -64,6 +65,8 @@ def load(
             image's own for a segmenter, and the size it was trained at for a detector.
         device: by default a GPU if there is one. The runtimes run on the CPU.
         score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.
+        nms: a detector's boxes are chosen by non-maximum suppression; else they are those of its one-to-one predictors
+            (trained with model.one_to_one=true), which need none. An exported file is one or the other.
         scores: a segmenter also gives each pixel's probability, which takes longer; a detector always has scores.
 
     Raises:
@@ -71,7 +74,7 @@ def load(
     """
     from tools.predicting.models import load
 
-    return load(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
+    return load(path, engine, size=size, device=device, score_threshold=score_threshold, nms=nms, scores=scores)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -100,6 +103,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="boxes that score above it; default: 0.3"
     )
+    parser.add_argument("--no-nms", action="store_true", help="of a detector: the boxes of its one-to-one predictors")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default: 1")
     parser.add_argument(
         "--workers", type=num_workers, default=2, help="threads that read images, and that write files; default: 2"
@@ -142,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=args.device,
         size=size,
         score_threshold=args.score_threshold,
+        nms=not args.no_nms,
         batch=args.batch,
         workers=args.workers,
         skip_damaged=args.skip_damaged,

@@ -17,6 +17,7 @@ from tools.benchmarks import (
     predict,
     seg_loader,
     seg_step,
+    train,
     video,
 )
 from tools.benchmarks.timing import alternate
@@ -34,6 +35,7 @@ SUBJECTS = {
         predict,
         seg_loader,
         seg_step,
+        train,
         video,
     )
 }

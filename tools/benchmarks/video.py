@@ -23,6 +23,7 @@ from tools.benchmarks.contenders import make_peer
 from tools.benchmarks.timing import alternate
 from tools.io.console import console, table
 from tools.io.files import replace_file
+from tools.options import network_sizes
 from tools.predict import load
 from tools.streams.overlay import Drawing, draw
 from tools.streams.pipeline import Counts, Pipeline, Predictor, resized
@@ -49,7 +50,7 @@ def benchmark(
     *,
     weights: list[Path],
     engine: list[str],
-    size: list[int] | None,
+    size: list[list[int]] | None,
     resize: tuple[int, int | None] | None,
     peer_weights: list[Path] | None,
     source: str,
@@ -61,12 +62,12 @@ def benchmark(
 
     Arguments:
         engine: names of engines; each runs overlapped and in turn.
-        size: of the networks' input: height and width, or the longer side; the plain loop's segmenter gets it too.
+        size: of the networks' input, as `tools.options.network_sizes` takes it; the plain loop's segmenters get it too.
         resize: (width, height or None) of the frames; the source is resized to a clip first, outside the times.
         peer_weights: state dicts of torchvision's models, in the order of `weights`; missing ones are random.
         frames: of the source, in each round.
     """
-    network = None if size is None else size[0] if len(size) == 1 else (size[0], size[1])
+    sizes = network_sizes(size, len(weights))
     models = [load(path, engine="torch", device="cpu") for path in weights]
     peers = [
         (model.task, make_peer(model.task, len(model.classes), state_dict), model.classes)
@@ -88,7 +89,7 @@ def benchmark(
             source = write_resized(source, Path(folder) / "clip.mp4", resize, frames)
         contenders: dict[str, Callable[[], tuple[int, float]]] = {}
         for name in engine:
-            asked, output = Predicting(weights, name, "cpu", network), Path(folder) / "ours.mp4"
+            asked, output = Predicting(weights, name, "cpu", sizes), Path(folder) / "ours.mp4"
             in_turn = load_predictors(asked, score_threshold=SCORE)
             before = thread_counts()
             num_lanes = share_cores(open_source(source), asked)
@@ -100,7 +101,7 @@ def benchmark(
             warm_up([in_turn], source)
             contenders[name] = partial(run_pipeline, lanes, shared, source, output, frames)
             contenders[f"{name}, in turn"] = partial(run_in_turn, in_turn, source, output, frames)
-        contenders[PLAIN] = partial(run_plain_loop, peers, source, Path(folder) / "plain.mp4", frames, network)
+        contenders[PLAIN] = partial(run_plain_loop, peers, source, Path(folder) / "plain.mp4", frames, sizes)
         alternate({name: noted(name, run) for name, run in contenders.items()}, rounds, warm_up=False)
     report = {name: summarise(runs) for name, runs in found.items()}
     peer = report[PLAIN]["frames_per_second"]
@@ -200,7 +201,7 @@ def run_plain_loop(
     source: str,
     output: Path,
     max_frames: int,
-    size: tuple[int, int] | int | None,
+    sizes: Sequence[tuple[int, int] | int],
 ) -> tuple[int, float]:
     """Reads, predicts, draws and writes frame after frame with eager models; the number written, and 0."""
     capture = cv2.VideoCapture(source)
@@ -213,7 +214,7 @@ def run_plain_loop(
         if not was_read:
             break
         rgb = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).permute(2, 0, 1) / 255
-        for task, model, classes in peers:
+        for (task, model, classes), size in itertools.zip_longest(peers, sizes):
             with torch.no_grad():
                 if task == "segmentation":
                     image = F.normalize(rgb, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

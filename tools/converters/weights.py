@@ -42,8 +42,7 @@ def recognise(
         "classifier.cbr.0.weight": _segmenter,
         DEEPLAB_SIGN: _segmenter,
         "backbone.extra.0.0.0.weight": _detector,
-        paddle_weights.SIGN: _detector,
-        **dict.fromkeys(tensorflow_weights.SIGNS, _detector),
+        **dict.fromkeys((*paddle_weights.SIGNS, *tensorflow_weights.SIGNS), _detector),
     }
     build = next((build for sign, build in whole.items() if sign in names), None)
     if build is not None:

@@ -113,6 +113,13 @@ def leave_out_knob() -> Any:
     )
 
 
+def teacher_knob() -> Any:
+    """`teacher`, as each task has it."""
+    return knob(
+        None, "learn from this trained model too, a larger one of the same classes: its weights file, or a name"
+    )
+
+
 @dataclass(frozen=True)
 class SegData:
     root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
@@ -193,6 +200,12 @@ class SegLoss:
 
 
 @dataclass(frozen=True)
+class SegDistill:
+    weight: float = knob(1.0, "factor of the loss against the teacher's logits", limits=(1e-6, 1e6))
+    temperature: float = knob(2.0, "softens the two distributions before they are compared", limits=(0.1, 100))
+
+
+@dataclass(frozen=True)
 class DetData:
     root: str = knob("data/coco", "folder with annotations/ and one folder of images per split")
     train_split: str = knob("train2017", "split to learn from")
@@ -213,7 +226,7 @@ class DetModel:
     backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
     variant: str = knob(
         "paper",
-        "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)",
+        "paper (2034 anchors at 320), torchvision (3234, its numbers and weights), or paddle (2434, likewise)",
         choices=det_options.VARIANTS,
     )
     width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps", limits=WIDTH)
@@ -232,6 +245,7 @@ class DetModel:
     resize: str = knob(
         "stretch", "how an image becomes the input: stretch, or letterbox (on grey)", choices=det_options.RESIZES
     )
+    one_to_one: bool = knob(False, "of the pico heads: train predictors beside the others whose boxes need no NMS")
 
 
 @dataclass(frozen=True)
@@ -263,6 +277,11 @@ class DetLoss:
         choices=det_options.BOX_LOSSES,
     )
     box_weight: float | None = knob(None, "factor of the box loss; by default 1, 2.5 for aligned", limits=(0, 1e6))
+
+
+@dataclass(frozen=True)
+class DetDistill:
+    weight: float = knob(1.0, "factor of the losses against the teacher's scores and boxes", limits=(1e-6, 1e6))
 
 
 @dataclass(frozen=True)
@@ -360,7 +379,7 @@ class Optim:
     half_cycle: int = knob(
         1000, "steps from triangular2's lowest rate to its highest, which halves in each cycle", limits=COUNT
     )
-    warmup: int = knob(100, "steps of linear warm-up", limits=(0, 1e9))
+    warmup: int = knob(100, "steps of linear warm-up, a quarter of run.steps at most", limits=(0, 1e9))
     ema: float = knob(
         0.999, "decay of the weight average that is evaluated and kept; 0 for none", limits=(0, 0.99999999)
     )
@@ -430,6 +449,8 @@ class SegConfig:
         choices=seg_options.LOSSES,
     )
     loss_settings: SegLoss = field(default_factory=SegLoss)
+    teacher: str | None = teacher_knob()
+    distill: SegDistill = field(default_factory=SegDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
     )
@@ -449,6 +470,8 @@ class DetConfig:
     )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
+    teacher: str | None = teacher_knob()
+    distill: DetDistill = field(default_factory=DetDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else 0.5", limits=MEAN, length=3
     )
@@ -488,6 +511,7 @@ FREE_ON_RESUME = (
     "data.workers",
     "data.prepared",
     "data.damaged",
+    "teacher",
     "run.out",
     "run.save_every",
     "run.log_every",
@@ -495,7 +519,7 @@ FREE_ON_RESUME = (
     "run.samples",
     "run.trackers",
 )
-"""Keys that may change when a run goes on, as they do not change its weights."""
+"""Keys that may change when a run goes on, as they do not change its weights; a teacher is known by its file's hash."""
 
 SETTLED = ("model.padding", "mean", "std", "optim.lr", "optim.backbone_lr")
 """Keys that a new run settles where they are null (`pretrained.settle`); a resumed one takes what was settled."""
@@ -594,6 +618,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
     if kind is not BackboneConfig:  # tried on an image of the size that training makes
         height, width = config.augment.crop_hw if kind is SegConfig else config.model.image_size
         more.check(config.augment.more, (height, width), f"{path}: augment.more")
+    if kind is not BackboneConfig and config.teacher is None and config.distill != type(config.distill)():
+        raise InputError(f"{path}: distill says how to learn from a teacher; give teacher too")
     if config.run.freeze is not None and config.weights is None:
         raise InputError(f"{path}: run.freeze keeps layers as weights made them; give weights too")
     if config.run.freeze_steps is not None and config.run.freeze is None:

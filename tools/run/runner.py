@@ -77,6 +77,7 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
         for line in lines:
             console.out(line)
     state = TrainingState(config, accelerator, task.model, len(task.train_set))
+    state.teacher_hash = None if task.teacher is None else task.teacher.hash
     if accelerator.is_main_process:
         for finding in [*check_disk(Path(run.out), state.num_bytes_on_disk()), *check_threads()]:
             if finding.level != OK:

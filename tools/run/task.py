@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from backbone.data.folder import ImageFolder
 from det.data.coco import CocoDetection
 from seg.data.dataset import SegDataset
+from tools.run.teacher import Teacher
 
 Loss = Callable[[nn.Module, Any], dict[str, Tensor]]
 """(model, batch on the device) -> terms, scalars by name, which are added up."""
@@ -40,5 +41,6 @@ class Task:
     description: dict[str, Any]  # what the header of best.safetensors says of them
     next_command: str  # the tool that evaluates what was trained, and its options but --weights
     notes: tuple[str, ...] = ()  # lines about the data, printed at the start
+    teacher: Teacher | None = None  # that the loss asks
     draw: Callable[[nn.Module, int], np.ndarray] | None = None  # truth and prediction of a validation image, uint8 BGR
     before_step: Callable[[int], None] | None = None  # called with a step's number, for what is scheduled in the model

@@ -10,10 +10,13 @@ from backbone.weights.publishers.download import download
 
 PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models"
 PADDLEDETECTION = "https://paddledet.bj.bcebos.com/models"
+PADDLEDETECTION_MOBILE = "https://paddlemodels.bj.bcebos.com/object_detection/mobile_models"
 ADDRESSES = {
     "paddle/mobilenet_v3_large_ssld": f"{PADDLECLAS}/MobileNetV3_large_x1_0_ssld_pretrained.pdparams",
     "paddle/mobilenet_v3_small_ssld": f"{PADDLECLAS}/MobileNetV3_small_x1_0_ssld_pretrained.pdparams",
     "paddle/picodet_large_coco": f"{PADDLEDETECTION}/picodet_mobilenetv3_large_1x_416_coco.pdparams",
+    "paddle/ssdlite_large_coco": f"{PADDLEDETECTION_MOBILE}/ssdlite_mobilenet_v3_large.pdparams",
+    "paddle/ssdlite_small_coco": f"{PADDLEDETECTION_MOBILE}/ssdlite_mobilenet_v3_small.pdparams",
 }
 
 

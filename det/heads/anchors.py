@@ -92,9 +92,8 @@ def ssd_anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tupl
     unit = pixels if variant == "torchvision" else pixels.min()
     sides = [torch.tensor(shapes, dtype=torch.float32) * unit for shapes in _shapes(variant)]
     if variant == "paddle":
-        return (
-            _over_maps(feature_sizes_hw, image_size_hw, sides, whole_steps=True).clamp(min=0).minimum(pixels.repeat(2))
-        )
+        boxes = _over_maps(feature_sizes_hw, image_size_hw, sides, whole_steps=True)
+        return boxes.clamp(min=0).minimum(pixels.repeat(2))
     return _over_maps(feature_sizes_hw, image_size_hw, sides)
 
 

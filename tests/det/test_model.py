@@ -32,7 +32,7 @@ def parameters_norms_folded(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) - norms
 
 
-@pytest.mark.parametrize("variant, count", [("paper", 2034), ("torchvision", 3234)])
+@pytest.mark.parametrize("variant, count", [("paper", 2034), ("torchvision", 3234), ("paddle", 2434)])
 def test_anchor_counts_at_320(variant, count):
     assert ssd_anchors(SIZES_320, (320, 320), variant).shape == (count, 4)
 

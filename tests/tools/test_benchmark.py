@@ -12,11 +12,13 @@ from tools.benchmarks import (
     det_eval,
     det_loader,
     det_step,
+    joint,
     label_map,
     postprocess,
     predict,
     seg_loader,
     seg_step,
+    train,
     video,
 )
 from tools.benchmarks.timing import alternate
@@ -29,11 +31,13 @@ SUBJECTS = {
         det_eval,
         det_loader,
         det_step,
+        joint,
         label_map,
         postprocess,
         predict,
         seg_loader,
         seg_step,
+        train,
         video,
     )
 }

@@ -84,7 +84,7 @@ def make_task(config: JointConfig, accelerator: Accelerator) -> Task:
         ground_truth = det.load_ground_truth(boxes_val_set.annotation_file)
         det.self_check(ground_truth, boxes_val_set)
         train_sets["detection"] = boxes_set
-        background = config.detection.model.variant == "torchvision"
+        background = config.detection.model.variant != "paper"
         keywords["detection"] = vars(config.detection.model) | {"num_classes": len(boxes_set.classes) + background}
         tables["detection"] = {"classes": boxes_set.classes, "category_ids": boxes_set.category_ids}
         dropped = [f"{count} {reason}" for reason, count in boxes_set.dropped.items() if count]

@@ -13,7 +13,7 @@ import seg
 from backbone.errors import InputError
 from backbone.weights.loading import load_strictly, read_described
 from seg.heads import OUTPUT_STRIDES
-from tools.io.model_file import PUBLISHED_HEADS, load_description, load_tensors, save_model
+from tools.io.model_file import PUBLISHED_HEADS, build, load_description, load_tensors, save_model
 from tools.joint.network import JointNetwork, Single, create, default_tail
 
 TASK = "joint"
@@ -51,7 +51,7 @@ def load(path: str | Path) -> tuple[JointNetwork, dict[str, Any]]:
     description = load_description(path)
     if description["task"] != TASK:
         raise InputError(f"{path}: is a model for {description['task']}, not a joint network; give a joint run's file")
-    network = create(**description["model"])
+    network = build(create, path, description)
     load_strictly(network, load_tensors(path), source=str(path))
     return network, description
 

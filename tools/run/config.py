@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
     meaning: str
     limits: tuple[float, float] | None  # smallest and largest number: of the value, of each in a list or mapping
-    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys
+    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys; of a list, each of it
     length: int | None  # of a list
     check: Callable[[Any], None] | None  # raises InputError for a value that cannot be
 
@@ -88,6 +88,9 @@ WIDTH = (0.1, 8)
 MEAN = (0, 1)
 STD = (1e-6, 1e3)
 
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""What `run.trackers` may list."""
+
 LR, LR_FROM_WEIGHTS = 0.002, 0.001
 """The learning rates of `optim.lr` left null, from scratch and from weights."""
 
@@ -110,6 +113,13 @@ def leave_out_knob() -> Any:
     """`data.leave_out`, as each task has it."""
     return knob(
         None, "text file of training images to leave out, one a line, below data.root; the check commands write it"
+    )
+
+
+def teacher_knob() -> Any:
+    """`teacher`, as each task has it."""
+    return knob(
+        None, "learn from this trained model too, a larger one of the same classes: its weights file, or a name"
     )
 
 
@@ -151,7 +161,9 @@ class SegHead:
         "lraspp", "lraspp, raspp, deeplabv3plus, fpn, unet, …; an unknown one lists all", choices=seg_options.HEADS
     )
     variant: str = knob(
-        "paper", "of lraspp: paper, or torchvision (its numbers and weights)", choices=seg_options.VARIANTS
+        "paper",
+        "of lraspp: paper, torchvision or paddle (their numbers and weights)",
+        choices=seg_options.VARIANTS,
     )
     head_channels: int | None = knob(
         None, "channels inside the head; by default its own, 128 for lraspp", limits=(1, 4096)
@@ -211,6 +223,12 @@ class SegLoss:
 
 
 @dataclass(frozen=True)
+class SegDistill:
+    weight: float = knob(1.0, "factor of the loss against the teacher's logits", limits=(1e-6, 1e6))
+    temperature: float = knob(1.0, "above 1 softens the two distributions before they are compared", limits=(0.1, 100))
+
+
+@dataclass(frozen=True)
 class DetSource:
     root: str = knob("data/coco", "folder with annotations/ and one folder of images per split")
     train_split: str = knob("train2017", "split to learn from")
@@ -234,7 +252,7 @@ class DetHead:
     )
     variant: str = knob(
         "paper",
-        "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)",
+        "paper (2034 anchors at 320), torchvision (3234, its numbers and weights), or paddle (2434, likewise)",
         choices=det_options.VARIANTS,
     )
     taps: list[str] | None = knob(None, "maps at strides 16, 32 (others: 8, 16, 32); by default the deepest each")
@@ -258,6 +276,7 @@ class DetModel(DetHead):
         "architecture's",
         choices=PADDINGS,
     )
+    one_to_one: bool = knob(False, "of the pico heads: train predictors beside the others whose boxes need no NMS")
 
 
 @dataclass(frozen=True)
@@ -289,6 +308,11 @@ class DetLoss:
         choices=det_options.BOX_LOSSES,
     )
     box_weight: float | None = knob(None, "factor of the box loss; by default 1, 2.5 for aligned", limits=(0, 1e6))
+
+
+@dataclass(frozen=True)
+class DetDistill:
+    weight: float = knob(1.0, "factor of the losses against the teacher's scores and boxes", limits=(1e-6, 1e6))
 
 
 @dataclass(frozen=True)
@@ -386,7 +410,7 @@ class Optim:
     half_cycle: int = knob(
         1000, "steps from triangular2's lowest rate to its highest, which halves in each cycle", limits=COUNT
     )
-    warmup: int = knob(100, "steps of linear warm-up", limits=(0, 1e9))
+    warmup: int = knob(100, "steps of linear warm-up, a quarter of run.steps at most", limits=(0, 1e9))
     ema: float = knob(
         0.999, "decay of the weight average that is evaluated and kept; 0 for none", limits=(0, 0.99999999)
     )
@@ -399,6 +423,12 @@ class Run:
     batch: int = knob(16, "images per step, over all processes", limits=(1, 65536))
     accumulate: int = knob(
         1, "parts that each process takes its share of the batch in, to save memory; norms see a part", limits=(1, 4096)
+    )
+    oom: str = knob(
+        "error",
+        "when a GPU's memory runs out: error ends the run; reduce doubles run.accumulate and makes the step again (in "
+        "one process)",
+        choices=("error", "reduce"),
     )
     freeze: str | None = knob(
         None,
@@ -418,6 +448,14 @@ class Run:
     )
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
     log_every: int = knob(20, "steps between log rows", limits=COUNT)
+    samples: int = knob(
+        4,
+        "validation images of which each evaluation draws truth and prediction into samples/; not of classifiers",
+        limits=(0, 1000),
+    )
+    trackers: list[str] = knob(
+        ["tensorboard"], "what the run reports to besides log.csv: tensorboard, wandb, mlflow", choices=TRACKERS
+    )
     precision: str = knob("no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16"))
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
     threads: int | None = knob(
@@ -443,6 +481,8 @@ class SegConfig:
     augment: SegAugment = field(default_factory=SegAugment)
     loss: dict[str, float] = segmentation_loss_knob()
     loss_settings: SegLoss = field(default_factory=SegLoss)
+    teacher: str | None = teacher_knob()
+    distill: SegDistill = field(default_factory=SegDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
     )
@@ -462,6 +502,8 @@ class DetConfig:
     )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
+    teacher: str | None = teacher_knob()
+    distill: DetDistill = field(default_factory=DetDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else 0.5", limits=MEAN, length=3
     )
@@ -587,19 +629,23 @@ class JointConfig:
 AnyConfig = SegConfig | DetConfig | BackboneConfig | JointConfig
 Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig, JointConfig)
 
-RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
+RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200", "run.trackers=[tensorboard]")
 """What --find-lr sets, before the command line's own overrides."""
 
 FREE_ON_RESUME = (
     "data.workers",
     "data.prepared",
     "data.damaged",
+    "teacher",
     "run.out",
     "run.save_every",
     "run.log_every",
     "run.eval_every",
+    "run.oom",
+    "run.samples",
+    "run.trackers",
 )
-"""Keys that may change when a run goes on, as they do not change its weights."""
+"""Keys that may change when a run goes on, as they do not change its weights; a teacher is known by its file's hash."""
 
 SETTLED = ("model.padding", "model.tail", "mean", "std", "optim.lr", "optim.backbone_lr")
 """Keys that a new run settles where they are null (`pretrained.settle`); a resumed one takes what was settled."""
@@ -697,6 +743,8 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
     config: Any = OmegaConf.to_object(merged)
     for prefix, part, size_hw in _augmented(config):
         more.check(part.augment.more, size_hw, f"{path}: {prefix}augment.more")
+    if kind in (SegConfig, DetConfig) and config.teacher is None and config.distill != type(config.distill)():
+        raise InputError(f"{path}: distill says how to learn from a teacher; give teacher too")
     if config.run.freeze is not None and config.weights is None:
         raise InputError(f"{path}: run.freeze keeps layers as weights made them; give weights too")
     if config.run.freeze_steps is not None and config.run.freeze is None:

@@ -7,6 +7,7 @@ interrupted goes on as if nothing had happened, at any step and with any number 
 
 import math
 import time
+from collections.abc import Generator
 from contextlib import ExitStack, closing, nullcontext
 from functools import reduce
 from itertools import islice
@@ -31,6 +32,7 @@ from tools.run.evaluation import (
 from tools.run.guard import NON_FINITE
 from tools.run.loading import Loaded, batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
+from tools.run.memory import add_gradients_that_fit
 from tools.run.order import seed_step
 from tools.run.processes import gather_parts, to_device
 from tools.run.schedule import for_batch, learning_rate
@@ -41,9 +43,17 @@ from tools.run.task import Loss, Task, image_path, sample_order
 NOTHING_CHANGED = "the loss or a gradient was not finite, nothing was changed"
 
 
-def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: TrainingState) -> int:
+def train(
+    config: AnyConfig,
+    accelerator: Accelerator,
+    task: Task,
+    state: TrainingState,
+    data: Generator[list[Loaded], None, None] | None = None,
+) -> int:
     """Trains from the step of `state` on into the folder `config.run.out`.
 
+    Arguments:
+        data: the batch of each step to come, in its parts; by default what `make_loader` loads.
     Returns:
         The process's exit code: 0, `NON_FINITE`, `NOT_WRITTEN`, or 128 and the signal that ended the run.
     Raises:
@@ -53,7 +63,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
     run, optim = config.run, for_batch(config.optim, config.run.batch)
     out, is_main = Path(run.out), accelerator.is_main_process
     model, loss = compiled(run, accelerator, state.parallel, task.loss)
-    loader = make_loader(config, accelerator, task, state.step)
+    data = data or batches(make_loader(config, accelerator, task, state.step), run.accumulate)
     first, guard, disk = state.step, state.guard, Disk()
     with ExitStack() as stack:
         stack.enter_context(told_in_one_line(config.data.workers))
@@ -67,13 +77,15 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                 state.save(disk)
             ends = patience_is_lost(run, state, accelerator)
             clock, timed_from = time.perf_counter(), first
-            for parts in () if ends else stack.enter_context(closing(batches(loader, run.accumulate))):
+            for parts in () if ends else stack.enter_context(closing(data)):
                 rate = learning_rate(optim, state.step, run.steps)
                 if task.before_step is not None:
                     task.before_step(state.step)
                 state.prepare_step(state.step, rate)
                 guard.begin()
-                terms = add_gradients(run, accelerator, state, model, loss, parts)
+                terms = add_gradients_that_fit(
+                    run, state, parts, lambda run, parts: add_gradients(run, accelerator, state, model, loss, parts)
+                )
                 state.drop_frozen_gradients(state.step)
                 norm = guard.step(state.step, optim.clip)
                 state.step += 1
@@ -93,6 +105,7 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
                         note = f"loss {row['loss']:.3f}  lr {rate:.2g}  {speed:.1f} images/s"
                         row = {name: value for name, value in row.items() if math.isfinite(value)}
                         row |= {"left_out": left_out} if left_out else {}
+                        row |= teacher_share(task, run, state.accumulate, speed)
                         log.write(state.step, row | {"lr": rate, "images_per_second": speed})
                         show(bar, line, state.step, run.steps, note)
                         clock, timed_from = time.perf_counter(), state.step
@@ -126,6 +139,17 @@ def train(config: AnyConfig, accelerator: Accelerator, task: Task, state: Traini
         console.out(f"error: {missing}")
         return NOT_WRITTEN
     return 0
+
+
+def teacher_share(task: Task, run: Run, parts: int, speed: float) -> dict[str, float]:
+    """The share of a step's time that the teacher takes, as a log row has it; nothing where it cannot be told apart.
+
+    Arguments:
+        parts: in which a process takes its share of a batch.
+        speed: images per second over all processes.
+    """
+    seconds = None if task.teacher is None else task.teacher.seconds()
+    return {} if seconds is None else {"teacher_share": seconds * parts * speed / run.batch}
 
 
 def save_before_end(state: TrainingState, disk: Disk, error: InputError) -> None:

@@ -5,6 +5,9 @@ import math
 
 from tools.run.config import Optim
 
+LONGEST_WARMUP = 0.25
+"""Share of a run's steps that are warm-up at most: a short run would else end before its rate ever falls."""
+
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
     """The rate of step 0..steps-1: linear warm-up, then what `optim.schedule` names.
@@ -13,10 +16,11 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
     triangular2 goes up to lr and back in 2 * half_cycle steps, half as high in each cycle (arXiv 1506.01186).
     """
     assert optim.lr is not None  # `pretrained.settle` fills it in
-    if step < optim.warmup:
-        return optim.lr * (step + 1) / optim.warmup
-    since = step - optim.warmup
-    share = since / max(1, steps - optim.warmup)
+    warmup = min(optim.warmup, int(LONGEST_WARMUP * steps))
+    if step < warmup:
+        return optim.lr * (step + 1) / warmup
+    since = step - warmup
+    share = since / max(1, steps - warmup)
     span = optim.lr - optim.min_lr
     if optim.schedule == "poly":
         return optim.min_lr + span * (1 - share) ** optim.power

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
@@ -14,6 +15,7 @@ from seg.data.dataset import SegDataset
 from tools.joint.data import JointDataset
 from tools.run.config import Run
 from tools.run.order import SampleOrder
+from tools.run.teacher import Teacher
 
 Loss = Callable[[nn.Module, Any], dict[str, Tensor]]
 """(model, batch on the device) -> terms, scalars by name, which are added up."""
@@ -57,5 +59,7 @@ class Task:
     description: dict[str, Any]  # what the header of best.safetensors says of them
     next_command: str  # the tool that evaluates what was trained, and its options but --weights
     notes: tuple[str, ...] = ()  # lines about the data, printed at the start
+    teacher: Teacher | None = None  # that the loss asks
+    draw: Callable[[nn.Module, int], np.ndarray] | None = None  # truth and prediction of a validation image, uint8 BGR
     before_step: Callable[[int], None] | None = None  # called with a step's number, for what is scheduled in the model
     measured: Callable[[], dict[str, float]] | None = None  # what the newest steps measured, for the log

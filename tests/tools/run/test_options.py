@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backbone import InputError
+from tests.builders.classes import draw_classes
 from tests.builders.runs import assert_equal, command, in_own_process, interrupted, kill_myself
 from tools import average, eval_seg, train_backbone
 from tools.io.model_file import load_description
@@ -53,19 +54,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatc
     for name, value in states[0].items():
         for other in states[1:]:
             torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
-
-
-def draw_classes(folder):
-    import cv2
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in ("a", "b"):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(8):
-                image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-                cv2.imwrite(str(folder / split / name / f"{number}.png"), image)
 
 
 def test_a_run_in_parts_resumes_to_the_bit(world, tmp_path, monkeypatch):

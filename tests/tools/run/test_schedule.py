@@ -15,6 +15,9 @@ def test_schedules_start_with_warmup_and_end_near_zero():
     rates = [learning_rate(optim, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert max(rates) == rates[10] == 1.0 and rates[-1] < 0.02
+    short = [learning_rate(optim, step, 20) for step in range(20)]
+    assert short[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])  # a quarter of a short run, which has to come down
+    assert short[5] == 1.0 > short[6] and short[-1] < 0.1
     cosine = Optim(lr=1.0, warmup=0, schedule="cosine")
     assert learning_rate(cosine, 50, 100) == pytest.approx(0.5)
 

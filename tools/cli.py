@@ -13,7 +13,7 @@ from backbone.errors import InputError
 from tools.io.console import run
 
 GROUPS = {
-    "train": ("train_seg", "train_det", "train_joint", "train_backbone"),
+    "train": ("train_seg", "train_det", "train_joint", "train_backbone", "sweep"),
     "run a model": ("predict", "video", "browser", "export"),
     "evaluate": ("eval_seg", "eval_det", "eval_joint", "eval_backbone", "eval_panoptic", "eval_tracks"),
     "prepare data": ("check_masks", "check_coco", "check_augment", "convert_annotations", "prepare_masks"),

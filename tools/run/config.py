@@ -424,6 +424,12 @@ class Run:
     accumulate: int = knob(
         1, "parts that each process takes its share of the batch in, to save memory; norms see a part", limits=(1, 4096)
     )
+    oom: str = knob(
+        "error",
+        "when a GPU's memory runs out: error ends the run; reduce doubles run.accumulate and makes the step again (in "
+        "one process)",
+        choices=("error", "reduce"),
+    )
     freeze: str | None = knob(
         None,
         "layers that keep the weights' values and statistics: body, stem, or up to the block of this number",
@@ -635,6 +641,7 @@ FREE_ON_RESUME = (
     "run.save_every",
     "run.log_every",
     "run.eval_every",
+    "run.oom",
     "run.samples",
     "run.trackers",
 )

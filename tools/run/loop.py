@@ -32,6 +32,7 @@ from tools.run.evaluation import (
 from tools.run.guard import NON_FINITE
 from tools.run.loading import Loaded, batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
+from tools.run.memory import add_gradients_that_fit
 from tools.run.order import seed_step
 from tools.run.processes import gather_parts, to_device
 from tools.run.schedule import for_batch, learning_rate
@@ -82,7 +83,9 @@ def train(
                     task.before_step(state.step)
                 state.prepare_step(state.step, rate)
                 guard.begin()
-                terms = add_gradients(run, accelerator, state, model, loss, parts)
+                terms = add_gradients_that_fit(
+                    run, state, parts, lambda run, parts: add_gradients(run, accelerator, state, model, loss, parts)
+                )
                 state.drop_frozen_gradients(state.step)
                 norm = guard.step(state.step, optim.clip)
                 state.step += 1
@@ -102,7 +105,7 @@ def train(
                         note = f"loss {row['loss']:.3f}  lr {rate:.2g}  {speed:.1f} images/s"
                         row = {name: value for name, value in row.items() if math.isfinite(value)}
                         row |= {"left_out": left_out} if left_out else {}
-                        row |= teacher_share(task, run, speed)
+                        row |= teacher_share(task, run, state.accumulate, speed)
                         log.write(state.step, row | {"lr": rate, "images_per_second": speed})
                         show(bar, line, state.step, run.steps, note)
                         clock, timed_from = time.perf_counter(), state.step
@@ -138,14 +141,15 @@ def train(
     return 0
 
 
-def teacher_share(task: Task, run: Run, speed: float) -> dict[str, float]:
+def teacher_share(task: Task, run: Run, parts: int, speed: float) -> dict[str, float]:
     """The share of a step's time that the teacher takes, as a log row has it; nothing where it cannot be told apart.
 
     Arguments:
+        parts: in which a process takes its share of a batch.
         speed: images per second over all processes.
     """
     seconds = None if task.teacher is None else task.teacher.seconds()
-    return {} if seconds is None else {"teacher_share": seconds * run.accumulate * speed / run.batch}
+    return {} if seconds is None else {"teacher_share": seconds * parts * speed / run.batch}
 
 
 def save_before_end(state: TrainingState, disk: Disk, error: InputError) -> None:

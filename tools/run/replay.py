@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -56,6 +57,7 @@ def replay(config: AnyConfig, accelerator: Accelerator, task: Task, state: Train
     Raises:
         InputError: an image is damaged.
     """
+    config = replace(config, run=replace(config.run, accumulate=state.accumulate))
     run, step = config.run, min(state.step, config.run.steps - 1)
     process, num_processes = state.suspect or (0, 1)
     order = sample_order(task.train_set, run, start=step, process=process, num_processes=num_processes)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from backbone.errors import InputError
 from tools.doctoring.checks import OK, check_disk, check_threads
 from tools.io.console import console
+from tools.run import checkpoint
 from tools.run.config import Arguments, Config
 from tools.run.dry_run import dry_run
 from tools.run.evaluation import best_file
@@ -37,12 +38,18 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     if arguments.dry_run:
         return dry_run(make_task, arguments, lambda make, short: _run_opened(make, short, Opened(None, [])))
     out = Path(arguments.config.run.out)
-    goes_on = arguments.resume or arguments.replay
+    goes_on = arguments.resume or arguments.replay or is_restarted(out)
     if goes_on and not out.is_dir():
         raise InputError(f"{out}: nothing to resume; start the run without --resume")
     with lock_folder(out, is_main=int(os.environ.get("RANK", "0")) == 0):
         opened = open_run(arguments.config, resume=goes_on, extend=arguments.extend)
         return _run_opened(make_task, arguments, opened)
+
+
+def is_restarted(out: Path) -> bool:
+    """Whether torchrun started this again after a process had died (--max-restarts), and the run had begun before."""
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return restarts > 0 and (checkpoint.exists(out) or (out / "config.yaml").is_file())
 
 
 def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arguments[Config], opened: Opened) -> int:

@@ -40,6 +40,7 @@ class TrainingState:
         damaged: the damaged images that were met.
         suspect: where the run ended because its next step's loss or gradient is not finite: the process that began it
             and how many there were.
+        accumulate: in how many parts a process takes its share of a batch: `run.accumulate`, or more for `run.oom`.
         step: how many steps were made. evaluated: after which of them the last evaluation was.
         best: the best score so far. since_best: how many evaluations there were since.
         among_best: score and step of the evaluations whose weights are kept for `run.keep_best`, best first.
@@ -79,6 +80,7 @@ class TrainingState:
         self.teacher_hash: str | None = None
         self.newest_is_whole = False
         self.damaged = Damaged(num_images)
+        self.accumulate = run.accumulate
         self.suspect: list[int] | None = None
 
     def prepare_step(self, step: int, rate: float) -> None:
@@ -122,6 +124,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "left_out": self.guard.counts.tolist(),
             "suspect": self.suspect,
+            "accumulate": self.accumulate,
             "teacher_hash": self.teacher_hash,
             "damaged": list(self.damaged.faults),
         }
@@ -145,6 +148,7 @@ class TrainingState:
         self.evaluated = state.get("evaluated", self.step)  # older files do not say
         self.guard.counts.copy_(torch.tensor(state.get("left_out", [0, 0, 0])))
         self.suspect = state.get("suspect")
+        self.accumulate = state.get("accumulate", self.config.run.accumulate)
         self.damaged.faults = list(state.get("damaged", ()))
 
     def go_back(self, step: int) -> None:

@@ -298,3 +298,12 @@ def test_compiles_as_one_graph_and_exports_strictly(head, padding):
 def test_impossible_models_are_refused_with_the_choices(keywords, message):
     with pytest.raises(ValueError, match=message):
         det.create(**keywords)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_detector_can_be_outlined_without_memory(head):
+    """Loading a weights file does so first."""
+    with torch.device("meta"):
+        outline = det.create(head, backbone="mobilenet_v3_small", num_classes=3, image_size=(96, 128))
+    real = det.create(head, backbone="mobilenet_v3_small", num_classes=3, image_size=(96, 128))
+    assert outline.anchors.is_meta and outline.anchors.shape == real.anchors.shape

@@ -125,7 +125,7 @@ def _over_maps(
     """Boxes centered on every cell of each map, the cells spread evenly over the input.
 
     Arguments:
-        image_size_hw: (height, width) of the input in pixels.
+        image_size_hw: (height, width) of the network input in pixels.
         sides: for each map, (width, height) of its boxes in pixels, [shapes, 2].
         whole_steps: cells are a whole number of pixels apart, rounded up: 107 for three cells on 320.
 

@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from backbone.errors import InputError
 from seg.data.folder import read_classes
@@ -249,8 +249,9 @@ def desk(world, tmp_path_factory) -> Desk:
 def widen_norms(path: Path) -> None:
     """Gives norms variances as training leaves them; after two steps on tiny maps they enlarge rounding a lot."""
     with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file}
-    save_file({k: v.clamp(min=0.1) if k.endswith("running_var") else v for k, v in tensors.items()}, path, metadata)
+        metadata = file.metadata()
+    tensors = load_file(path).items()
+    save_file({k: v.clamp(min=0.1) if k.endswith("running_var") else v for k, v in tensors}, path, metadata)
 
 
 def made_small(tool: str, arguments: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from backbone.weights.loading import with_norm_eps
-from backbone.weights.paddle import conv_norm, finished
+from backbone.weights.paddle import NETWORKS, conv_norm, finished
 from backbone.weights.translation import highest, linear, renamed
 from det.heads.anchors import anchors_per_cell
 from det.heads.pico import NUM_BINS, SIZES
@@ -28,8 +28,6 @@ NMS_IOU = {"picodet": 0.6, "ssdlite": 0.45}
 SCORES = {"picodet": "sigmoid", "ssdlite": "softmax"}
 IMAGE_SIZES = {"picodet": 416, "ssdlite": 320}
 NORM_EPS = 1e-5
-BACKBONES = {15: "mobilenet_v3_large_randl", 11: "mobilenet_v3_small_paddle"}
-"""Paddle's tables by their blocks: the first expands, and squeeze-and-excite has exactly a quarter of the channels."""
 TAILS = {480: "detection", 288: "detection", 960: "full", 576: "full"}
 """By the channels of the last 1x1 convolution; the published SSDLite has the halved tail."""
 
@@ -98,7 +96,7 @@ def _picodet_arguments(state: Mapping[str, Tensor], source: str) -> dict[str, An
         )
     return {
         "head": heads[0],
-        "backbone": BACKBONES[blocks],
+        "backbone": NETWORKS[blocks],
         "num_classes": len(state["head.head_cls0.bias"]) - 4 * NUM_BINS,
         "image_size": IMAGE_SIZES["picodet"],
     }
@@ -111,14 +109,14 @@ def _ssdlite_arguments(state: Mapping[str, Tensor], source: str) -> dict[str, An
         for name in (f"backbone.conv{blocks + 2}.conv.weight", SSDLITE, "ssd_head.scores0.pw_conv.weight")
     )
     num_anchors = anchors_per_cell("paddle")[0]
-    if blocks not in BACKBONES or last not in TAILS or boxes != 4 * num_anchors or classes % num_anchors:
+    if blocks not in NETWORKS or last not in TAILS or boxes != 4 * num_anchors or classes % num_anchors:
         raise InputError(
             f"{source}: PaddleDetection's SSDLite, but not on MobileNetV3 with {num_anchors} anchors in the cells of "
             "the first map; no other is known"
         )
     return {
         "head": "ssdlite",
-        "backbone": BACKBONES[blocks],
+        "backbone": NETWORKS[blocks],
         "num_classes": classes // num_anchors,
         "variant": "paddle",
         "tail": TAILS[last],

@@ -6,12 +6,8 @@ from torch.nn import functional as F
 import backbone as backbones
 from backbone.architectures.plan import tails
 from backbone.errors import InputError
-from seg.heads import OUTPUT_STRIDES, build_head, required_taps
+from seg.heads import OUTPUT_STRIDES, Head, build_head, required_taps
 from seg.heads.auxiliary import AuxiliaryHead
-from seg.heads.decoders import DecoderHead
-from seg.heads.fuse import FuseHead
-from seg.heads.lraspp import LRASPPHead
-from seg.heads.raspp import RASPPHead
 from seg.heads.taps import auxiliary_tap
 from seg.resizing import resize, upsample
 
@@ -21,6 +17,7 @@ NORM_MOMENTUM = {
     # The official 0.01 presumes 100k steps: in short runs the running statistics lag. The weight average smooths too.
     "paper": 0.1,
     "torchvision": 0.01,
+    "paddle": 0.1,
 }
 
 
@@ -33,7 +30,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         network: backbones.Network,
-        head: LRASPPHead | RASPPHead | FuseHead | DecoderHead,
+        head: Head,
         *,
         taps: tuple[str, ...],
         auxiliary: AuxiliaryHead | None,
@@ -96,7 +93,8 @@ def create(
         head: "lraspp", "raspp" (MobileNetV2's), "fuse" (wide context, refined at stride 8), or a decoder of
             segmentation-models-pytorch; see `seg.options.HEADS`.
         backbone: one of `backbone.names()`, or a network in strings as `backbone.parse` reads them.
-        variant: of LR-ASPP: "paper", or "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`.
+        variant: of LR-ASPP: "paper", "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`, or
+            "paddle", PaddleSeg's, which also merges the stride-4 features (its best models have output stride 8).
         width: multiplies the backbone's channels.
         tail: the backbone's last stage; by default "segmentation" for the paper's heads and "fuse" where the
             architecture has it, else "full".

@@ -10,7 +10,7 @@ OUTPUTS = ("final", "raw")
 """What an exported graph gives, see `tools.exporting.graph`."""
 CHANNELS = ("bgr", "rgb")
 """Orders of the colors in an exported graph's input."""
-VIEWS = ("overlay", "split", "blink")
+VIEWS = ("overlay", "split", "blink", "panoptic")
 """How a video shows frame and drawing, see `tools.streams.overlay`."""
 TRACKERS = ("bytetrack", "cbiou", "ocsort", "sort")
 """What follows objects through a video, see `tools.tracking.tracker`."""

@@ -172,7 +172,10 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
     )
     group.add_argument(
-        "--view", default="overlay", choices=VIEWS, help="frame and drawing beside each other, in one, or in turn"
+        "--view",
+        default="overlay",
+        choices=VIEWS,
+        help="results over the frame, beside it, in turn with it, or combined to single things",
     )
     group.add_argument(
         "--compare", type=Path, metavar="LABELS", help="folder of true label images: draw truth and errors, too"

@@ -51,7 +51,7 @@ def read_header(metadata: Mapping[str, str] | None, source: str) -> dict[str, An
         return {}
     try:
         description = json.loads(written)
-    except ValueError:
+    except (ValueError, RecursionError):
         description = None
     if not isinstance(description, dict) or not isinstance(description.get("model", {}), dict):
         raise InputError(f"{source}: the description in its header cannot be read; give the file as it was written")

@@ -1,6 +1,7 @@
 """Reads weight files and loads them strictly; finds the network that a published classifier's weights are of."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -78,6 +79,10 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 state = keras_weights.read(path)
             elif path.suffix == paddle.ENDING:
                 state = paddle.read(path)
+            elif is_compressed(path):
+                raise InputError(
+                    f"{path}: its archive is compressed, as torch writes none; give the file as it was saved"
+                )
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
@@ -97,6 +102,18 @@ def read_described(source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{source_name(source)}: holds no table of tensors; give a state dict of the whole model")
     return {key.removeprefix("module."): value for key, value in state.items()}, description
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is an archive with compressed records: torch's are not, and a small one could fill the memory.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist())
 
 
 def _refuse_tensorflow(path: Path, checkpoint: Path | None) -> None:

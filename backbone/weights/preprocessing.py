@@ -108,6 +108,6 @@ def hub_config(source: Source) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); copy it again or remove it") from error
     return config if isinstance(config, dict) and isinstance(config.get("pretrained_cfg"), dict) else {}

@@ -49,7 +49,7 @@ def read_classes(path: str | Path) -> Classes:
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list) or not content["classes"]:
         raise InputError(f"{path}: needs a list `classes`, e.g. classes: [{{name: sky, id: 0}}, {{name: tree, id: 1}}]")

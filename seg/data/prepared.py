@@ -50,7 +50,7 @@ class Prepared:
             known = {entry["key"] for entry in json.loads(index.read_text())["images"]}
         except FileNotFoundError as error:
             raise InputError(f"{index}: missing, so the copy is not there or unfinished; {self.cure}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{index}: damaged ({error}); {self.cure}") from error
         self.keys = [content_key(dataset, number) for number in range(len(dataset))]
         stale = [number for number, key in enumerate(self.keys) if key not in known]

@@ -243,3 +243,15 @@ def test_a_ssdlite_that_does_not_fit_is_said(ssdlite):
     for other in (shorter, state | {"loc_1pw_weights": state["loc_1pw_weights"][:-4]}):
         with pytest.raises(InputError, match="PaddleDetection's SSDLite, but not on MobileNetV3"):
             det.from_weights(other)
+
+
+def test_picodets_weights_start_a_model_with_them():
+    torch.manual_seed(0)
+    state = paddles(det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416))
+    model = det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416, one_to_one=True)
+    with pytest.raises(InputError, match=r"head\.one_to_one\."):
+        det.load_weights(model, state)
+    assert det.load_weights(model, state, as_start=True) == "paddle"
+    weight = state["head.head_cls2.bias"][:80]
+    assert torch.equal(model.head.class_predictors[2].bias, weight)
+    assert torch.equal(model.head.one_to_one.class_predictors[2].bias, weight)

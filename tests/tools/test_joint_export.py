@@ -62,12 +62,12 @@ def test_a_file_says_what_both_heads_need_and_runs_as_the_weights_do(weights, tm
     record = json.loads((tmp_path / "joint.onnx.parity.json").read_text())["parity"]
     assert record["segmentation"]["labels_that_differ"] == record["detection"]["boxes_that_differ"] == 0
     assert record["detection"]["boxes"] > 2
-    frame = images(1, (90, 130))[0]
+    frame = images(1)[0]
     want = load(weights, "torch", device="cpu")(frame)
     for engine in ("onnxruntime", "openvino"):
         model = load(out, engine)
         result = model(frame)
-        assert model.task == "joint" and (result.labels != want.labels).mean() < 0.02  # of labels, not of logits
+        assert model.task == "joint" and (result.labels != want.labels).mean() < 0.002
         np.testing.assert_allclose(result.boxes, want.boxes, atol=0.01)
         assert np.array_equal(result.box_labels, want.box_labels) and len(result.boxes)
     with pytest.raises(InputError, match="gives labels without scores"):

@@ -25,6 +25,7 @@ from tools.io.console import console, table
 from tools.io.files import replace_file
 from tools.options import network_sizes
 from tools.predict import load
+from tools.predicting.pairs import pairs, parts
 from tools.streams.overlay import Drawing, draw
 from tools.streams.pipeline import Counts, Pipeline, Predictor, resized
 from tools.streams.run_video import load_predictors, set_thread_counts, share_cores, thread_counts
@@ -64,14 +65,17 @@ def benchmark(
         engine: names of engines; each runs overlapped and in turn.
         size: of the networks' input, as `tools.options.network_sizes` takes it; the plain loop's segmenters get it too.
         resize: (width, height or None) of the frames; the source is resized to a clip first, outside the times.
-        peer_weights: state dicts of torchvision's models, in the order of `weights`; missing ones are random.
+        peer_weights: state dicts of torchvision's models, segmenters first; missing ones are random.
         frames: of the source, in each round.
     """
     sizes = network_sizes(size, len(weights))
     models = [load(path, engine="torch", device="cpu") for path in weights]
+    heads = parts(models)
+    size_of = {id(head): size for model, size in zip(models, sizes, strict=False) for head in parts([model])}
+    peer_sizes = [size_of[id(head)] for head in heads] if sizes else ()
     peers = [
-        (model.task, make_peer(model.task, len(model.classes), state_dict), model.classes)
-        for model, state_dict in itertools.zip_longest(models, (peer_weights or [])[: len(models)])
+        (head.task, make_peer(head.task, len(head.classes), state_dict), head.classes)
+        for head, state_dict in itertools.zip_longest(heads, (peer_weights or [])[: len(heads)])
     ]
     found: dict[str, list[Measured]] = {}
 
@@ -101,7 +105,7 @@ def benchmark(
             warm_up([in_turn], source)
             contenders[name] = partial(run_pipeline, lanes, shared, source, output, frames)
             contenders[f"{name}, in turn"] = partial(run_in_turn, in_turn, source, output, frames)
-        contenders[PLAIN] = partial(run_plain_loop, peers, source, Path(folder) / "plain.mp4", frames, sizes)
+        contenders[PLAIN] = partial(run_plain_loop, peers, source, Path(folder) / "plain.mp4", frames, peer_sizes)
         alternate({name: noted(name, run) for name, run in contenders.items()}, rounds, warm_up=False)
     report = {name: summarise(runs) for name, runs in found.items()}
     peer = report[PLAIN]["frames_per_second"]
@@ -188,7 +192,7 @@ def run_in_turn(models: Sequence[Predictor], source: str, output: Path, max_fram
     sink = open_sink(output, stream.fps, overwrite=True, stop=threading.Event())
     written = 0
     while written < max_frames and (frame := stream.read()) is not None:
-        results = [(model.task, model(frame.image)) for model in models]
+        results = pairs(models, [model(frame.image) for model in models])
         sink.write(draw(frame.image, results, Drawing(), 0.0), frame.seconds)
         written += 1
     stream.close()

@@ -212,8 +212,10 @@ def image_graph(
     }
     if free_size:
         entry |= {"multiple": multiple, "least": any_size.LEAST_SIDE, "most": any_size.MOST_SIDE}
-    end = _joint_end if isinstance(model, JointNetwork) else _end
-    finish, names, more = end(model, description, output, size_hw, score_threshold)
+    if isinstance(model, JointNetwork):
+        finish, names, more = _joint_end(model, description, output, size_hw, score_threshold)
+    else:
+        finish, names, more = _end(model, description, output, size_hw, score_threshold)
     entry |= more
     entry["outputs"] = list(names)
     return ImageGraph(

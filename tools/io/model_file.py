@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ from tools.io.files import replace_file
 if TYPE_CHECKING:
     from det import Detector
     from seg import Segmenter
+
+LARGEST_GROWTH = 4
+"""A file of half floats or bytes takes less than its model in memory, by this factor at most."""
+Model = TypeVar("Model", bound=nn.Module)
 
 PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
 """How names begin that only published whole segmenters and detectors have."""
@@ -81,6 +86,37 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     with safe_open(resolve(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def build(create: Callable[..., Model], path: str | Path, description: Mapping[str, Any]) -> Model:
+    """The model that a weights file describes, its weights not loaded yet.
+
+    It is built without memory first, as the description of a file that others made may name any size.
+
+    Arguments:
+        create: builds a model of the description's `model`, its keywords.
+
+    Raises:
+        InputError: there is no such model, or it is larger than the file.
+    """
+    try:
+        with torch.device("meta"):
+            outline = create(**description["model"])
+    except InputError:
+        raise
+    except Exception as error:  # whatever parts of models raise for values that nobody would give
+        raise InputError(
+            f"{path}: the description in its header is of no model that can be built ({error}); give the file as it "
+            "was written"
+        ) from error
+    needed = sum(tensor.nbytes for tensor in outline.state_dict().values())
+    held = Path(resolve(path)).stat().st_size
+    if needed > LARGEST_GROWTH * held:
+        raise InputError(
+            f"{path}: the description in its header is of a model of {needed / 1e6:.0f} MB, and the file has "
+            f"{held / 1e6:.0f}; give the file as it was written"
+        )
+    return create(**description["model"])
 
 
 def results_folder(weights: Path) -> Path:

@@ -89,16 +89,16 @@ class JointNetwork(nn.Module):
         if isinstance(images, Tensor):
             self._check_size(images)
             features = self.backbone(images)
-            return {name: self._head_output(name, features) for name in self.tasks}
+            return {name: self._answer(name, features) for name in self.tasks}
         for part in images.values():
             self._check_size(part)
         if len({part.shape[1:] for part in images.values()}) > 1 or len(images) == 1:
-            return {name: self._head_output(name, self.backbone(part)) for name, part in images.items()}
+            return {name: self._answer(name, self.backbone(part)) for name, part in images.items()}
         sizes = [len(part) for part in images.values()]
         shared = self.backbone(torch.cat(list(images.values())))
         parts = {tap: value.split(sizes) for tap, value in shared.items()}
         return {
-            name: self._head_output(name, {tap: value[number] for tap, value in parts.items()})
+            name: self._answer(name, {tap: value[number] for tap, value in parts.items()})
             for number, name in enumerate(images)
         }
 
@@ -110,7 +110,7 @@ class JointNetwork(nn.Module):
         }
         return self.body | {"heads": own}
 
-    def _head_output(self, name: str, features: Mapping[str, Tensor]) -> Raw:
+    def _answer(self, name: str, features: Mapping[str, Tensor]) -> Raw:
         """What a head makes of the backbone's features."""
         return self.get_submodule(name)(*(features[tap] for tap in self.taps[name]))
 
@@ -189,7 +189,7 @@ def create(
     stride = _output_stride(segmenting, detects="detection" in tasks.values(), asked=output_stride)
     table = backbones.architecture(backbone)
     if tail is None:
-        wanted = {_tail(tasks[name], keywords, table) for name, keywords in own.items()}
+        wanted = {default_tail(tasks[name], keywords, table) for name, keywords in own.items()}
         tail = next(name for name in TAIL_ORDER if name in wanted)
     body = {"backbone": backbone, "width": width, "tail": tail, "output_stride": stride, "padding": padding}
     arguments, singles = {}, {}
@@ -251,8 +251,8 @@ def _variants(segmenting: Mapping[str, Mapping[str, Any]]) -> set[str]:
     return {keywords.get("variant", "paper") for keywords in segmenting.values()}
 
 
-def _tail(task: str, keywords: Mapping[str, Any], table: Architecture) -> str:
-    """The tail that a head's single model takes by default."""
+def default_tail(task: str, keywords: Mapping[str, Any], table: Architecture) -> str:
+    """The tail that the single model of a head with these keywords takes by default."""
     if task == "detection":
         return tail_of_detector(keywords.get("head", "ssdlite"), table)
     return tail_of_segmenter(keywords.get("head", "lraspp"), table, keywords.get("variant", "paper"))

@@ -4,14 +4,17 @@ The pixels of a thing are those of its class inside its box. Of two boxes that s
 score has them; so things of one class that hide each other are cut along a box's edge, not along their outline.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from backbone.errors import InputError
-from seg.predictor import SegmentationResult
+
+if TYPE_CHECKING:
+    from det import DetectionResult
+    from seg import SegmentationResult
 
 LEAST_THING = 16
 """Pixels of a thing; with fewer it is dropped."""
@@ -77,13 +80,14 @@ def common_classes(area_classes: Sequence[str], box_classes: Sequence[str]) -> d
     return common
 
 
-def combine(areas: SegmentationResult, found: Any) -> PanopticResult:
+def combine(areas: "SegmentationResult", found: "DetectionResult", score_threshold: float = 0.0) -> PanopticResult:
     """The segments of a frame.
 
     Pixels of a thing's class that are in no box belong to no segment, and boxes of other classes make none.
 
     Arguments:
-        found: boxes of the same frame, a `det.DetectionResult`.
+        found: boxes of the same frame.
+        score_threshold: boxes below this score make no segment.
 
     Raises:
         InputError: no class is known to both.
@@ -96,7 +100,7 @@ def combine(areas: SegmentationResult, found: Any) -> PanopticResult:
     colors = _Colors(areas.colors)
     for number in np.argsort(-found.scores, kind="stable"):
         label = things.get(int(found.labels[number]))
-        if label is None:
+        if label is None or found.scores[number] < score_threshold:
             continue
         box = found.boxes[number]
         left, top = np.maximum(0, np.floor(box[:2])).astype(int)
@@ -147,13 +151,13 @@ class _Colors:
 
 
 def coco_categories(
-    area_classes: Sequence[str], colors: np.ndarray, box_classes: Sequence[str], ids: Mapping[int, int]
+    area_classes: Sequence[str], colors: np.ndarray, box_classes: Sequence[str], ids: np.ndarray
 ) -> list[dict[str, Any]]:
     """The categories of COCO's panoptic json.
 
     Arguments:
         colors: uint8 RGB [K, 3], by label of the areas.
-        ids: category ids by label of the areas.
+        ids: category ids by label of the areas, uint8 [256].
     """
     things = common_classes(area_classes, box_classes).values()
     return [
@@ -168,11 +172,11 @@ def coco_categories(
     ]
 
 
-def coco_segments(result: PanopticResult, ids: Mapping[int, int]) -> list[dict[str, Any]]:
+def coco_segments(result: PanopticResult, ids: np.ndarray) -> list[dict[str, Any]]:
     """The `segments_info` of COCO's panoptic json for a frame; things have a `score` too.
 
     Arguments:
-        ids: category ids by label of the areas.
+        ids: category ids by label of the areas, uint8 [256].
     """
     rows = []
     for label, area, (left, top, right, bottom), score, (red, green, blue) in result.segments:

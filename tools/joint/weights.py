@@ -12,8 +12,9 @@ import det
 import seg
 from backbone.errors import InputError
 from backbone.weights.loading import load_strictly, read_described
-from tools.io.model_file import PUBLISHED_HEADS, load_description, load_tensors, save_model
-from tools.joint.network import JointNetwork, Single, create
+from seg.heads import OUTPUT_STRIDES
+from tools.io.model_file import PUBLISHED_HEADS, build, load_description, load_tensors, save_model
+from tools.joint.network import JointNetwork, Single, create, default_tail
 
 TASK = "joint"
 """`task` in the header of a joint network's file."""
@@ -50,7 +51,7 @@ def load(path: str | Path) -> tuple[JointNetwork, dict[str, Any]]:
     description = load_description(path)
     if description["task"] != TASK:
         raise InputError(f"{path}: is a model for {description['task']}, not a joint network; give a joint run's file")
-    network = create(**description["model"])
+    network = build(create, path, description)
     load_strictly(network, load_tensors(path), source=str(path))
     return network, description
 
@@ -100,6 +101,54 @@ def split_file(path: Path, out: Mapping[str, Path]) -> None:
         save_model(file, model, single | {"split_from": Path(path).name})
 
 
+def initial_files(sources: str) -> list[str]:
+    """The files, or the name, in the key `weights` of a joint run."""
+    return [source.strip() for source in sources.split(",")]
+
+
+def joint_tail(sources: str) -> str | None:
+    """The tail of the backbone in the files that a joint run starts from; None where they do not tell."""
+    _, description = read_described(initial_files(sources)[0])
+    task, model = description.get("task"), description.get("model", {})
+    if task == TASK:
+        return model["tail"]
+    if task not in CREATE:
+        return None
+    if model.get("tail") is not None:
+        return model["tail"]
+    return default_tail(task, model, backbones.architecture(model["backbone"]))
+
+
+def saved_head(sources: str, task: str) -> dict[str, Any]:
+    """The description of the single model of a head that a run keeps as its weights have it.
+
+    Arguments:
+        sources: as `load_initial` takes them.
+        task: of the head, which is also its name in a joint file.
+
+    Raises:
+        InputError: no file has such a head, or it cannot be kept beside another task's head.
+    """
+    for source in initial_files(sources):
+        _, description = read_described(source)
+        if description.get("task") == TASK and task in description["heads"]:
+            return head_description(description, task)
+        if description.get("task") == task:
+            model = description["model"]
+            if task == "segmentation" and output_stride(model) != 32:
+                raise InputError(
+                    f"{source}: was trained at output stride {output_stride(model)}, and detection needs 32, where its "
+                    "labels would differ; train it with model.output_stride=32"
+                )
+            return description
+    raise InputError(f"{sources}: has no {task} head to keep; {task}.weight=0 needs the weights of a {task} model")
+
+
+def output_stride(model: Mapping[str, Any]) -> int:
+    """That of the segmenter which these keywords of `seg.create` make."""
+    return model.get("output_stride") or OUTPUT_STRIDES[model.get("head", "lraspp")][0]
+
+
 def load_initial(network: JointNetwork, classes: Mapping[str, Sequence[str]], sources: str) -> str:
     """Loads what a joint run starts from and says what was found.
 
@@ -115,7 +164,7 @@ def load_initial(network: JointNetwork, classes: Mapping[str, Sequence[str]], so
     own = network.state_dict()
     state: dict[str, Tensor] = {}
     found: list[str] = []
-    files = [source.strip() for source in sources.split(",")]
+    files, normalised = initial_files(sources), None
     for source in files:
         tensors, description = read_described(source)
         if any(name.startswith(PUBLISHED_HEADS) for name in tensors):
@@ -125,6 +174,9 @@ def load_initial(network: JointNetwork, classes: Mapping[str, Sequence[str]], so
                 raise InputError(f"{source}: has a backbone only; of several files each must have a head")
             return f"backbone, {backbones.load_weights(network.backbone, source)} layout"
         heads = _heads_of(network, classes, description, source)
+        if normalised not in (None, (description["mean"], description["std"])):
+            raise InputError(f"{source}: its images are normalised otherwise than {files[0]}'s; give one of them")
+        normalised = description["mean"], description["std"]
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             if part == "backbone":

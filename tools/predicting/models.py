@@ -16,7 +16,7 @@ from tools.engines.built import BuiltEngine
 from tools.engines.choice import MODULES, choose_engine
 from tools.engines.compiled import CompiledEngine
 from tools.engines.exported import is_exported, open_file
-from tools.io.model_file import find_description, load_description, load_tensors
+from tools.io.model_file import build, find_description, load_description, load_tensors
 from tools.joint import predictor as joint
 from tools.joint import weights as joint_weights
 from tools.joint.network import JointNetwork
@@ -63,8 +63,9 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
         return published.model, description
     if description["task"] == JOINT:
         return joint_weights.load(path)
+    check_choice(f"{path}: task", description["task"], [*PACKAGES, JOINT])
     package = PACKAGES[description["task"]]
-    model = package.create(**description["model"])
+    model = build(package.create, path, description)
     package.load_weights(model, load_tensors(path))
     return model, description
 

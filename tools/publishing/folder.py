@@ -120,7 +120,7 @@ def _read_config(path: Path) -> dict[str, Any] | None:
         return None
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); move it away from the weights, or mend it") from error
     if not isinstance(config, dict):

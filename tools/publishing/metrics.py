@@ -32,7 +32,7 @@ def read_metrics(path: Path, weights: Path, description: dict[str, Any]) -> Scor
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give the metrics.json of an evaluation") from error
     if not isinstance(content, dict) or content.get("task") not in TASKS:
         raise InputError(f"{path}: names no task; give the metrics.json of an evaluation")

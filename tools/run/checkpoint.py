@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from backbone.errors import InputError
+from backbone.weights.loading import is_compressed
 from tools.io.files import replace_file
 
 LAST, PREVIOUS = "last.pt", "last-1.pt"
@@ -78,6 +79,8 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: nothing to resume; start the run without --resume")
     try:
+        if is_compressed(path):
+            raise _damaged(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:

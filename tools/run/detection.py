@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,14 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     }
     teacher = distill = None
     if config.teacher is not None:
-        shown = {"classes": train_set.classes, "mean": mean, "std": std, "device": accelerator.device}
-        teacher = Teacher(config.teacher, task="detection", **shown)
+        teacher = Teacher(
+            config.teacher,
+            task="detection",
+            classes=train_set.classes,
+            mean=mean,
+            std=std,
+            device=accelerator.device,
+        )
         assert isinstance(teacher.model, det.Detector)  # as its task is
         own, score = SCORE_OF_LOSS[criterion.kind], teacher.description["score"]
         distill = make_distill_loss(
@@ -112,9 +119,11 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     )
 
 
-def make_train_set(config: DetConfig) -> det.CocoDetection:
+def make_train_set(config: DetConfig, annotations: Path | None = None, images: Path | None = None) -> det.CocoDetection:
     """The data set that an experiment learns from, with its augmentation.
 
+    Arguments:
+        annotations, images: as `det.CocoDetection` takes them.
     Raises:
         InputError: the data cannot be read.
     """
@@ -122,6 +131,8 @@ def make_train_set(config: DetConfig) -> det.CocoDetection:
     return det.CocoDetection(
         config.data.root,
         config.data.train_split,
+        annotations=annotations,
+        images=images,
         transform=det.train_transform(size, augment.strength, config.model.resize, compose(augment.more)),
         seed=config.run.seed,
         mosaic=augment.mosaic,

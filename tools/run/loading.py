@@ -16,9 +16,8 @@ from backbone.errors import InputError
 from tools.doctoring.checks import SHARED_MEMORY
 from tools.io.console import console
 from tools.run.config import AnyConfig
-from tools.run.order import SampleOrder
 from tools.run.processes import gather_parts, single_thread
-from tools.run.task import Task, TaskDataset
+from tools.run.task import Task, TaskDataset, alike, sample_order
 
 BUDGET = 0.001
 """data.damaged=skip goes on while no larger share of the images, or one image, is damaged."""
@@ -60,7 +59,8 @@ class Substituting(Dataset):
                 return self.dataset[epoch, index], faults
             except InputError as error:
                 faults.append(str(error))
-            index = int(np.random.default_rng((self.seed, *key, attempt)).integers(len(self.dataset)))
+            others = alike(self.dataset, key[1])
+            index = others[int(np.random.default_rng((self.seed, *key, attempt)).integers(len(others)))]
         raise InputError(faults[-1])
 
 
@@ -125,8 +125,8 @@ def check_damage(faults: Sequence[str], limit: int) -> None:
 
 def make_loader(config: AnyConfig, accelerator: Accelerator, task: Task, start: int) -> DataLoader:
     """Batches, as `Loaded`, of this process's share of the samples, from step `start` to the last."""
-    order = SampleOrder(
-        len(task.train_set),
+    order = sample_order(
+        task.train_set,
         config.run,
         start=start,
         process=accelerator.process_index,

@@ -33,12 +33,12 @@ from tools.run.guard import NON_FINITE
 from tools.run.loading import Loaded, batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
 from tools.run.memory import add_gradients_that_fit
-from tools.run.order import SampleOrder, seed_step
+from tools.run.order import seed_step
 from tools.run.processes import gather_parts, to_device
 from tools.run.schedule import for_batch, learning_rate
 from tools.run.signals import StopSignal
 from tools.run.state import TrainingState
-from tools.run.task import Loss, Task, image_path
+from tools.run.task import Loss, Task, image_path, sample_order
 
 NOTHING_CHANGED = "the loss or a gradient was not finite, nothing was changed"
 
@@ -100,6 +100,7 @@ def train(
                     if log is not None and logged:
                         speed = (state.step - timed_from) * run.batch / (time.perf_counter() - clock)
                         row = {name: term.item() for name, term in terms.items()}
+                        row |= task.measured() if task.measured is not None else {}
                         row |= {"loss": total_loss(terms).item(), "gradient_norm": norm.item()}
                         note = f"loss {row['loss']:.3f}  lr {rate:.2g}  {speed:.1f} images/s"
                         row = {name: value for name, value in row.items() if math.isfinite(value)}
@@ -258,6 +259,6 @@ def say_non_finite(accelerator: Accelerator, step: int, terms: dict[str, Tensor]
 
 def names_of_step(config: AnyConfig, task: Task, step: int, process: int, num_processes: int) -> list[str]:
     """The names of the images of a process's batch in step number `step`."""
-    order = SampleOrder(len(task.train_set), config.run, start=step, process=process, num_processes=num_processes)
+    order = sample_order(task.train_set, config.run, start=step, process=process, num_processes=num_processes)
     parts = islice(order, config.run.accumulate)
     return [str(image_path(task.train_set, index)) for part in parts for _, index in part]

@@ -56,8 +56,14 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
     }
     teacher = None
     if config.teacher is not None:
-        shown = {"classes": train_set.classes, "mean": mean, "std": std, "device": accelerator.device}
-        teacher = Teacher(config.teacher, task="segmentation", **shown)
+        teacher = Teacher(
+            config.teacher,
+            task="segmentation",
+            classes=train_set.classes,
+            mean=mean,
+            std=std,
+            device=accelerator.device,
+        )
 
     def loss(model: nn.Module, batch: SegSample) -> dict[str, Tensor]:
         images = normalise(batch.image, mean, std, channels_last=config.run.channels_last)

@@ -14,6 +14,7 @@ import cv2
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.joint.panoptic import common_classes
 from tools.predicting.pairs import parts
 from tools.predicting.settings import Saving
 from tools.streams.blurring import SCORE, check_blur
@@ -100,6 +101,10 @@ def _run_video(
         trackers = Trackers(tracking.kind, stream.fps, threshold, tasks)
     if drawing.compare is not None and "segmentation" not in tasks:
         raise InputError(f"--compare {drawing.compare}: holds labels, which only a segmenter is compared with: add one")
+    if drawing.view == "panoptic":
+        if tasks != ["segmentation", "detection"]:
+            raise InputError("--view panoptic: needs one segmenter and one detector, or a joint network of these")
+        common_classes(*(part.classes for part in parts(predictors)))
     if drawing.blur:
         check_blur(drawing.blur, [name for part in parts(predictors) for name in part.classes])
     saver = None

@@ -298,3 +298,12 @@ def test_compiles_as_one_graph_and_exports_strictly(head, padding):
 def test_impossible_models_are_refused_with_the_choices(keywords, message):
     with pytest.raises(ValueError, match=message):
         det.create(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("head", "variant"), [("ssdlite", "paper"), ("ssdlite", "paddle"), ("ssdlite_fpn", "paper"), ("pico96", "paper")]
+)
+def test_a_detector_can_be_outlined_without_memory(head, variant):
+    with torch.device("meta"):
+        model = det.create(head, backbone="mobilenet_v3_small", variant=variant, num_classes=3, image_size=(96, 128))
+    assert model.anchors.is_meta and len(model.anchors) == len(model.head.anchors((96, 128)))

@@ -316,6 +316,7 @@ RECIPES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:there are no detections")  # after one step
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_kind_of_detection_recipe_takes_a_step(world, tmp_path, name):
     small = ["model.image_size=[64,64]", "run.steps=1", "run.batch=2", "data.workers=0"]

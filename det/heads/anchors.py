@@ -92,8 +92,9 @@ def ssd_anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tupl
     unit = pixels if variant == "torchvision" else pixels.min()
     sides = [torch.tensor(shapes, dtype=torch.float32) * unit for shapes in _shapes(variant)]
     if variant == "paddle":
-        return _over_maps(feature_sizes_hw, pixels, sides, whole_steps=True).clamp(min=0).minimum(pixels.repeat(2))
-    return _over_maps(feature_sizes_hw, pixels, sides)
+        anchors = _over_maps(feature_sizes_hw, image_size_hw, sides, whole_steps=True)
+        return anchors.clamp(min=0).minimum(pixels.repeat(2))
+    return _over_maps(feature_sizes_hw, image_size_hw, sides)
 
 
 def pyramid_anchors(
@@ -109,28 +110,30 @@ def pyramid_anchors(
     Returns:
         float32 [A, 4], xyxy in pixels of the network input; map by map, cells row by row, then shapes.
     """
-    height, width = image_size_hw
     shapes = torch.tensor(
         [(scale * math.sqrt(ratio), scale / math.sqrt(ratio)) for scale in PYRAMID_SCALES for ratio in PYRAMID_RATIOS]
     )
-    pixels = torch.tensor([width, height], dtype=torch.float32)
-    return _over_maps(feature_sizes_hw, pixels, [shapes * stride for stride in strides])
+    return _over_maps(feature_sizes_hw, image_size_hw, [shapes * stride for stride in strides])
 
 
 def _over_maps(
-    feature_sizes_hw: Sequence[tuple[int, int]], pixels: Tensor, sides: Sequence[Tensor], whole_steps: bool = False
+    feature_sizes_hw: Sequence[tuple[int, int]],
+    image_size_hw: tuple[int, int],
+    sides: Sequence[Tensor],
+    whole_steps: bool = False,
 ) -> Tensor:
     """Boxes centered on every cell of each map, the cells spread evenly over the input.
 
     Arguments:
-        pixels: width and height of the input.
+        image_size_hw: (height, width) of the network input in pixels.
         sides: for each map, (width, height) of its boxes in pixels, [shapes, 2].
         whole_steps: cells are a whole number of pixels apart, rounded up: 107 for three cells on 320.
 
     Returns:
         [A, 4], xyxy in pixels.
     """
-    width, height = pixels.tolist()
+    height, width = image_size_hw  # not read from a tensor, which has no values where memory is only counted
+    pixels = torch.tensor([width, height], dtype=torch.float32)
     boxes = []
     for (rows, columns), shapes in zip(feature_sizes_hw, sides, strict=True):
         across, down = float(columns), float(rows)  # how many cells the input is wide and high

@@ -92,8 +92,8 @@ def ssd_anchors(feature_sizes_hw: Sequence[tuple[int, int]], image_size_hw: tupl
     unit = pixels if variant == "torchvision" else pixels.min()
     sides = [torch.tensor(shapes, dtype=torch.float32) * unit for shapes in _shapes(variant)]
     if variant == "paddle":
-        anchors = _over_maps(feature_sizes_hw, image_size_hw, sides, whole_steps=True)
-        return anchors.clamp(min=0).minimum(pixels.repeat(2))
+        boxes = _over_maps(feature_sizes_hw, image_size_hw, sides, whole_steps=True)
+        return boxes.clamp(min=0).minimum(pixels.repeat(2))
     return _over_maps(feature_sizes_hw, image_size_hw, sides)
 
 
@@ -132,7 +132,7 @@ def _over_maps(
     Returns:
         [A, 4], xyxy in pixels.
     """
-    height, width = image_size_hw  # not read from a tensor, which has no values where memory is only counted
+    height, width = image_size_hw
     pixels = torch.tensor([width, height], dtype=torch.float32)
     boxes = []
     for (rows, columns), shapes in zip(feature_sizes_hw, sides, strict=True):

@@ -17,6 +17,9 @@ from backbone.errors import InputError
 from det.heads.anchors import ssd_anchors
 from tests.builders.port_networks import PaddleGate
 from tools.converters.weights import recognise
+from tools.io.model_file import load_initial_weights
+from tools.run.config import DetConfig
+from tools.run.pretrained import expected
 
 RULES = (
     # ours, Paddle's
@@ -243,3 +246,12 @@ def test_a_ssdlite_that_does_not_fit_is_said(ssdlite):
     for other in (shorter, state | {"loc_1pw_weights": state["loc_1pw_weights"][:-4]}):
         with pytest.raises(InputError, match="PaddleDetection's SSDLite, but not on MobileNetV3"):
             det.from_weights(other)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["today", "static"])
+def test_a_training_can_start_from_a_ssdlite(static, ssdlite, tmp_path):
+    path = tmp_path / "ssdlite.pth"
+    torch.save(ssdlites(ssdlite("mobilenet_v3_small_paddle"), static=static), path)
+    assert expected(DetConfig(weights=str(path)))[:2] == ("symmetric", [0.485, 0.456, 0.406])
+    model = det.create(backbone="mobilenet_v3_small_paddle", num_classes=81, variant="paddle")
+    assert load_initial_weights(model, str(path), det.load_weights) == "whole model, paddle layout"

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from det import Detector
     from seg import Segmenter
 
-PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
+PUBLISHED_HEADS = (
+    "classifier.cbr.",
+    "backbone.extra.",
+    "decoder/decoder_conv0/",
+    "BoxPredictor_",
+    "lraspp_head.",
+    "ssd_head.",
+    "loc_1pw_",
+    "neck.conv_t.",
+)
 """How names begin that only published whole segmenters and detectors have."""
 
 

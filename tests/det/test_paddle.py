@@ -17,6 +17,9 @@ from backbone.errors import InputError
 from det.heads.anchors import ssd_anchors
 from tests.builders.port_networks import PaddleGate
 from tools.converters.weights import recognise
+from tools.io.model_file import load_initial_weights
+from tools.run.config import DetConfig
+from tools.run.pretrained import expected
 
 RULES = (
     # ours, Paddle's
@@ -255,3 +258,12 @@ def test_picodets_weights_start_a_model_with_them():
     weight = state["head.head_cls2.bias"][:80]
     assert torch.equal(model.head.class_predictors[2].bias, weight)
     assert torch.equal(model.head.one_to_one.class_predictors[2].bias, weight)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["today", "static"])
+def test_a_training_can_start_from_a_ssdlite(static, ssdlite, tmp_path):
+    path = tmp_path / "ssdlite.pth"
+    torch.save(ssdlites(ssdlite("mobilenet_v3_small_paddle"), static=static), path)
+    assert expected(DetConfig(weights=str(path)))[:2] == ("symmetric", [0.485, 0.456, 0.406])
+    model = det.create(backbone="mobilenet_v3_small_paddle", num_classes=81, variant="paddle")
+    assert load_initial_weights(model, str(path), det.load_weights) == "whole model, paddle layout"

@@ -22,6 +22,8 @@ from seg.heads.lraspp import MergingLRASPPHead
 from tests.builders import loopback
 from tests.builders.port_networks import PaddleGate
 from tools.converters.weights import recognise
+from tools.run.config import SegConfig
+from tools.run.pretrained import expected
 
 RULES = (
     # ours, Paddle's
@@ -155,3 +157,8 @@ def test_its_file_is_kept_under_the_name_of_its_folder(tmp_path, monkeypatch, or
     assert path == tmp_path / "paddle" / "lraspp_best.pdparams"
     assert seg.from_weights(name).layout == "paddle"  # from the cache: nothing serves it any longer
     assert "non-commercial" in names.terms(name)
+    assert expected(SegConfig(weights=name)) == (
+        "symmetric",
+        [0.5] * 3,
+        [0.5] * 3,
+    )  # for a training that starts from it

@@ -23,7 +23,16 @@ LARGEST_GROWTH = 4
 """A file of half floats or bytes takes less than its model in memory, by this factor at most."""
 Model = TypeVar("Model", bound=nn.Module)
 
-PUBLISHED_HEADS = ("classifier.cbr.", "backbone.extra.", "decoder/decoder_conv0/", "BoxPredictor_")
+PUBLISHED_HEADS = (
+    "classifier.cbr.",
+    "backbone.extra.",
+    "decoder/decoder_conv0/",
+    "BoxPredictor_",
+    "lraspp_head.",
+    "ssd_head.",
+    "loc_1pw_",
+    "neck.conv_t.",
+)
 """How names begin that only published whole segmenters and detectors have."""
 
 

@@ -4,7 +4,7 @@ DEMO ?=
 TESTS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs browser-runtime live-demo clean
 demo: .venv/installed
 	$(BIN)/python -m tools.demo $(DEMO)
 
@@ -16,7 +16,15 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Everything that the site shows is in the checkout, so building it needs no network. A broken link is an error.
+# ONNX Runtime for tools.browser and its tests: npm fetches it once, into the cache folder.
+browser-runtime: .venv/installed
+	$(BIN)/python -m tools.browsing.runtime
+
+# The page for both of the demo's models, after make demo; make docs then puts it into the site.
+live-demo: browser-runtime
+	$(BIN)/python -m tools.browser --weights demo/seg/best.safetensors --weights demo/det/best.safetensors demo/browser
+
+# Everything else that the site shows is in the checkout, so building it needs no network. A broken link is an error.
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html, or, for the search, $(BIN)/python -m http.server --directory site"

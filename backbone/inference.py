@@ -1,7 +1,7 @@
 """Prepares models and images for inference: folded norms, the torch engine, the network's input for a frame."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -111,7 +111,7 @@ class Affine(nn.Module):
 
 
 def take_bgr(model: nn.Module) -> nn.Module:
-    """A Segmenter or Detector of `for_inference`, which now takes normalised images of channels BGR."""
+    """A Segmenter, Detector or joint network of `for_inference`, which now takes normalised images of channels BGR."""
     stem: nn.Conv2d = model.backbone.stem.conv  # pyright: ignore - a Network's
     weight = stem.weight.flip(1).contiguous(memory_format=torch.channels_last)
     stem.weight = nn.Parameter(weight, requires_grad=False)
@@ -169,12 +169,20 @@ def run_in_batches(engine: Engine, images: Sequence[Tensor]) -> list[Any]:
     for numbers in groups.values():
         output = engine(torch.cat([images[number] for number in numbers]))
         for place, number in enumerate(numbers):
-            outputs[number] = _one_of(output, place)
+            outputs[number] = map_outputs(lambda part, place=place: part[place : place + 1], output)
     return outputs
 
 
-def _one_of(output: Any, place: int) -> Any:
-    """The part of a batch's output, a tensor or a NamedTuple of tensors, that belongs to one image."""
-    if isinstance(output, Tensor):
-        return output[place : place + 1]
-    return type(output)(*(part[place : place + 1] for part in output))
+def map_outputs(function: Callable[..., Tensor], *outputs: Any) -> Any:
+    """What a function makes of networks' outputs of one structure, tensor by tensor, in that structure.
+
+    Arguments:
+        function: called with one tensor of each output.
+        outputs: tensors, NamedTuples of tensors, or mappings of such by the names of a joint network's heads.
+    """
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return function(*outputs)
+    if isinstance(first, Mapping):
+        return {name: map_outputs(function, *(output[name] for output in outputs)) for name in first}
+    return type(first)(*(map_outputs(function, *parts) for parts in zip(*outputs, strict=True)))

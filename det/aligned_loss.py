@@ -18,6 +18,8 @@ from det.loss import IOU_LOSSES
 from det.matching import Targets, in_crowd, without_flat
 
 TOP_CELLS = 13
+TOP_CELLS_ONE_TO_ONE = 7
+"""Candidates for a box's one cell: more than one, as other boxes may win some of them."""
 QUALITY_POWER = 6
 SMALLEST_REACH = 16.0
 """Pixels. A cell may learn a box that holds its center; narrower boxes count as so wide, or no cell might."""
@@ -31,7 +33,7 @@ class Assignment(NamedTuple):
     quality: Tensor  # [N, A] float32, the score to be learnt, 0 where not positive
 
 
-def assign(scores: Tensor, boxes: Tensor, cells: Tensor, targets: Targets) -> Assignment:
+def assign(scores: Tensor, boxes: Tensor, cells: Tensor, targets: Targets, *, one_to_one: bool = False) -> Assignment:
     """Each box is learnt by the cells that predict it best: the `TOP_CELLS` of largest score times IoU^6 around it.
 
     A cell that several boxes claim learns the one that its own box overlaps most. The score it is to reach is its
@@ -42,6 +44,8 @@ def assign(scores: Tensor, boxes: Tensor, cells: Tensor, targets: Targets) -> As
         boxes: predicted, [N, A, 4], xyxy in pixels.
         cells: [A, 4], xyxy in pixels.
         targets: boxes [N, G, 4] in the same pixels.
+        one_to_one: each box claims `TOP_CELLS_ONE_TO_ONE` cells, and is learnt only by the best aligned of those that
+            are left to it (YOLOv10, arXiv 2405.14458).
     """
     centers = (cells[:, :2] + cells[:, 2:]) / 2
     middle = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
@@ -53,12 +57,16 @@ def assign(scores: Tensor, boxes: Tensor, cells: Tensor, targets: Targets) -> As
     labels = targets.labels[..., None].expand(-1, -1, scores.shape[1])
     alignment = scores.transpose(1, 2).gather(1, labels) * overlap**QUALITY_POWER
     ranked = torch.where(allowed, alignment, -1.0)
-    best = ranked.topk(min(TOP_CELLS, ranked.shape[2]), dim=2).indices
+    most = TOP_CELLS_ONE_TO_ONE if one_to_one else TOP_CELLS
+    best = ranked.topk(min(most, ranked.shape[2]), dim=2).indices
     claimed = torch.zeros_like(allowed).scatter(2, best, True) & allowed
 
     box = torch.where(claimed, overlap, -1.0).argmax(dim=1)  # [N, A]
-    positive = claimed.any(dim=1)
     own = claimed & (torch.arange(claimed.shape[1], device=box.device)[:, None] == box[:, None])  # [N, G, A]
+    if one_to_one:
+        winner = torch.where(own, alignment, -1.0).argmax(dim=2, keepdim=True)
+        own = own & torch.zeros_like(own).scatter(2, winner, True)
+    positive = own.any(dim=1)
     alignment = torch.where(own, alignment, 0.0)
     best_overlap = torch.where(own, overlap, 0.0).amax(dim=2, keepdim=True)
     quality = alignment / alignment.amax(dim=2, keepdim=True).clamp(min=1e-9) * best_overlap
@@ -75,6 +83,7 @@ class AlignedLoss(nn.Module):
         box_weight: factor of the boxes' loss.
         distance_weight: factor of the distances' loss.
         alpha, gamma: weight and focusing power of cells that learn no box.
+        one_to_one: each box is learnt by one cell.
 
     Raises:
         InputError: an unknown box loss.
@@ -87,8 +96,10 @@ class AlignedLoss(nn.Module):
         distance_weight: float = 0.5,
         alpha: float = 0.75,
         gamma: float = 2.0,
+        one_to_one: bool = False,
     ) -> None:
         super().__init__()
+        self.one_to_one = one_to_one
         self.kind = "aligned"
         if box not in IOU_LOSSES:
             raise InputError(f"box loss {box!r} does not fit loss kind aligned; choose one of {', '.join(IOU_LOSSES)}")
@@ -111,7 +122,7 @@ class AlignedLoss(nn.Module):
         targets = without_flat(targets)
         boxes = boxes_from_distances(distances(offsets), anchors)
         with torch.no_grad():
-            assigned = assign(logits.sigmoid(), boxes, anchors, targets)
+            assigned = assign(logits.sigmoid(), boxes, anchors, targets, one_to_one=self.one_to_one)
             total = assigned.quality.sum().clamp(min=1)
             counted = assigned.positive | ~in_crowd(anchors, targets)
         labels = targets.labels.gather(1, assigned.box)

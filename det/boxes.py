@@ -22,6 +22,13 @@ class RawDetections(NamedTuple):
     box_offsets: Tensor  # [N, A, 4], as `encode` defines them
 
 
+class DualDetections(NamedTuple):
+    """The raw output of a head's two kinds of predictors, by how many cells may learn a box."""
+
+    one_to_many: RawDetections
+    one_to_one: RawDetections
+
+
 class Placement(NamedTuple):
     """The part of the network input that the image fills, in whole pixels."""
 

@@ -2,6 +2,7 @@
 
 from backbone.errors import InputError
 from det.aligned_loss import AlignedLoss
+from det.dual_loss import DualLoss
 from det.loss import DetectionLoss
 from det.model import Detector
 
@@ -14,8 +15,10 @@ def make_loss(
     box_weight: float | None = None,
     alpha: float = 0.75,
     gamma: float = 2.0,
-) -> DetectionLoss | AlignedLoss:
+) -> DetectionLoss | AlignedLoss | DualLoss:
     """A loss of a batch: (`RawDetections`, anchors [A, 4], `Targets`) -> a dict of scalars whose sum it is.
+
+    Of a model with one-to-one predictors it takes `DualDetections`.
 
     Arguments:
         kind: "softmax", "focal" or "quality_focal" (`DetectionLoss`), or "aligned" (`AlignedLoss`); by default the
@@ -34,5 +37,10 @@ def make_loss(
     settings = {"box": box, "box_weight": box_weight}
     given = {name: value for name, value in settings.items() if value is not None}
     if kind == "aligned":
+        if model.one_to_one:
+            one_to_many, one_to_one = (
+                AlignedLoss(alpha=alpha, gamma=gamma, one_to_one=one, **given) for one in (False, True)
+            )
+            return DualLoss(one_to_many, one_to_one)
         return AlignedLoss(alpha=alpha, gamma=gamma, **given)
     return DetectionLoss(kind, model.background, alpha=alpha, gamma=gamma, **given)

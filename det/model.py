@@ -7,8 +7,9 @@ from torch import Tensor, nn
 import backbone as backbones
 from backbone.architectures.plan import tails
 from backbone.errors import InputError, check_choice
-from det.boxes import RawDetections
+from det.boxes import DualDetections, RawDetections
 from det.heads import INIT_STD, NORM_MOMENTUM, PICO_SIZES, Head, build_head, required_taps
+from det.heads.pico import PicoHead
 from det.options import RESIZES, VARIANTS
 
 
@@ -27,6 +28,7 @@ class Detector(nn.Module):
         network: backbones.Network,
         head: Head,
         *,
+        taps: tuple[str, ...],
         num_classes: int,
         variant: str,
         image_size_hw: tuple[int, int],
@@ -35,18 +37,44 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = network
         self.head = head
-        self.taps = tuple(network.features)
+        self.taps = taps
         self.variant = variant
-        self.background = variant == "torchvision"
+        self.background = variant != "paper"
         self.num_objects = num_classes - self.background
         self.image_size_hw = image_size_hw
         self.resize = resize
         self.register_buffer("anchors", head.anchors(image_size_hw), persistent=False)
 
-    def forward(self, images: Tensor) -> RawDetections:
-        """Normalised images [N, 3, H, W] of any size -> class logits [N, A, K] and box offsets [N, A, 4]."""
+    def forward(self, images: Tensor, both: bool = False) -> RawDetections | DualDetections:
+        """Normalised images [N, 3, H, W] of any size -> class logits [N, A, K] and box offsets [N, A, 4].
+
+        With `both`, for a training loss, these of the one-to-many and of the one-to-one predictors.
+        """
         features = self.backbone(images)
-        return self.head(*(features[tap] for tap in self.taps))
+        taps = [features[tap] for tap in self.taps]
+        return self._dual_head().both(*taps) if both else self.head(*taps)
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether there are one-to-one predictors beside the others."""
+        return isinstance(self.head, PicoHead) and self.head.one_to_one is not None
+
+    def keep(self, *, one_to_one: bool) -> None:
+        """Leaves one set of predictors, for prediction: `forward` gives its output, the other is dropped.
+
+        Arguments:
+            one_to_one: the set whose boxes need no NMS (`nms_iou` None in post-processing), else the other.
+
+        Raises:
+            InputError: there are no one-to-one predictors.
+        """
+        if one_to_one or self.one_to_one:
+            self._dual_head().keep(one_to_one=one_to_one)
+
+    def _dual_head(self) -> PicoHead:
+        if not isinstance(self.head, PicoHead) or self.head.one_to_one is None:
+            raise InputError("the model has no one-to-one predictors; train a pico head with model.one_to_one=true")
+        return self.head
 
     def anchors_for(self, image_size_hw: tuple[int, int]) -> Tensor:
         """The anchors [A, 4] of an input of (height, width): xyxy in its pixels, on the model's device."""
@@ -68,6 +96,7 @@ def create(
     head_channels: int = 128,
     padding: str = "symmetric",
     resize: str = "stretch",
+    one_to_one: bool = False,
 ) -> Detector:
     """A detector with fresh weights: images [N, 3, H, W] -> class logits [N, A, K] and box offsets [N, A, 4].
 
@@ -78,7 +107,8 @@ def create(
         num_classes: K, columns of the class logits.
         variant: "paper" has 2034 anchors at 320x320 and K object classes without a background column; its class
             logits start at -4.6. "torchvision" has 3234, and K counts the background as column 0 (91 for COCO's ids
-            1..90), so that torchvision's weights load; of "ssdlite" only. "ssdlite_fpn" has 12804 anchors.
+            1..90), so that torchvision's weights load; "paddle" has 2434, counts likewise, and has the extra maps of
+            PaddleDetection's SSDLite; both are of "ssdlite" only. "ssdlite_fpn" has 12804 anchors.
         image_size: side of the network input, or its (height, width), in pixels; determines `model.anchors` only.
         width: multiplies the channels of the backbone and of the extra maps.
         tail: the backbone's tail, by default "detection" where it has one: channels between C4 and C5 halved (the
@@ -91,6 +121,8 @@ def create(
         padding: of backbone and head: "symmetric", or "same" as TensorFlow pads.
         resize: how images become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
             large as fits, centered on gray).
+        one_to_one: a second set of predictors, trained beside the first to give each object one box, so that
+            prediction can do without NMS (`Detector.keep`); the pico heads only.
 
     Raises:
         InputError: an unknown name, or a number, size or tap that does not fit; the message lists the valid ones.
@@ -104,7 +136,7 @@ def create(
     needed = required_taps(head, architecture)
     body: str | backbones.Architecture = backbone
     if tail is None:
-        tail = "detection" if "detection" in tails(architecture) and head not in PICO_SIZES else "full"
+        tail = default_tail(head, architecture)
         if tail == "full" and width < 1:
             body = architecture._replace(last_width="scaled")
     network = backbones.create(
@@ -118,13 +150,25 @@ def create(
         width=width,
         head_channels=head_channels,
         padding=padding,
+        one_to_one=one_to_one,
     )
     model = Detector(
-        network, built, num_classes=num_classes, variant=variant, image_size_hw=image_size_hw, resize=resize
+        network,
+        built,
+        taps=tuple(network.features),
+        num_classes=num_classes,
+        variant=variant,
+        image_size_hw=image_size_hw,
+        resize=resize,
     )
     if variant == "torchvision":
         _initialise_like_torchvision(model)
     return model
+
+
+def default_tail(head: str, architecture: backbones.Architecture) -> str:
+    """The backbone's last stage that `create` takes for a head where none is asked for."""
+    return "detection" if "detection" in tails(architecture) and head not in PICO_SIZES else "full"
 
 
 def _initialise_like_torchvision(model: Detector) -> None:

@@ -1,7 +1,7 @@
 """What can be chosen in this package, by name; free of torch, for command lines and configs."""
 
 HEADS = ("ssdlite", "ssdlite_fpn", "pico96", "pico128")
-VARIANTS = ("paper", "torchvision")
+VARIANTS = ("paper", "torchvision", "paddle")
 RESIZES = ("stretch", "letterbox")
 ANCHOR_LOSSES = ("softmax", "focal", "quality_focal")
 """Of heads with anchors, the default first."""

@@ -46,7 +46,8 @@ class PostProcess:
         background: whether column 0 of the logits is the background (`model.background`); where it is not, "softmax"
             takes its logit as 0.
         score_threshold: only detections with higher scores are kept, 0 to 1.
-        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; with None none is, for
+            one-to-one predictors, and the best scores of all anchors and classes are the detections.
         max_per_class: candidates per class that enter NMS, the best first.
         max_detections: detections kept per image.
         resize: how images became inputs, "stretch" or "letterbox" (`model.resize`).
@@ -61,7 +62,7 @@ class PostProcess:
         kind: str = "softmax",
         background: bool = False,
         score_threshold: float = SCORE_THRESHOLD,
-        nms_iou: float = NMS_IOU,
+        nms_iou: float | None = NMS_IOU,
         max_per_class: int = 300,
         max_detections: int = 300,
         resize: str = "stretch",
@@ -139,6 +140,13 @@ class PostProcess:
 
         scores [A, C], offsets [A, 4], anchors [A, 4].
         """
+        if self.nms_iou is None:
+            values, index = scores.flatten().topk(min(self.max_detections, scores.numel()))
+            anchor_index, labels = index // scores.shape[1], index % scores.shape[1]
+            placed = _clip(self.decode(offsets[anchor_index], anchors[anchor_index]), placement)
+            passing = values > self.score_threshold
+            return Detections(placed[passing], values[passing], labels[passing])
+        nms_iou = self.nms_iou
         passing = scores > self.score_threshold
         num_candidates = int(passing.count_nonzero())
         if num_candidates > self.max_per_class:  # else no class has more
@@ -150,7 +158,7 @@ class PostProcess:
             placed = self.decode(offsets[anchor_index], anchors[anchor_index])
             placed = _clip(placed, placement)
             # torchvision shifts each class by its number, which counts the background: labels + 1.
-            kept = self._survivors(placed, kept_scores, labels + 1, shift)[:most]
+            kept = _survivors(placed, kept_scores, labels + 1, nms_iou, shift)[:most]
             return Detections(placed[kept], kept_scores[kept], labels[kept])
 
         if num_candidates > FIRST_CANDIDATES:
@@ -201,28 +209,6 @@ class PostProcess:
         values, anchor_index, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         return values, anchor_index, labels
 
-    def _survivors(self, candidates: Tensor, scores: Tensor, classes: Tensor, shift: bool) -> Tensor:
-        """Indices of the boxes that survive NMS within their class, best first.
-
-        Shifting the classes apart to suppress all in one call rounds coordinates, which decides where an IoU equals the
-        threshold, as is common between boxes near their anchors. So classes are shifted exactly when torchvision does.
-
-        Arguments:
-            candidates: [n, 4], class by class and best first; with their scores [n] and classes [n].
-            shift: whether torchvision shifts the classes apart.
-        """
-        if shift:
-            return batched_nms(candidates, scores, classes, self.nms_iou)
-        if len(scores) <= 2 * FIRST_CANDIDATES:
-            keep = _suppress(candidates, classes, self.nms_iou)
-        else:
-            keep = torch.zeros_like(scores, dtype=torch.bool)
-            for number in classes.unique():
-                (members,) = (classes == number).nonzero(as_tuple=True)
-                keep[members[nms(candidates[members], scores[members], self.nms_iou)]] = True
-        (kept,) = keep.nonzero(as_tuple=True)
-        return kept[scores[kept].argsort(descending=True)]
-
 
 class StaticDetections(NamedTuple):
     """Objects found in a batch, padded to a fixed number D, best first; padding comes last."""
@@ -238,7 +224,7 @@ class StaticPostProcess(nn.Module):
 
     It gives what `PostProcess` gives, in pixels of the network input, as long as at most `max_candidates` scores pass
     the threshold and no chain of boxes, each of which decides over the next, is longer than `rounds`. Where more pass,
-    the best `max_candidates` of all classes are taken.
+    the best `max_candidates` of all classes are taken. Without NMS there is no such limit.
 
     Arguments:
         anchors: [A, 4], xyxy in pixels of the network input.
@@ -261,7 +247,7 @@ class StaticPostProcess(nn.Module):
         kind: str = "softmax",
         background: bool = False,
         score_threshold: float = SCORE_THRESHOLD,
-        nms_iou: float = NMS_IOU,
+        nms_iou: float | None = NMS_IOU,
         max_per_class: int = 300,
         max_detections: int = 300,
         max_candidates: int = 1000,
@@ -276,7 +262,7 @@ class StaticPostProcess(nn.Module):
         )
         self.max_candidates = max_candidates
         self.rounds = rounds
-        self.most_overlap = _not_above(nms_iou)
+        self.most_overlap = None if nms_iou is None else _not_above(nms_iou)
         self.placement = boxes.place(image_size_hw, image_size_hw, "stretch")
         self.register_buffer("anchors", anchors, persistent=False)
 
@@ -284,11 +270,15 @@ class StaticPostProcess(nn.Module):
         """Detections from class logits [N, A, K] and box offsets [N, A, 4]."""
         process = self.process
         scores = process.scores(class_logits.float())
-        num_candidates = min(self.max_candidates, scores.shape[1] * scores.shape[2])
+        num_candidates = self.max_candidates if self.most_overlap is not None else process.max_detections
+        num_candidates = min(num_candidates, scores.shape[1] * scores.shape[2])
         values, index = scores.flatten(1).topk(num_candidates)  # [N, C], best first
         anchor_index, labels = index // scores.shape[2], index % scores.shape[2]
         offsets = box_offsets.float().gather(1, anchor_index[..., None].expand(-1, -1, box_offsets.shape[2]))
         placed = _clip(process.decode(offsets, self.anchors[anchor_index]), self.placement)
+        if self.most_overlap is None:
+            valid = values > process.score_threshold
+            return StaticDetections(placed, torch.where(valid, values, 0.0), labels, valid)
 
         same_class = labels[:, :, None] == labels[:, None, :]
         better = torch.ones_like(same_class[0]).triu(1) & same_class  # [N, C, C]: the row's box outranks the column's
@@ -357,6 +347,29 @@ def _rank_within(classes: Tensor) -> Tensor:
     starts = torch.ones_like(classes, dtype=torch.bool)
     starts[1:] = classes[1:] != classes[:-1]
     return place - torch.where(starts, place, 0).cummax(dim=0).values
+
+
+def _survivors(candidates: Tensor, scores: Tensor, classes: Tensor, nms_iou: float, shift: bool) -> Tensor:
+    """Indices of the boxes that survive NMS within their class, best first.
+
+    Shifting the classes apart to suppress all in one call rounds coordinates, which decides where an IoU equals the
+    threshold, as is common between boxes near their anchors. So classes are shifted exactly when torchvision does.
+
+    Arguments:
+        candidates: [n, 4], class by class and best first; with their scores [n] and classes [n].
+        shift: whether torchvision shifts the classes apart.
+    """
+    if shift:
+        return batched_nms(candidates, scores, classes, nms_iou)
+    if len(scores) <= 2 * FIRST_CANDIDATES:
+        keep = _suppress(candidates, classes, nms_iou)
+    else:
+        keep = torch.zeros_like(scores, dtype=torch.bool)
+        for number in classes.unique():
+            (members,) = (classes == number).nonzero(as_tuple=True)
+            keep[members[nms(candidates[members], scores[members], nms_iou)]] = True
+    (kept,) = keep.nonzero(as_tuple=True)
+    return kept[scores[kept].argsort(descending=True)]
 
 
 def _suppress(candidates: Tensor, classes: Tensor, nms_iou: float) -> Tensor:

@@ -88,7 +88,7 @@ class Predictor:
         classes: names of the object classes by label.
         kind: "softmax" or "sigmoid", as `PostProcess`.
         score_threshold: only detections with higher scores are kept, 0 to 1.
-        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed.
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; None: no box is.
         size: of the network's input, (height, width) or the longer side, in pixels; by default the model's
             `image_size_hw`.
         category_ids: COCO's by label, for files of results; by default from 1.
@@ -110,7 +110,7 @@ class Predictor:
         *,
         kind: str = "softmax",
         score_threshold: float = 0.3,
-        nms_iou: float = NMS_IOU,
+        nms_iou: float | None = NMS_IOU,
         size: Size = None,
         category_ids: Sequence[int] | None = None,
     ) -> None:

@@ -6,12 +6,8 @@ from torch.nn import functional as F
 import backbone as backbones
 from backbone.architectures.plan import tails
 from backbone.errors import InputError
-from seg.heads import OUTPUT_STRIDES, build_head, required_taps
+from seg.heads import OUTPUT_STRIDES, Head, build_head, required_taps
 from seg.heads.auxiliary import AuxiliaryHead
-from seg.heads.decoders import DecoderHead
-from seg.heads.fuse import FuseHead
-from seg.heads.lraspp import LRASPPHead
-from seg.heads.raspp import RASPPHead
 from seg.heads.taps import auxiliary_tap
 from seg.resizing import resize, upsample
 
@@ -21,6 +17,7 @@ NORM_MOMENTUM = {
     # The official 0.01 presumes 100k steps: in short runs the running statistics lag. The weight average smooths too.
     "paper": 0.1,
     "torchvision": 0.01,
+    "paddle": 0.1,
 }
 
 
@@ -33,7 +30,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         network: backbones.Network,
-        head: LRASPPHead | RASPPHead | FuseHead | DecoderHead,
+        head: Head,
         *,
         taps: tuple[str, ...],
         auxiliary: AuxiliaryHead | None,
@@ -96,7 +93,8 @@ def create(
         head: "lraspp", "raspp" (MobileNetV2's), "fuse" (wide context, refined at stride 8), or a decoder of
             segmentation-models-pytorch; see `seg.options.HEADS`.
         backbone: one of `backbone.names()`, or a network in strings as `backbone.parse` reads them.
-        variant: of LR-ASPP: "paper", or "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`.
+        variant: of LR-ASPP: "paper", "torchvision" with the numbers and weights of `lraspp_mobilenet_v3_large`, or
+            "paddle", PaddleSeg's, which also merges the stride-4 features (its best models have output stride 8).
         width: multiplies the backbone's channels.
         tail: the backbone's last stage; by default "segmentation" for the paper's heads and "fuse" where the
             architecture has it, else "full".
@@ -116,8 +114,7 @@ def create(
     architecture = backbones.architecture(backbone)
     taps = required_taps(head, architecture, variant)
     if tail is None:
-        light = variant == "paper" and head in ("lraspp", "raspp", "fuse")
-        tail = "segmentation" if light and "segmentation" in tails(architecture) else "full"
+        tail = default_tail(head, architecture, variant)
     extra = auxiliary_tap(architecture)
     network = backbones.create(
         backbone,
@@ -141,6 +138,12 @@ def create(
     )
     second = AuxiliaryHead(network.features[extra], num_classes=num_classes) if auxiliary else None
     return Segmenter(network, built, taps=taps, auxiliary=second, auxiliary_tap=extra, align_corners=align_corners)
+
+
+def default_tail(head: str, architecture: backbones.Architecture, variant: str = "paper") -> str:
+    """The backbone's last stage that `create` takes for a head where none is asked for."""
+    light = variant == "paper" and head in ("lraspp", "raspp", "fuse")
+    return "segmentation" if light and "segmentation" in tails(architecture) else "full"
 
 
 def _padding(side: int, multiple: int, least: int) -> int:

@@ -15,7 +15,7 @@ HEADS = (
     "unet",
     "upernet",
 )
-VARIANTS = ("paper", "torchvision")
+VARIANTS = ("paper", "torchvision", "paddle")
 POOLINGS = ("windows", "global")
 LOSSES = ("cross_entropy", "ohem", "dice", "jaccard", "lovasz", "focal")
 ANNOTATIONS = ("gtFine", "gtCoarse")

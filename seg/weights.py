@@ -1,4 +1,4 @@
-"""Weights of whole segmentation models: our own files, torchvision's LR-ASPP and DeepLab's; loaded strictly."""
+"""Weights of whole segmentation models: ours, LR-ASPP of torchvision, DeepLab and PaddleSeg; loaded strictly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,8 @@ from backbone.weights.layouts import torchvision_names
 from backbone.weights.loading import load_strictly, read_described, read_weights
 from backbone.weights.refusals import require_settings, source_name, unknown_layout
 from backbone.weights.translation import IMAGENET, INCEPTION, Triple, conv_norm, linear
+from seg import paddle_weights
+from seg.heads.lraspp import MergingLRASPPHead
 from seg.model import Segmenter, create
 
 DEEPLAB_SIGN = "decoder/decoder_conv0/weights"
@@ -33,7 +35,7 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
         source: a weights file, or a state dict.
 
     Returns:
-        "taproot", "torchvision" or "deeplab".
+        "taproot", "torchvision", "deeplab" or "paddle".
 
     Raises:
         InputError: the layout is unknown, the weights need another padding or `align_corners` than the model has, or a
@@ -54,6 +56,11 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
     elif _is_deeplab(state):
         layout, needed = "deeplab", {"padding": "same", "align_corners": True}
         state = _from_deeplab(state)
+    elif paddle_weights.SIGN in state:
+        layout, needed = "paddle", {"padding": "symmetric"}
+        if not isinstance(model.head, MergingLRASPPHead):
+            raise InputError(f"{name}: PaddleSeg's LR-ASPP needs variant='paddle'; build it so, or use from_weights")
+        state = paddle_weights.translate(state, model.backbone.stem.norm.eps)
     else:
         if "decode_head.aspp_conv.conv.weight" in state:
             raise InputError(
@@ -65,7 +72,7 @@ def load_weights(model: Segmenter, source: str | Path | Mapping[str, Tensor]) ->
                 f"{name}: of DeepLab, but not its LR-ASPP on MobileNetV3, the one model of DeepLab's known here; "
                 "if its backbone is a MobileNetV2 or V3, the file can be used as that backbone's weights"
             )
-        raise unknown_layout(state, source=name, known="LR-ASPP of torchvision and of DeepLab, and ours")
+        raise unknown_layout(state, source=name, known="LR-ASPP of torchvision, DeepLab and PaddleSeg, and ours")
     require_settings(needed, built, layout=layout, source=name)
     load_strictly(model, state, source=name)
     return layout
@@ -82,12 +89,16 @@ class Pretrained(NamedTuple):
 
 
 def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
-    """Builds the segmentation model of another library's checkpoint, torchvision's or DeepLab's, and loads it.
+    """Builds the segmentation model of a checkpoint of torchvision, DeepLab or PaddleSeg, and loads it.
 
     For DeepLab's LR-ASPP on MobileNetV3, what the weights do not tell is taken from the documentation of the published
     Cityscapes checkpoints (Large and Small, 2019-11-15): output stride 32, and pooling windows of 25x25 with stride
     (4, 5). At output stride 16 the official Small network also has a residual connection in block 9, which ours lacks.
     Verified against the official graph with random weights; the published files could not be opened.
+
+    Of PaddleSeg's LR-ASPP on MobileNetV3-Large, the weights do not tell the output stride and the pooling: these are
+    taken from the best of the published checkpoints, "Large kernel", with stride 8 and pooling windows of 49x49. For
+    the others build the model (pooling="global", output_stride 8 or 32) and use `load_weights`.
 
     Raises:
         InputError: what `load_weights` raises.
@@ -99,6 +110,9 @@ def from_weights(source: str | Path | Mapping[str, Tensor]) -> Pretrained:
         arguments |= {"backbone": "mobilenet_v3_small" if small else "mobilenet_v3_large", "variant": "paper"}
         arguments |= {"num_classes": len(state[DEEPLAB_SIGN]), "head_channels": len(state["aspp0/weights"])}
         arguments |= {"output_stride": 32, "padding": "same", "align_corners": True}
+        normalisation = INCEPTION
+    elif paddle_weights.SIGN in state:
+        arguments = paddle_weights.arguments(state, source_name(source))
         normalisation = INCEPTION
     else:
         arguments |= {"backbone": "mobilenet_v3_large", "variant": "torchvision"}

@@ -16,7 +16,7 @@ from tools.engines import choice
 from tools.make_demo_data import make_demo_data
 
 
-FORKING = ("test_survival.py", "test_loading.py", "test_options.py")
+FORKING = ("test_survival.py", "test_loading.py", "test_options.py", "test_memory.py")
 """Their tests train in copies of the test process."""
 
 

@@ -3,6 +3,8 @@
     python -m tools.benchmark predict --weights best.safetensors --size 512 1024 --threads 1 2
     python -m tools.benchmark video --weights seg.safetensors --weights det.safetensors --source street.mp4
     python -m tools.benchmark video --weights seg.safetensors --source street.mp4 --resize 1280x720 --size 512 1024
+    python -m tools.benchmark joint --backbone mobilenet_v3_large --detection pico96 --size 384 768
+    python -m tools.benchmark joint --weights joint.safetensors --source street.mp4
     python -m tools.benchmark train seg configs/cityscapes/lraspp_large.yaml data.root=/data/cityscapes
     python -m tools.benchmark train det configs/coco/ssdlite_large.yaml data.root=/data/coco run.batch=8 --rounds 3
     python -m tools.benchmark backbone --compile
@@ -24,6 +26,9 @@ size; exported files can stand beside weights. A table, benchmark.json and laten
 and by a plain loop with torchvision's eager models of the same tasks; with the processor time of a frame, and the bound
 that follows from it. Peers have random weights unless --peer-weights gives a state dict.
 
+`joint`: a joint network of random weights beside its heads, each with the same layers and a backbone of its own, and
+beside the two models that are the default of these heads: a frame's milliseconds, memory, parameters, multiply-adds and
+file; with --source, frames per second of `tools.video` too.
 `train`: a run of a config as the training tools make it, with its data, log, average, evaluation and saving, beside a
 bare loop of forward pass, backward pass and step over the same network, and torchvision's model and reference loop on
 the same samples. Images per second, the overhead over the bare loop, our step by part, processor time and memory; a
@@ -84,12 +89,32 @@ def make_parser() -> argparse.ArgumentParser:
     subject.add_argument("--source", required=True, help="video file")
     subject.add_argument("--engine", nargs="+", choices=ENGINES, default=["auto"], help="default: auto, the fastest")
     subject.add_argument(
-        "--size", type=positive, nargs="+", metavar="PIXELS", help="network's input: height and width, or longer side"
+        "--size",
+        action="append",
+        type=positive,
+        nargs="+",
+        metavar="PIXELS",
+        help="network's input: height and width, or longer side; once for all models or once for each",
     )
     subject.add_argument("--resize", type=width_height, metavar="W|WxH", help="of the clip, before it is timed")
     subject.add_argument("--out", type=Path, metavar="FILE", help="for the figures in JSON")
     subject.add_argument("--frames", type=positive, default=100, help="per round; default: 100")
     add_rounds(subject, 3)
+
+    subject = subjects.add_parser("joint", help="a joint network beside two models")
+    subject.add_argument("--weights", type=Path, help="of a joint network; default: random ones")
+    subject.add_argument("--backbone", default="mobilenet_v3_large", help="default: mobilenet_v3_large")
+    subject.add_argument("--segmentation", default="lraspp", help="head; default: lraspp")
+    subject.add_argument("--detection", default="pico96", help="head; default: pico96")
+    subject.add_argument(
+        "--size", type=positive, nargs=2, default=(384, 768), metavar=("H", "W"), help="of the input; default: 384 768"
+    )
+    subject.add_argument("--engine", nargs="+", choices=ENGINES[1:], help="default: all installed, compiled left out")
+    subject.add_argument("--threads", type=positive, help="default: as torch chooses")
+    subject.add_argument("--source", help="a video, to measure tools.video too")
+    subject.add_argument("--frames", type=positive, default=60, help="of the video, per round; default: 60")
+    subject.add_argument("--out", type=Path, metavar="FILE", help="for the figures in JSON")
+    add_rounds(subject, 21)
 
     subject = subjects.add_parser("train", help="images per second of a training run, its overhead and its parts")
     subject.add_argument("task", choices=["seg", "det"])
@@ -168,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         det_eval,
         det_loader,
         det_step,
+        joint,
         label_map,
         postprocess,
         predict,
@@ -180,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     subjects = {
         "predict": predict.benchmark,
         "video": video.benchmark,
+        "joint": joint.benchmark,
         "train": train.benchmark,
         "backbone": backbone.benchmark,
         "seg-step": seg_step.benchmark,

@@ -13,11 +13,11 @@ from backbone.errors import InputError
 from tools.io.console import run
 
 GROUPS = {
-    "train": ("train_seg", "train_det", "train_backbone"),
-    "run a model": ("predict", "video", "export"),
-    "evaluate": ("eval_seg", "eval_det", "eval_backbone", "eval_tracks"),
+    "train": ("train_seg", "train_det", "train_joint", "train_backbone", "sweep"),
+    "run a model": ("predict", "video", "browser", "export"),
+    "evaluate": ("eval_seg", "eval_det", "eval_joint", "eval_backbone", "eval_panoptic", "eval_tracks"),
     "prepare data": ("check_masks", "check_coco", "check_augment", "convert_annotations", "prepare_masks"),
-    "weights and networks": ("weights", "convert_weights", "average", "publish", "summary"),
+    "weights and networks": ("weights", "convert_weights", "average", "split", "publish", "summary"),
     "try and measure": ("doctor", "demo", "make_demo_data", "benchmark"),
 }
 """The modules of `tools` that are commands, by what they are for; a test keeps the list complete."""

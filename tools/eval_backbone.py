@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from backbone.data.transforms import eval_transform, shorter_side
     from tools.io.files import open_folder, read_class_names, replace_file
     from tools.io.model_file import results_folder
+    from tools.run.loading import told_in_one_line
     from tools.run.processes import make_accelerator
     from tools.scoring.classification import evaluate_model, load_classifier, write_predictions
     from tools.scoring.metrics_file import Evaluated, finish
@@ -74,15 +75,16 @@ def main(argv: list[str] | None = None) -> int:
     accelerator = make_accelerator()
     if accelerator.is_main_process:
         open_folder(out)
-    evaluation = evaluate_model(
-        model.to(accelerator.device).to(memory_format=torch.channels_last).eval(),
-        dataset,
-        mean=description["mean"],
-        std=description["std"],
-        accelerator=accelerator,
-        workers=arguments.workers,
-        first_class=first_class,
-    )
+    with told_in_one_line(arguments.workers, training=False):
+        evaluation = evaluate_model(
+            model.to(accelerator.device).to(memory_format=torch.channels_last).eval(),
+            dataset,
+            mean=description["mean"],
+            std=description["std"],
+            accelerator=accelerator,
+            workers=arguments.workers,
+            first_class=first_class,
+        )
     if not accelerator.is_main_process:
         return 0
     lowest = sorted(evaluation.per_class.items(), key=lambda item: item[1])[:NUM_LOWEST]

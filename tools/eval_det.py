@@ -4,6 +4,7 @@
     python -m tools.eval_det --weights best.safetensors --data /data/coco --save-predictions detections.json
     python -m tools.eval_det --weights best.safetensors --data /data/coco --engine openvino
     python -m tools.eval_det --weights best.onnx --data /data/coco
+    python -m tools.eval_det --weights best.safetensors --data /data/coco --no-nms
     python -m tools.eval_det --results detections.json --data /data/coco --split val2017 --report
     python -m tools.eval_det --weights best.safetensors --data /data/coco --split test-dev2017 --name taproot
 
@@ -34,12 +35,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="count with faster-coco-eval; metrics are equal to 1e-12")
     parser.add_argument("--name", default="taproot", help="the detector's in a file for the server; default: taproot")
     parser.add_argument("--engine", choices=ENGINES, help="what runs the weights; default: torch, or an export's own")
+    parser.add_argument("--no-nms", action="store_true", help="the boxes of one-to-one predictors, as they are")
     parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
     if arguments.report and arguments.fast:
         raise InputError("--report shows pycocotools' matches, which --fast does without; leave one of them out")
     if arguments.weights is None and arguments.engine is not None:
         raise InputError("--engine needs --weights; --results are scored as they are")
+    if arguments.weights is None and arguments.no_nms:
+        raise InputError("--no-nms needs --weights; --results are scored as they are")
     if arguments.weights is None and arguments.save_predictions is not None:
         raise InputError("--save-predictions needs --weights; --results is such a file already")
     return arguments
@@ -51,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     import det
     from tools.io.files import open_folder, replace_file
     from tools.io.model_file import results_folder
+    from tools.run.loading import told_in_one_line
     from tools.run.processes import make_accelerator
     from tools.scoring.detection import evaluate, open_subject, print_metrics, split_metrics
     from tools.scoring.metrics_file import Evaluated, finish
@@ -65,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     engine, note = None, ""
     if arguments.weights is not None:
         accelerator = make_accelerator()
-        subject = open_subject(arguments.weights, arguments.engine, accelerator.device)
+        subject = open_subject(arguments.weights, arguments.engine, accelerator.device, nms=not arguments.no_nms)
         dataset = det.CocoDetection(
             arguments.data, arguments.split, transform=subject.transform, categories=subject.classes
         )
@@ -73,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         det.self_check(ground_truth, dataset)
         if scored and accelerator.is_main_process:
             open_folder(out)
-        results = evaluate(subject.find, dataset, accelerator=accelerator, workers=arguments.workers)
+        with told_in_one_line(arguments.workers, training=False):
+            results = evaluate(subject.find, dataset, accelerator=accelerator, workers=arguments.workers)
         engine, note = subject.engine(), subject.note
         if not accelerator.is_main_process:
             return 0

@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     from seg.inference import Inference
     from tools.io.files import open_folder
     from tools.io.model_file import results_folder
+    from tools.run.loading import told_in_one_line
     from tools.run.processes import make_accelerator
     from tools.scoring.metrics_file import Evaluated, finish, nested
     from tools.scoring.report_seg import write_report
@@ -98,15 +99,16 @@ def main(argv: list[str] | None = None) -> int:
             )
         if scored and accelerator.is_main_process:
             open_folder(out)
-        evaluation = evaluate(
-            subject.label,
-            dataset,
-            accelerator=accelerator,
-            workers=arguments.workers,
-            instances=True,
-            num_worst=num_worst,
-            save_to=arguments.save_predictions,
-        )
+        with told_in_one_line(arguments.workers, training=False):
+            evaluation = evaluate(
+                subject.label,
+                dataset,
+                accelerator=accelerator,
+                workers=arguments.workers,
+                instances=True,
+                num_worst=num_worst,
+                save_to=arguments.save_predictions,
+            )
         engine = subject.engine()
     if not accelerator.is_main_process:
         return 0

@@ -55,6 +55,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--score-threshold", type=float, metavar="X", help="boxes that score above it, 0 to 1; default: 0.001"
     )
+    parser.add_argument(
+        "--no-nms", action="store_true", help="of a detector: the boxes of its one-to-one predictors, as they are"
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="of onnx; default: 18")
     parser.add_argument("--aoti", action="store_true", help="of torch: compile to machine code for this processor")
     parser.add_argument(
@@ -105,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     if out.suffix != chosen.suffix:
         raise InputError(f"{out}: must end in {chosen.suffix}, as files of the format {arguments.format} do")
     given = None if arguments.images is None else given_images(arguments.images)
-    model, description = load_exportable(arguments.weights, arguments.taps)
+    model, description = load_exportable(arguments.weights, arguments.taps, nms=not arguments.no_nms)
     graph = make_graph(
         model,
         description,

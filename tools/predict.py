@@ -3,6 +3,7 @@
     python -m tools.predict --weights seg.safetensors --source images --output found --save labels,color
     python -m tools.predict --weights seg.safetensors --weights det.safetensors --source list.txt --output found
     python -m tools.predict --weights det.safetensors --source in.mp4 --output found --save json,csv
+    python -m tools.predict --weights joint.safetensors --source images --output found --save overlay,json,panoptic
     python -m tools.predict --weights seg.safetensors --source list.txt --output found --ray local
 
 The source is an image, a folder with all below it, a quoted glob, a text file of one image per line (relative to the
@@ -11,7 +12,8 @@ text's folder), or a video. --save takes, separated by commas:
     overlay  the image with all results drawn on it         labels  PNG of label ids: Cityscapes' for its 19 classes,
     color    the same ids as a PNG in the classes' colors           the model's own indices for others
     scores   PNG of the winning class's probability, 255: 1 json    detections.json, COCO's results
-                                                            csv     detections.csv
+    panoptic areas and boxes as single things, COCO's PNG   csv     detections.csv
+             and panoptic.json, approximately
 
 A run that was killed goes on when it is started again: what is done is not done again. In Python:
 
@@ -20,6 +22,7 @@ A run that was killed goes on when it is started again: what is done is not done
     result = model(frame_bgr)         # uint8 [H, W, 3]
     image = result.draw(frame_bgr)
 
+A joint network's result has `labels` of the pixels, and `boxes`, `scores` and `box_labels`.
 Exit codes: 0 complete; 2 bad input; 130 stopped by Ctrl-C.
 """
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     import det
     import seg
     from backbone.inference import Size
+    from tools.joint.predictor import Predictor as JointPredictor
 
 
 def load(
@@ -48,8 +52,9 @@ def load(
     size: "Size" = None,
     device: "str | torch.device | None" = None,
     score_threshold: float = 0.3,
+    nms: bool = True,
     scores: bool = False,
-) -> "seg.Predictor | det.Predictor":
+) -> "seg.Predictor | det.Predictor | JointPredictor":
     """A predictor: call it with an image, uint8 BGR [H, W, 3], for its result, or with a list of images for a list.
 
     What it finds is in the pixels of the image, whatever the size of the network's input. `model.engine` is the name
@@ -61,17 +66,20 @@ def load(
         engine: "torch"; "compiled" by torch's compiler; the runtimes "onnxruntime" and "openvino"; or "auto" for the
             fastest one installed. An exported file comes with its own.
         size: of the network's input: (height, width), or one number for the longer side, in pixels; by default the
-            image's own for a segmenter, and the size it was trained at for a detector.
+            image's own for a segmenter, and the size it was trained at for a detector and for a joint network's.
         device: by default a GPU if there is one. The runtimes run on the CPU.
         score_threshold: a detector gives boxes that score above this; a segmenter has no use for it.
-        scores: a segmenter also gives each pixel's probability, which takes longer; a detector always has scores.
+        nms: a detector's boxes are chosen by non-maximum suppression; else they are those of its one-to-one predictors
+            (trained with model.one_to_one=true), which need none. An exported file is one or the other.
+        scores: a segmenter also gives each pixel's probability, which takes longer, and a joint network gives it as
+            `label_scores`; boxes always have scores.
 
     Raises:
         InputError: a file, name, engine or size cannot be used.
     """
     from tools.predicting.models import load
 
-    return load(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
+    return load(path, engine, size=size, device=device, score_threshold=score_threshold, nms=nms, scores=scores)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -100,6 +108,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="boxes that score above it; default: 0.3"
     )
+    parser.add_argument("--no-nms", action="store_true", help="of a detector: the boxes of its one-to-one predictors")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default: 1")
     parser.add_argument(
         "--workers", type=num_workers, default=2, help="threads that read images, and that write files; default: 2"
@@ -142,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=args.device,
         size=size,
         score_threshold=args.score_threshold,
+        nms=not args.no_nms,
         batch=args.batch,
         workers=args.workers,
         skip_damaged=args.skip_damaged,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from tools.io.console import run
-from tools.options import ENGINES, TRACKERS, VIEWS, class_names
+from tools.options import ENGINES, TRACKERS, VIEWS, class_names, network_sizes
 from tools.predicting.settings import SAVES, Saving, parse_saves
 
 
@@ -51,8 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError(f"--skip {args.skip}: must be 0 or more")
     if args.batch < 1:
         raise InputError(f"--batch {args.batch}: must be at least 1")
-    if args.size is not None and len(args.size) > 2:
-        raise InputError(f"--size {' '.join(map(str, args.size))}: give height and width, or one number")
+    args.size = network_sizes(args.size, len(args.weights))
     if args.fps is not None and not 0 < args.fps < 1000:
         raise InputError(f"--fps {args.fps:g}: must be above 0 and below 1000")
     for option, value in (("--score-threshold", args.score_threshold), ("--opacity", args.opacity)):
@@ -102,14 +101,18 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--size",
+        action="append",
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="the network's input: height and width, or one number for the longer side\n"
-        "(default: the frame's for a segmenter, the one trained at for a detector)",
+        help="the network's input: height and width, or one number for the longer side; once for all models or\n"
+        "once for each (default: the frame's for a segmenter, the one trained at for a detector)",
     )
     group.add_argument(
         "--batch", type=int, default=1, metavar="N", help="frames of a recording in a call, for GPUs (default: 1)"
+    )
+    group.add_argument(
+        "--no-nms", action="store_true", help="of a detector: draw the boxes of its one-to-one predictors"
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 
@@ -169,7 +172,10 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         help="of the segmentation's colors, 0 to 1 (default: %(default)s)",
     )
     group.add_argument(
-        "--view", default="overlay", choices=VIEWS, help="frame and drawing beside each other, in one, or in turn"
+        "--view",
+        default="overlay",
+        choices=VIEWS,
+        help="results over the frame, beside it, in turn with it, or combined to single things",
     )
     group.add_argument(
         "--compare", type=Path, metavar="LABELS", help="folder of true label images: draw truth and errors, too"
@@ -200,7 +206,6 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    size = None if args.size is None else args.size[0] if len(args.size) == 1 else tuple(args.size)
     # Imported only now, so that --help and refusals come at once.
     from tools.streams.overlay import Drawing
     from tools.streams.run_video import run_video
@@ -208,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     return run_video(
         Reading(args.source, args.max_frames, args.start, args.end, args.skip, args.resize),
-        Predicting(args.weights, args.engine, args.device, size, args.batch),
+        Predicting(args.weights, args.engine, args.device, args.size, args.batch, nms=not args.no_nms),
         Writing(
             output=args.output,
             overwrite=args.overwrite,

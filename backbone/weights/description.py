@@ -3,14 +3,15 @@
 The header of a safetensors file has one entry of ours, KEY, a JSON table:
 
     format          FORMAT of the suite that wrote the file; files without it are of format 0
-    task            "segmentation", "detection" or "classification"
+    task            "segmentation", "detection", "classification" or "joint"
     model           the keywords of `create` or `classifier` that build the model
     classes         names, in the order of the outputs
     mean, std       of the inputs' normalisation, RGB in 0..1
 
 and by task: `colors` (RGB, per class); `category_ids`, `score` ("softmax" or "sigmoid") and at times `nms_iou`; `size`,
-`crop_pct` and `interpolation`. Training adds `step` and `metrics`, the evaluation that the weights are the best of;
-publishing adds `licence`, `data` and `data_terms`, texts.
+`crop_pct` and `interpolation`. A joint network has `heads` instead of `classes`: by name, what a single model's file
+says of the head, whose keywords are in `model`, beneath `heads`. Training adds `step` and `metrics`, the evaluation
+that the weights are the best of; publishing adds `licence`, `data` and `data_terms`, texts.
 """
 
 import json

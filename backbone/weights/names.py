@@ -136,7 +136,12 @@ PUBLISHED = (
     ),
     Published("paddle/mobilenet_v3_large_ssld", "mobilenet_v3_large_randl", "ImageNet", "top-1 79.0", 21.0, APACHE),
     Published("paddle/mobilenet_v3_small_ssld", "mobilenet_v3_small_paddle", "ImageNet", "top-1 71.3", 12.0, APACHE),
+    Published(
+        "paddle/lraspp_large_cityscapes", "LR-ASPP, mobilenet_v3_large_randl", "Cityscapes", "mIoU 73.2", None, APACHE
+    ),
     Published("paddle/picodet_large_coco", "Pico-128, mobilenet_v3_large_randl", "COCO", "AP 35.6", None, APACHE),
+    Published("paddle/ssdlite_large_coco", "SSDLite, mobilenet_v3_large_randl", "COCO", "AP 23.3", None, APACHE),
+    Published("paddle/ssdlite_small_coco", "SSDLite, mobilenet_v3_small_paddle", "COCO", "AP 16.2", None, APACHE),
     Published("tensorflow/ssdlite_large_coco", "SSDLite, mobilenet_v3_large", "COCO", "AP 22.6", None, APACHE),
     Published("tensorflow/ssdlite_small_coco", "SSDLite, mobilenet_v3_small", "COCO", "AP 15.4", None, APACHE),
     Published("tensorflow/ssdlite_v2_coco", "SSDLite, mobilenet_v2", "COCO", "AP 22", None, APACHE),

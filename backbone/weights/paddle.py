@@ -18,6 +18,9 @@ from backbone.weights.translation import IMAGENET, Layout, highest, named, renam
 
 ENDING = ".pdparams"
 SIGN = "blocks.0.bottleneck_conv.conv.weight"
+NETWORKS = {15: "mobilenet_v3_large_randl", 11: "mobilenet_v3_small_paddle"}
+"""Paddle's MobileNetV3s by their blocks: the first expands, and squeeze-and-excite has exactly a quarter of the
+channels."""
 NUMBERS = {name: np.dtype(f"<{name}") for name in ("f2", "f4", "f8", "i4", "i8")}
 NAMES_OF_PARAMETERS = "StructuredToParameterName@@"
 """An entry that is a table of Paddle's own names; it is left out."""

@@ -32,6 +32,7 @@ NORM_MOMENTUM = {
     # is measured as 0.1, so the paper variant has PyTorch's default and leaves smoothing to the weight average.
     "paper": 0.1,
     "torchvision": 0.03,
+    "paddle": 0.1,
 }
 INIT_STD = 0.03
 Head = SSDLiteHead | FPNLiteHead | PicoHead
@@ -68,6 +69,7 @@ def build_head(
     width: float = 1.0,
     head_channels: int = 128,
     padding: str = "symmetric",
+    one_to_one: bool = False,
 ) -> Head:
     """A head with fresh weights: its inputs are the feature maps [N, C, H/s, W/s], its output `RawDetections`.
 
@@ -75,20 +77,24 @@ def build_head(
         name: one of `det.options.HEADS`.
         features: channels and strides of `required_taps`, or of other taps of the same strides, in that order.
         num_classes: K, columns of the class logits.
-        variant: "paper", or "torchvision" (of "ssdlite" only); see `det.create`. The paper's weights are initialised
-            here; torchvision initialises backbone and head together, which is `det.create`'s part.
+        variant: "paper", or "torchvision" or "paddle" (of "ssdlite" only); see `det.create`. torchvision initialises
+            backbone and head together, which is `det.create`'s part; the others' weights are initialised here.
         width: multiplies the channels of the extra maps, "ssdlite" only.
         head_channels: channels of the merged maps and of the predictor, "ssdlite_fpn" only.
         padding: of strided convolutions: "symmetric", or "same" as TensorFlow pads.
+        one_to_one: a second set of predictors for boxes without NMS, the pico heads only.
 
     Raises:
-        InputError: an unknown name or variant, too few classes, or features of other strides than the head takes.
+        InputError: an unknown name or variant, too few classes, features of other strides than the head takes, or
+            one-to-one predictors of a head that has none.
     """
     check_choice("head", name, HEADS)
     check_choice("variant", variant, VARIANTS)
     if name != "ssdlite" and variant != "paper":
         raise InputError(f"head {name} has no variant {variant!r}; use variant paper")
-    fewest = 2 if variant == "torchvision" else 1
+    if one_to_one and name not in PICO_SIZES:
+        raise InputError(f"head {name} has no one-to-one predictors; choose one of {', '.join(PICO_SIZES)}")
+    fewest = 1 if variant == "paper" else 2
     if num_classes < fewest:
         raise InputError(f"num_classes is {num_classes}; variant {variant} needs at least {fewest}")
     strides = tuple(feature.stride for feature in features)
@@ -101,10 +107,10 @@ def build_head(
     if name == "ssdlite":
         head = SSDLiteHead(*features, variant=variant, width=width, **common)
     elif name in PICO_SIZES:
-        head = PicoHead(features, size=name, **common)
+        head = PicoHead(features, size=name, one_to_one=one_to_one, **common)
     else:
         head = FPNLiteHead(features, head_channels=head_channels, **common)
-    if variant == "paper":
+    if variant != "torchvision":
         # He initialisation before norms: the official N(0, 0.03) would give depthwise weights so small there that
         # adaptive optimisers change them by a tenth in one step.
         initialise(head)
@@ -112,8 +118,8 @@ def build_head(
         for layer in (*class_layers, *box_layers):
             nn.init.normal_(layer.weight, std=INIT_STD)
         for layer in class_layers:
-            assert layer.bias is not None
-            nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, INIT_CLASS_BIAS)
     return head
 
 

@@ -3,6 +3,9 @@
 Maps of strides 8 to 64 are merged downwards and upwards by blocks of depthwise 5x5 convolutions. Every cell predicts,
 for each side of a box, a distribution over its distance from the cell's center, and a score that is class and quality
 of the box at once.
+
+A second set of predictors on the same maps can be trained to give each object one box (consistent dual assignment,
+arXiv 2405.14458), so that nothing has to be suppressed among its boxes.
 """
 
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from torch.nn import functional as F
 
 from backbone.architectures.plan import Feature
 from backbone.blocks import ConvNormAct
-from det.boxes import RawDetections
+from det.boxes import DualDetections, RawDetections
 from det.heads.anchors import feature_sizes
 
 SIZES = {
@@ -82,6 +85,24 @@ class Merge(nn.Module):
         return self.project(torch.cat([main, self.short(both)], dim=1))
 
 
+class Predictors(nn.Module):
+    """For each map a tower and two last convolutions, of classes and of distances.
+
+    Maps [N, C, H/s, W/s], finest first -> raw output, as `PicoHead.forward` describes it.
+    """
+
+    def __init__(self, channels: int, depth: int, *, num_maps: int, num_classes: int, norm_momentum: float) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(
+            nn.Sequential(*(Separable(channels, norm_momentum) for _ in range(depth))) for _ in range(num_maps)
+        )
+        self.class_predictors = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in range(num_maps))
+        self.distance_predictors = nn.ModuleList(nn.Conv2d(channels, 4 * NUM_BINS, 1) for _ in range(num_maps))
+
+    def forward(self, maps: Sequence[Tensor]) -> RawDetections:
+        return _predict(maps, self.towers, self.class_predictors, self.distance_predictors)
+
+
 class PicoHead(nn.Module):
     """Maps of strides 8 to 64 from taps at 8, 16 and 32, and for each a tower and a predictor of its own.
 
@@ -91,13 +112,21 @@ class PicoHead(nn.Module):
         size: a key of `SIZES`.
         norm_momentum: of all batch norms.
         padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
+        one_to_one: have a second set of predictors, `one_to_one`, else None.
     """
 
     losses = ("aligned",)
     """Kinds of loss that train it, the default first."""
 
     def __init__(
-        self, features: Sequence[Feature], *, num_classes: int, size: str, norm_momentum: float, padding: str
+        self,
+        features: Sequence[Feature],
+        *,
+        num_classes: int,
+        size: str,
+        norm_momentum: float,
+        padding: str,
+        one_to_one: bool = False,
     ) -> None:
         super().__init__()
         channels, depth = SIZES[size]
@@ -109,11 +138,14 @@ class PicoHead(nn.Module):
         self.bottom_up = nn.ModuleList(Merge(channels, norm_momentum) for _ in range(num_merges))
         self.top_from_lateral = Separable(channels, norm_momentum, 2, padding)
         self.top_from_merged = Separable(channels, norm_momentum, 2, padding)
-        self.towers = nn.ModuleList(
-            nn.Sequential(*(Separable(channels, norm_momentum) for _ in range(depth))) for _ in self.strides
-        )
-        self.class_predictors = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in self.strides)
-        self.distance_predictors = nn.ModuleList(nn.Conv2d(channels, 4 * NUM_BINS, 1) for _ in self.strides)
+
+        def predictors() -> Predictors:
+            return Predictors(
+                channels, depth, num_maps=len(self.strides), num_classes=num_classes, norm_momentum=norm_momentum
+            )
+
+        self._take(predictors())
+        self.one_to_one = predictors() if one_to_one else None
 
     def forward(self, *taps: Tensor) -> RawDetections:
         """Features [N, C, H/8, W/8], [N, C', H/16, W/16], [N, C'', H/32, W/32] -> raw output for all cells.
@@ -121,15 +153,29 @@ class PicoHead(nn.Module):
         Class logits are [N, A, K], box offsets [N, A, 4 * NUM_BINS]: for left, top, right and bottom the logits of the
         distances.
         """
-        maps = [tower(x) for tower, x in zip(self.towers, self._neck(taps), strict=True)]
-        return RawDetections(
-            class_logits=torch.cat(
-                [_rows(predict(x)) for predict, x in zip(self.class_predictors, maps, strict=True)], 1
-            ),
-            box_offsets=torch.cat(
-                [_rows(predict(x)) for predict, x in zip(self.distance_predictors, maps, strict=True)], 1
-            ),
-        )
+        return self._one_to_many(self._neck(taps))
+
+    def both(self, *taps: Tensor) -> DualDetections:
+        """As `forward`, of both sets of predictors; the one-to-one set does not train the neck."""
+        assert self.one_to_one is not None
+        maps = self._neck(taps)
+        return DualDetections(self._one_to_many(maps), self.one_to_one([x.detach() for x in maps]))
+
+    def keep(self, *, one_to_one: bool) -> None:
+        """Drops one set of predictors; `forward` gives the output of the other."""
+        if one_to_one:
+            assert self.one_to_one is not None
+            self._take(self.one_to_one)
+        self.one_to_one = None
+
+    def _take(self, predictors: Predictors) -> None:
+        """Makes a set of predictors the head's own: weights files have its layers without another level of names."""
+        self.towers = predictors.towers
+        self.class_predictors = predictors.class_predictors
+        self.distance_predictors = predictors.distance_predictors
+
+    def _one_to_many(self, maps: Sequence[Tensor]) -> RawDetections:
+        return _predict(maps, self.towers, self.class_predictors, self.distance_predictors)
 
     def _neck(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """The merged maps [N, C, H/s, W/s], finest first."""
@@ -160,8 +206,21 @@ class PicoHead(nn.Module):
 
     def output_layers(self) -> tuple[list[nn.Conv2d], list[nn.Conv2d]]:
         """The last convolutions of the classes and of the distances."""
-        classes = [layer for layer in self.class_predictors if isinstance(layer, nn.Conv2d)]
-        return classes, [layer for layer in self.distance_predictors if isinstance(layer, nn.Conv2d)]
+        sets = [self] if self.one_to_one is None else [self, self.one_to_one]
+        classes = [layer for part in sets for layer in part.class_predictors if isinstance(layer, nn.Conv2d)]
+        distances = [layer for part in sets for layer in part.distance_predictors if isinstance(layer, nn.Conv2d)]
+        return classes, distances
+
+
+def _predict(
+    maps: Sequence[Tensor], towers: nn.ModuleList, class_predictors: nn.ModuleList, distance_predictors: nn.ModuleList
+) -> RawDetections:
+    """The raw output for maps [N, C, H/s, W/s], with one entry of each list for each."""
+    maps = [tower(x) for tower, x in zip(towers, maps, strict=True)]
+    return RawDetections(
+        class_logits=torch.cat([_rows(predict(x)) for predict, x in zip(class_predictors, maps, strict=True)], 1),
+        box_offsets=torch.cat([_rows(predict(x)) for predict, x in zip(distance_predictors, maps, strict=True)], 1),
+    )
 
 
 def _rows(x: Tensor) -> Tensor:

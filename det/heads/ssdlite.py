@@ -15,15 +15,21 @@ MIN_EXTRA_CHANNELS = 16
 
 
 class Extra(nn.Module):
-    """A further map of half the size: 1x1 to half the channels, 3x3 depthwise with stride 2, 1x1."""
+    """A further map of half the size: 1x1 to half the channels, 3x3 depthwise with stride 2, 1x1.
 
-    def __init__(self, in_channels: int, out_channels: int, norm_momentum: float, padding: str) -> None:
+    Arguments:
+        multiplier: filters of the depthwise convolution for each of its channels, 1 or 2.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_momentum: float, padding: str, multiplier: int = 1
+    ) -> None:
         super().__init__()
         half = out_channels // 2
         norm = {"activation": nn.ReLU6, "norm_momentum": norm_momentum}
         self.reduce = ConvNormAct(in_channels, half, 1, **norm)
-        self.depthwise = ConvNormAct(half, half, 3, stride=2, groups=half, padding=padding, **norm)
-        self.project = ConvNormAct(half, out_channels, 1, **norm)
+        self.depthwise = ConvNormAct(half, multiplier * half, 3, stride=2, groups=half, padding=padding, **norm)
+        self.project = ConvNormAct(multiplier * half, out_channels, 1, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, out_channels, ceil(H/2), ceil(W/2)]."""
@@ -31,15 +37,17 @@ class Extra(nn.Module):
 
 
 class PredictionBlock(nn.Module):
-    """`values` numbers for every anchor of a map: 3x3 depthwise, then 1x1 with bias."""
+    """`values` numbers for every anchor of a map: 3x3 depthwise, then 1x1, by default with bias."""
 
-    def __init__(self, in_channels: int, num_anchors: int, values: int, norm_momentum: float) -> None:
+    def __init__(
+        self, in_channels: int, num_anchors: int, values: int, norm_momentum: float, bias: bool = True
+    ) -> None:
         super().__init__()
         self.values = values
         self.depthwise = ConvNormAct(
             in_channels, in_channels, 3, groups=in_channels, activation=nn.ReLU6, norm_momentum=norm_momentum
         )
-        self.project = nn.Conv2d(in_channels, num_anchors * values, 1)
+        self.project = nn.Conv2d(in_channels, num_anchors * values, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, H * W * anchors, values], cells row by row, the anchors of a cell together."""
@@ -52,10 +60,12 @@ class SSDLiteHead(nn.Module):
     Arguments:
         c4, c5: channels and strides of the features at strides 16 and 32.
         num_classes: K, columns of the class logits.
-        variant: of the anchors, "paper" or "torchvision"; see `ssd_anchors`.
+        variant: of the anchors, "paper", "torchvision" or "paddle"; see `ssd_anchors`. With "paddle", the extra maps
+            are PaddleDetection's, padded as TensorFlow pads and with two depthwise filters for each channel, and the
+            predictors have no biases.
         width: multiplies the channels of the extra maps.
         norm_momentum: of all batch norms.
-        padding: of the strided convolutions: "symmetric" or "same", as the backbone's.
+        padding: of the strided convolutions: "symmetric" or "same", as the backbone's; "paddle" has "same" anyway.
     """
 
     losses = ANCHOR_LOSSES
@@ -79,11 +89,16 @@ class SSDLiteHead(nn.Module):
         self.extras = nn.ModuleList()
         for extra_channels in EXTRA_CHANNELS:
             out_channels = max(MIN_EXTRA_CHANNELS, int(extra_channels * width))
-            self.extras.append(Extra(channels[-1], out_channels, norm_momentum, padding))
+            if variant == "paddle":
+                extra = Extra(channels[-1], out_channels, norm_momentum, padding="same", multiplier=2)
+            else:
+                extra = Extra(channels[-1], out_channels, norm_momentum, padding)
+            self.extras.append(extra)
             channels.append(out_channels)
         per_map = list(zip(channels, anchors_per_cell(variant), strict=True))
-        self.class_predictors = nn.ModuleList(PredictionBlock(c, n, num_classes, norm_momentum) for c, n in per_map)
-        self.box_predictors = nn.ModuleList(PredictionBlock(c, n, 4, norm_momentum) for c, n in per_map)
+        common = {"norm_momentum": norm_momentum, "bias": variant != "paddle"}
+        self.class_predictors = nn.ModuleList(PredictionBlock(c, n, num_classes, **common) for c, n in per_map)
+        self.box_predictors = nn.ModuleList(PredictionBlock(c, n, 4, **common) for c, n in per_map)
 
     def forward(self, c4: Tensor, c5: Tensor) -> RawDetections:
         """C4 [N, C, H/16, W/16], C5 [N, C', H/32, W/32] -> class logits [N, A, K] and box offsets [N, A, 4]."""

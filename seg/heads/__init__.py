@@ -15,9 +15,9 @@ from backbone.architectures.rows import Architecture
 from backbone.errors import InputError, check_choice
 from seg.heads.decoders import DECODERS, DecoderHead
 from seg.heads.fuse import FuseHead
-from seg.heads.lraspp import LRASPPHead
+from seg.heads.lraspp import LRASPPHead, MergingLRASPPHead
 from seg.heads.raspp import RASPPHead
-from seg.heads.taps import high_tap, low_tap, pyramid
+from seg.heads.taps import high_tap, low_tap, merged_taps, pyramid
 from seg.options import HEADS, POOLINGS, VARIANTS
 
 HEAD_CHANNELS = {"lraspp": 128, "raspp": 256, "fuse": 64} | {
@@ -28,7 +28,8 @@ OUTPUT_STRIDES = {"lraspp": (16, 8, 32), "raspp": (16, 8, 32), "fuse": (32, 16)}
     name: decoder.output_strides for name, decoder in DECODERS.items()
 }
 """Strides of the deepest feature that each head accepts, the default first."""
-POOLING_OF_VARIANT = {"paper": "windows", "torchvision": "global"}
+POOLING_OF_VARIANT = {"paper": "windows", "torchvision": "global", "paddle": "windows"}
+Head = LRASPPHead | MergingLRASPPHead | RASPPHead | FuseHead | DecoderHead
 
 
 def required_taps(head: str, architecture: Architecture, variant: str = "paper") -> tuple[str, ...]:
@@ -39,6 +40,8 @@ def required_taps(head: str, architecture: Architecture, variant: str = "paper")
     """
     check_choice("head", head, HEADS)
     check_choice("variant", variant, VARIANTS)
+    if head == "lraspp" and variant == "paddle":
+        return merged_taps(architecture)
     if head == "lraspp":
         return low_tap(architecture, variant), high_tap(architecture)
     if head == "raspp":
@@ -58,7 +61,7 @@ def build_head(
     pooling: str | None = None,
     dropout: float = 0.0,
     align_corners: bool = False,
-) -> LRASPPHead | RASPPHead | FuseHead | DecoderHead:
+) -> Head:
     """A head with fresh weights: its inputs are the feature maps [N, C, H/s, W/s], its output the logits.
 
     Every head declares `stride`, that of its logits [N, num_classes, H/stride, W/stride], and what it asks of the
@@ -67,7 +70,7 @@ def build_head(
     Arguments:
         name: one of `seg.options.HEADS`.
         features: channels and strides of `required_taps`, in that order; the last one is the deepest.
-        variant: of LR-ASPP: "paper" or "torchvision".
+        variant: of LR-ASPP: "paper", "torchvision" or "paddle" (three maps, which end at stride 4).
         head_channels: channels inside the head; by default `HEAD_CHANNELS`.
         pooling: of LR-ASPP: "windows" or "global"; by default the variant's.
         dropout: probability of dropping a channel before the classifying convolution.
@@ -86,8 +89,9 @@ def build_head(
             raise InputError(f"{what} {value} must be at least 1")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout {dropout} must be at least 0 and below 1")
-    if align_corners and name != "lraspp":
-        raise InputError(f"align_corners does not fit head {name!r}; it is for lraspp")
+    if align_corners and (name != "lraspp" or variant == "paddle"):
+        what = f"variant {variant!r}" if name == "lraspp" else f"head {name!r}"
+        raise InputError(f"align_corners does not fit {what}; it is for lraspp as DeepLab has it")
     output_stride = features[-1].stride
     if output_stride not in OUTPUT_STRIDES[name]:
         valid = ", ".join(map(str, OUTPUT_STRIDES[name]))
@@ -96,6 +100,8 @@ def build_head(
     common = {"num_classes": num_classes, "head_channels": head_channels, "dropout": dropout}
     if name == "lraspp":
         pooling = pooling or POOLING_OF_VARIANT[variant]
+        if variant == "paddle":
+            return MergingLRASPPHead(*features, pooling=pooling, **common)
         return LRASPPHead(*features, variant=variant, pooling=pooling, align_corners=align_corners, **common)
     if name == "raspp":
         return RASPPHead(*features, **common)

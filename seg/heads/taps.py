@@ -29,6 +29,12 @@ def high_tap(architecture: Architecture) -> str:
     return "last" if architecture.hidden else f"{len(architecture.rows)}.out"
 
 
+def merged_taps(architecture: Architecture) -> tuple[str, str, str]:
+    """The taps that PaddleSeg's LR-ASPP merges: the last block's output at strides 4 and 8, and that of all blocks."""
+    _, fine, low, *_ = pyramid(architecture)
+    return fine, low, f"{len(architecture.rows)}.out"
+
+
 def pyramid(architecture: Architecture) -> tuple[str, ...]:
     """Taps of strides 2, 4, 8, 16 and 32: the last block's output at each, the stem where no block has stride 2.
 

@@ -6,6 +6,7 @@ from collections.abc import Generator
 import pytest
 
 from tests.builders.chromium import MISSING as NO_CHROMIUM
+from tests.builders.page_runtime import MISSING as NO_RUNTIME
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,7 +20,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         if "could not import" in str(report.longrepr):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid}: {report.longrepr[2]}; install the extras dev and fast-eval"
-        elif NO_CHROMIUM in str(report.longrepr):
+        elif any(reason in str(report.longrepr) for reason in (NO_CHROMIUM, NO_RUNTIME)):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid}: {report.longrepr[2]}"
     return report

@@ -8,17 +8,13 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 
 import det
 from backbone.errors import InputError
-from det.aligned_loss import QUALITY_POWER, SMALLEST_REACH, TOP_CELLS, AlignedLoss, assign
+from det.aligned_loss import QUALITY_POWER, SMALLEST_REACH, TOP_CELLS, TOP_CELLS_ONE_TO_ONE, AlignedLoss, assign
 from det.boxes import RawDetections
 from det.heads.pico import NUM_BINS, boxes_from_distances, distances, distances_to
-from det.matching import Targets, in_crowd
+from det.matching import in_crowd
+from tests.builders.boxes import CLASSES, CROSSING, CROWDED, NOTHING, SIZE, random_raw, targets_of
 
-SIZE = 128
-CLASSES = 3
-NOTHING = (np.zeros((0, 4)), np.zeros(0), np.zeros(0))
-CROSSING = (np.array([[10, 20, 70, 90], [30, 10, 60, 100.0]]), np.array([0, 2]), np.zeros(2))
 OVER_ALL = (np.array([[0, 0, SIZE, SIZE], [40, 40, 44, 43.0]]), np.array([1, 1]), np.zeros(2))
-CROWDED = (np.array([[0, 0, 50, 128], [60, 60, 90, 110.0]]), np.array([1, 0]), np.array([1, 0]))
 
 
 def many(count=500):
@@ -31,44 +27,15 @@ def many(count=500):
     )
 
 
-def targets_of(images):
-    """Targets of images given as (boxes, labels, crowd), padded; padding boxes are empty."""
-    most = max(1, *(len(boxes) for boxes, _, _ in images))
-    rows = []
-    for boxes, labels, crowd in images:
-        missing = most - len(boxes)
-        rows.append(
-            (
-                np.pad(boxes, ((0, missing), (0, 0))),
-                np.pad(labels, (0, missing)),
-                np.pad(crowd == 0, (0, missing)),
-                np.pad(crowd == 1, (0, missing)),
-            )
-        )
-    boxes, labels, valid, crowd = (np.stack(part) for part in zip(*rows, strict=True))
-    return Targets(
-        torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels).long(), torch.tensor(valid), torch.tensor(crowd)
-    )
-
-
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
     return det.create("pico96", backbone="mobilenet_v3_small", width=0.35, num_classes=CLASSES, image_size=SIZE)
 
 
-def random_raw(model, count, seed=0):
-    """Raw output that differs from cell to cell, with boxes of a few strides."""
-    generator = torch.Generator().manual_seed(seed)
-    cells = len(model.anchors)
-    return RawDetections(
-        torch.randn(count, cells, CLASSES, generator=generator) - 1,
-        2 * torch.randn(count, cells, 4 * NUM_BINS, generator=generator),
-    )
-
-
-def assign_one(scores, boxes, cells, truth):
+def assign_one(scores, boxes, cells, truth, one_to_one):
     """The assignment of one image in plain loops: {cell: (box, quality)}."""
+    most = TOP_CELLS_ONE_TO_ONE if one_to_one else TOP_CELLS
     found = {}
     truths = [
         (torch.tensor(box, dtype=torch.float32), int(label))
@@ -83,11 +50,16 @@ def assign_one(scores, boxes, cells, truth):
         half = (box[2:] - box[:2]).clamp(min=SMALLEST_REACH) / 2
         centers = (cells[:, :2] + cells[:, 2:]) / 2
         inside = ((centers - (box[:2] + box[2:]) / 2).abs() < half).all(1).nonzero()[:, 0].tolist()
-        for cell in sorted(inside, key=lambda cell: -alignment[cell])[:TOP_CELLS]:
+        for cell in sorted(inside, key=lambda cell: -alignment[cell])[:most]:
             claims.setdefault(cell, []).append((overlap[cell].item(), -index, index, alignment[cell].item()))
     for cell, claimants in claims.items():
         overlap, _, index, alignment = max(claimants)
         found[cell] = (index, overlap, alignment)
+    if one_to_one:
+        best = {}
+        for cell, (index, _, alignment) in found.items():
+            best.setdefault(index, []).append((alignment, -cell))
+        found = {-max(cells)[1]: found[-max(cells)[1]] for cells in best.values()}
     result = {}
     for cell, (index, _, alignment) in found.items():
         own = [(a, o) for i, o, a in found.values() if i == index]
@@ -99,13 +71,14 @@ def assign_one(scores, boxes, cells, truth):
 IMAGES = {"crossing": CROSSING, "one over all": OVER_ALL, "crowd": CROWDED, "nothing": NOTHING, "many": many()}
 
 
-def test_a_batch_is_assigned_as_image_by_image(model):
+@pytest.mark.parametrize("one_to_one", [False, True])
+def test_a_batch_is_assigned_as_image_by_image(model, one_to_one):
     # Where predicted boxes miss the truth the alignment is 0, and which of such cells are taken is chance.
     raw, targets = random_raw(model, len(IMAGES)), targets_of(list(IMAGES.values()))
     scores, boxes = raw.class_logits.sigmoid(), model.head.decode(raw.box_offsets, model.anchors)
-    assigned = assign(scores, boxes, model.anchors, targets)
+    assigned = assign(scores, boxes, model.anchors, targets, one_to_one=one_to_one)
     for image, (name, truth) in enumerate(IMAGES.items()):
-        expected = assign_one(scores[image], boxes[image], model.anchors, truth)
+        expected = assign_one(scores[image], boxes[image], model.anchors, truth, one_to_one)
         cells = assigned.positive[image].nonzero()[:, 0].tolist()
         assert set(cells) >= {cell for cell, (_, quality) in expected.items() if quality > 0}, name
         for cell, (index, quality) in expected.items():
@@ -113,6 +86,8 @@ def test_a_batch_is_assigned_as_image_by_image(model):
                 assert assigned.box[image, cell] == index
                 assert assigned.quality[image, cell].item() == pytest.approx(quality, rel=1e-4, abs=1e-7)
         assert (name == "nothing") == (not cells)
+        learnt = assigned.box[image, cells].tolist()
+        assert not one_to_one or len(learnt) == len(set(learnt)), name
     assert not assigned.quality[~assigned.positive].any()
 
 

@@ -32,7 +32,7 @@ def parameters_norms_folded(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) - norms
 
 
-@pytest.mark.parametrize("variant, count", [("paper", 2034), ("torchvision", 3234)])
+@pytest.mark.parametrize("variant, count", [("paper", 2034), ("torchvision", 3234), ("paddle", 2434)])
 def test_anchor_counts_at_320(variant, count):
     assert ssd_anchors(SIZES_320, (320, 320), variant).shape == (count, 4)
 
@@ -298,3 +298,12 @@ def test_compiles_as_one_graph_and_exports_strictly(head, padding):
 def test_impossible_models_are_refused_with_the_choices(keywords, message):
     with pytest.raises(ValueError, match=message):
         det.create(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("head", "variant"), [("ssdlite", "paper"), ("ssdlite", "paddle"), ("ssdlite_fpn", "paper"), ("pico96", "paper")]
+)
+def test_a_detector_can_be_outlined_without_memory(head, variant):
+    with torch.device("meta"):
+        model = det.create(head, backbone="mobilenet_v3_small", variant=variant, num_classes=3, image_size=(96, 128))
+    assert model.anchors.is_meta and len(model.anchors) == len(model.head.anchors((96, 128)))

@@ -1,6 +1,8 @@
-"""PaddleDetection's PicoDet in our network.
+"""PaddleDetection's PicoDet and SSDLite in our networks.
 
-Its own model, with random weights, was the judge of names and numbers: all 605 tensors fit, outputs differed by 8e-6.
+Its own models, with random weights, were the judges of names and numbers. PicoDet: all 605 tensors fit, outputs
+differed by 8e-6. SSDLite: all 399 tensors (Small: 343) fit under both sets of names, at 320x320 and 193x257 outputs
+differed by 2.4e-5 of the largest, and anchors at 320x320 by 1e-7 of the image.
 """
 
 import re
@@ -12,6 +14,7 @@ from torch import nn
 import det
 from backbone.blocks import SqueezeExcite
 from backbone.errors import InputError
+from det.heads.anchors import ssd_anchors
 from tests.builders.port_networks import PaddleGate
 from tools.converters.weights import recognise
 
@@ -73,18 +76,21 @@ def paddles(model: det.Detector) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.fixture
-def original(randomise):
-    """A network that computes as Paddle does, with random weights."""
-    torch.manual_seed(0)
-    model = det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416)
-    model = randomise(model)
+def computing_as_paddle(model: det.Detector) -> det.Detector:
     for module in model.modules():
         if isinstance(module, SqueezeExcite):
             module.gate = PaddleGate()
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 1e-5
     return model
+
+
+@pytest.fixture
+def original(randomise):
+    """A network that computes as Paddle does, with random weights."""
+    torch.manual_seed(0)
+    model = det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416)
+    return computing_as_paddle(randomise(model))
 
 
 @torch.no_grad()
@@ -122,3 +128,130 @@ def test_what_does_not_fit_is_said(original):
     other = {key: value for key, value in state.items() if not key.startswith("backbone.conv16")}
     with pytest.raises(InputError, match="but not on MobileNetV3-Large"):
         det.from_weights(other)
+
+
+def ssdlites_layers(blocks: int) -> dict[str, tuple[str, str]]:
+    """Our layers of SSDLite -> their names in PaddleDetection's models and in its older static graph."""
+    found = {"backbone.stem": ("backbone.conv1", "conv1")}
+    for number in range(1, blocks + 1):
+        block, theirs = f"backbone.blocks.{number}", f"conv{number + 1}"
+        found[f"{block}.expand"] = f"backbone.{theirs}.expand_conv", f"{theirs}_expand"
+        found[f"{block}.depthwise"] = f"backbone.{theirs}.bottleneck_conv", f"{theirs}_depthwise"
+        found[f"{block}.project"] = f"backbone.{theirs}.linear_conv", f"{theirs}_linear"
+        found[f"{block}.squeeze_excite.reduce"] = f"backbone.{theirs}.mid_se.conv1", f"{theirs}_se_1"
+        found[f"{block}.squeeze_excite.expand"] = f"backbone.{theirs}.mid_se.conv2", f"{theirs}_se_2"
+    found["backbone.last"] = f"backbone.conv{blocks + 2}", f"conv{blocks + 2}"
+    for number in range(4):
+        extra, theirs = f"head.extras.{number}", f"conv{blocks + 3 + number}"
+        found[f"{extra}.reduce"] = f"backbone.{theirs}.pointwise_conv", f"{theirs}_extra1"
+        found[f"{extra}.depthwise"] = f"backbone.{theirs}.depthwise_conv", f"{theirs}_extra2_dw"
+        found[f"{extra}.project"] = f"backbone.{theirs}.normal_conv", f"{theirs}_extra2_sep"
+    for number in range(6):
+        for ours, today, static in (("box", "boxes", "loc"), ("class", "scores", "conf")):
+            found[f"head.{ours}_predictors.{number}"] = f"ssd_head.{today}{number}", f"{static}_{number + 1}"
+    return found
+
+
+SSDLITES_VALUES = {
+    "conv.weight": (".conv.weight", "_weights"),
+    "norm.weight": (".bn.weight", "_bn_scale"),
+    "norm.bias": (".bn.bias", "_bn_offset"),
+    "norm.running_mean": (".bn._mean", "_bn_mean"),
+    "norm.running_var": (".bn._variance", "_bn_variance"),
+    "weight": (".weight", "_weights"),
+    "bias": (".bias", "_offset"),
+    "depthwise.conv.weight": (".dw_conv.weight", "dw_weights"),
+    "project.weight": (".pw_conv.weight", "pw_weights"),
+}
+
+
+def ssdlites(model: det.Detector, *, static: bool) -> dict[str, torch.Tensor]:
+    """A model's tensors as PaddleDetection names them: today with the background last, in the static graph first."""
+    layers = ssdlites_layers(len(model.backbone.blocks))
+    found = {}
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        layer = next(name for name in sorted(layers, key=len, reverse=True) if key.startswith(f"{name}."))
+        rest = key.removeprefix(f"{layer}.")
+        rest = rest if rest in SSDLITES_VALUES else rest.removeprefix("depthwise.")
+        if "class_predictors" in key and rest == "project.weight" and not static:
+            value = value.unflatten(0, (-1, 81)).roll(-1, dims=1).flatten(0, 1)
+        found[layers[layer][static] + SSDLITES_VALUES[rest][static]] = value
+    return found
+
+
+@pytest.fixture
+def ssdlite(randomise):
+    def make(backbone: str) -> det.Detector:
+        torch.manual_seed(0)
+        return computing_as_paddle(randomise(det.create(backbone=backbone, num_classes=81, variant="paddle")))
+
+    return make
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("static", [False, True], ids=["today", "static"])
+@pytest.mark.parametrize(
+    ("backbone", "count", "names"),
+    [
+        ("mobilenet_v3_large_randl", 399, ("backbone.conv18.depthwise_conv.bn._mean", "conv18_extra2_dw_bn_mean")),
+        ("mobilenet_v3_small_paddle", 343, ("backbone.conv2.mid_se.conv2.bias", "conv2_se_2_offset")),
+    ],
+)
+def test_ssdlite_gives_what_it_gave(ssdlite, static, backbone, count, names):
+    theirs = ssdlite(backbone)
+    state = ssdlites(theirs, static=static)
+    assert len(state) == count and names[static] in state
+    found = recognise(state)
+    said = found.description
+    assert (found.layout, said["score"], said["nms_iou"]) == ("paddle", "softmax", 0.45)
+    assert (said["mean"][0], said["model"]["backbone"], said["model"]["tail"]) == (0.485, backbone, "detection")
+    assert said["model"]["image_size"] == 320 and dict(zip(said["category_ids"], said["classes"], strict=True))[90]
+    assert found.model.background and found.model.num_objects == 80
+    images = torch.randn(1, 3, 97, 128)
+    for mine, original in zip(found.model.eval()(images), theirs(images), strict=True):
+        torch.testing.assert_close(mine, original, rtol=1e-4, atol=1e-5 * original.abs().max().item())
+
+
+def test_ssdlites_anchors_are_those_of_its_config():
+    sizes_hw = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
+    anchors = ssd_anchors(sizes_hw, (320, 320), "paddle")
+    assert anchors.shape == (2434, 4)
+    # The numbers are those of Paddle's prior_box: an inner cell of the first map, and cells of the map with step 107.
+    inner = [
+        [152.0, 152.0, 184.0, 184.0],
+        [145.3726, 156.6863, 190.6274, 179.3137],
+        [156.6863, 145.3726, 179.3137, 190.6274],
+    ]
+    torch.testing.assert_close(anchors[840:843], torch.tensor(inner), rtol=0, atol=1e-3)
+    assert anchors[2374].tolist() == pytest.approx([70.9, 70.9, 250.1, 250.1], abs=1e-3)
+    assert anchors[2398].tolist() == pytest.approx([177.9, 177.9, 320, 320], abs=1e-3)
+    assert anchors.min() == 0 and anchors.max() == 320
+
+
+def test_a_ssdlite_that_does_not_fit_is_said(ssdlite):
+    model = ssdlite("mobilenet_v3_small_paddle")
+    state = ssdlites(model, static=True)
+    with pytest.raises(InputError, match="need variant='paddle', the model has 'torchvision'"):
+        det.load_weights(det.create(backbone="mobilenet_v3_small_paddle", num_classes=81, variant="torchvision"), state)
+    with pytest.raises(InputError, match="need head='ssdlite'"):
+        det.load_weights(det.create("pico96"), state)
+    with pytest.raises(InputError, match=r"1 missing \(head\.extras\.3\.depthwise\.conv\.weight\)"):
+        det.load_weights(model, {key: value for key, value in state.items() if key != "conv17_extra2_dw_weights"})
+    shorter = {key: value for key, value in state.items() if not key.startswith("conv12_")}
+    for other in (shorter, state | {"loc_1pw_weights": state["loc_1pw_weights"][:-4]}):
+        with pytest.raises(InputError, match="PaddleDetection's SSDLite, but not on MobileNetV3"):
+            det.from_weights(other)
+
+
+def test_picodets_weights_start_a_model_with_them():
+    torch.manual_seed(0)
+    state = paddles(det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416))
+    model = det.create("pico128", backbone="mobilenet_v3_large_randl", num_classes=80, image_size=416, one_to_one=True)
+    with pytest.raises(InputError, match=r"head\.one_to_one\."):
+        det.load_weights(model, state)
+    assert det.load_weights(model, state, as_start=True) == "paddle"
+    weight = state["head.head_cls2.bias"][:80]
+    assert torch.equal(model.head.class_predictors[2].bias, weight)
+    assert torch.equal(model.head.one_to_one.class_predictors[2].bias, weight)

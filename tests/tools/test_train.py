@@ -241,6 +241,36 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 
+KILLER = """
+import os, signal
+from tools import train_seg
+from tools.run import loop
+from tools.run.schedule import learning_rate
+restarts, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+def rate(optim, step, steps):
+    if step == 4 and (restarts, rank) == ("0", "1"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learning_rate(optim, step, steps)
+loop.learning_rate = rate
+raise SystemExit(train_seg.main(ARGUMENTS))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_again_go_on_by_themselves(world, tmp_path):
+    arguments = [*command("seg", world, tmp_path / "run")[1], "run.save_every=3", "run.samples=0"]
+    (tmp_path / "all.py").write_text(KILLER.replace("ARGUMENTS", repr(arguments)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    line = [*torchrun, "--max-restarts", "1", str(tmp_path / "all.py")]
+    run = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "SIGKILL" in run.stderr.upper() or "-9" in run.stderr
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 6
+    steps = [line.split(",")[0] for line in (tmp_path / "run" / "log.csv").read_text().splitlines() if ",loss," in line]
+    assert steps == ["2", "4", "6"]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
     monkeypatch.setattr(segmentation, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))

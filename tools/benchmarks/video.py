@@ -23,7 +23,9 @@ from tools.benchmarks.contenders import make_peer
 from tools.benchmarks.timing import alternate
 from tools.io.console import console, table
 from tools.io.files import replace_file
+from tools.options import network_sizes
 from tools.predict import load
+from tools.predicting.pairs import pairs, parts
 from tools.streams.overlay import Drawing, draw
 from tools.streams.pipeline import Counts, Pipeline, Predictor, resized
 from tools.streams.run_video import load_predictors, set_thread_counts, share_cores, thread_counts
@@ -49,7 +51,7 @@ def benchmark(
     *,
     weights: list[Path],
     engine: list[str],
-    size: list[int] | None,
+    size: list[list[int]] | None,
     resize: tuple[int, int | None] | None,
     peer_weights: list[Path] | None,
     source: str,
@@ -61,16 +63,19 @@ def benchmark(
 
     Arguments:
         engine: names of engines; each runs overlapped and in turn.
-        size: of the networks' input: height and width, or the longer side; the plain loop's segmenter gets it too.
+        size: of the networks' input, as `tools.options.network_sizes` takes it; the plain loop's segmenters get it too.
         resize: (width, height or None) of the frames; the source is resized to a clip first, outside the times.
-        peer_weights: state dicts of torchvision's models, in the order of `weights`; missing ones are random.
+        peer_weights: state dicts of torchvision's models, segmenters first; missing ones are random.
         frames: of the source, in each round.
     """
-    network = None if size is None else size[0] if len(size) == 1 else (size[0], size[1])
+    sizes = network_sizes(size, len(weights))
     models = [load(path, engine="torch", device="cpu") for path in weights]
+    heads = parts(models)
+    size_of = {id(head): size for model, size in zip(models, sizes, strict=False) for head in parts([model])}
+    peer_sizes = [size_of[id(head)] for head in heads] if sizes else ()
     peers = [
-        (model.task, make_peer(model.task, len(model.classes), state_dict), model.classes)
-        for model, state_dict in itertools.zip_longest(models, (peer_weights or [])[: len(models)])
+        (head.task, make_peer(head.task, len(head.classes), state_dict), head.classes)
+        for head, state_dict in itertools.zip_longest(heads, (peer_weights or [])[: len(heads)])
     ]
     found: dict[str, list[Measured]] = {}
 
@@ -88,7 +93,7 @@ def benchmark(
             source = write_resized(source, Path(folder) / "clip.mp4", resize, frames)
         contenders: dict[str, Callable[[], tuple[int, float]]] = {}
         for name in engine:
-            asked, output = Predicting(weights, name, "cpu", network), Path(folder) / "ours.mp4"
+            asked, output = Predicting(weights, name, "cpu", sizes), Path(folder) / "ours.mp4"
             in_turn = load_predictors(asked, score_threshold=SCORE)
             before = thread_counts()
             num_lanes = share_cores(open_source(source), asked)
@@ -100,7 +105,7 @@ def benchmark(
             warm_up([in_turn], source)
             contenders[name] = partial(run_pipeline, lanes, shared, source, output, frames)
             contenders[f"{name}, in turn"] = partial(run_in_turn, in_turn, source, output, frames)
-        contenders[PLAIN] = partial(run_plain_loop, peers, source, Path(folder) / "plain.mp4", frames, network)
+        contenders[PLAIN] = partial(run_plain_loop, peers, source, Path(folder) / "plain.mp4", frames, peer_sizes)
         alternate({name: noted(name, run) for name, run in contenders.items()}, rounds, warm_up=False)
     report = {name: summarise(runs) for name, runs in found.items()}
     peer = report[PLAIN]["frames_per_second"]
@@ -187,7 +192,7 @@ def run_in_turn(models: Sequence[Predictor], source: str, output: Path, max_fram
     sink = open_sink(output, stream.fps, overwrite=True, stop=threading.Event())
     written = 0
     while written < max_frames and (frame := stream.read()) is not None:
-        results = [(model.task, model(frame.image)) for model in models]
+        results = pairs(models, [model(frame.image) for model in models])
         sink.write(draw(frame.image, results, Drawing(), 0.0), frame.seconds)
         written += 1
     stream.close()
@@ -200,7 +205,7 @@ def run_plain_loop(
     source: str,
     output: Path,
     max_frames: int,
-    size: tuple[int, int] | int | None,
+    sizes: Sequence[tuple[int, int] | int],
 ) -> tuple[int, float]:
     """Reads, predicts, draws and writes frame after frame with eager models; the number written, and 0."""
     capture = cv2.VideoCapture(source)
@@ -213,7 +218,7 @@ def run_plain_loop(
         if not was_read:
             break
         rgb = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).permute(2, 0, 1) / 255
-        for task, model, classes in peers:
+        for (task, model, classes), size in itertools.zip_longest(peers, sizes):
             with torch.no_grad():
                 if task == "segmentation":
                     image = F.normalize(rgb, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -16,6 +16,7 @@ from det.predictor import DetectionResult
 from tools.checks.samples import CELL_HW, sheet_path, shrink, spread, write_sheet
 from tools.io.console import console, progress, table
 from tools.io.leave_out import write_leave_out
+from tools.run.loading import told_in_one_line
 from tools.scoring.loaders import each_once
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -79,7 +80,7 @@ def check_images(content: dict[str, Any], folder: Path, *, whole: bool, workers:
         faults += [f"{path}: is not in the annotations; list it or move it away" for path in sorted(present - listed)]
 
     loader = each_once(FullDecode(paths), workers=workers)
-    with progress() as bar:
+    with told_in_one_line(workers, training=False), progress() as bar:
         found = bar.track(loader, total=len(paths), description="decoding")
         for path, position, size_hw in zip(paths, positions, found, strict=True):
             row = content["images"][position]

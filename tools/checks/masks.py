@@ -21,6 +21,7 @@ from tools.checks.samples import sheet_path, shrink, spread, write_sheet
 from tools.io.console import console, progress, table
 from tools.io.files import replace_file
 from tools.io.leave_out import write_leave_out
+from tools.run.loading import told_in_one_line
 from tools.scoring.loaders import each_once
 
 CITIES = {
@@ -104,7 +105,7 @@ def check_split(dataset: SegDataset, *, workers: int, hashed: bool, faults: list
     result = SplitCheck(
         Counter(), Counter(), np.zeros(256, np.int64), np.zeros(256, np.int64), [], {}, list(dataset.unfit)
     )
-    with progress() as bar:
+    with told_in_one_line(workers, training=False), progress() as bar:
         for found in bar.track(loader, total=len(dataset), description="decoding"):
             files = dataset.images[found.number], dataset.labels[found.number]
             for path, digest in zip(files, found.digests, strict=False):

@@ -12,6 +12,7 @@ from seg.data.dataset import IGNORE, SegDataset
 from seg.data.prepared import FORMAT, content_key
 from tools.io.console import console, progress
 from tools.io.files import replace_file
+from tools.run.loading import told_in_one_line
 from tools.scoring.loaders import each_once
 
 HEADER = 128
@@ -70,7 +71,7 @@ def prepare_split(dataset: SegDataset, out: Path, *, workers: int) -> None:
         (folder / "index.json").unlink(missing_ok=True)
     loader = each_once(Decode(dataset, missing, folder), workers=workers)
     written = 0
-    with progress() as bar:
+    with told_in_one_line(workers, training=False), progress() as bar:
         for num_bytes in bar.track(loader, total=len(missing), description=dataset.split):
             written += num_bytes
     index = {

@@ -12,6 +12,7 @@ import seg
 from backbone.data.transforms import shorter_side
 from backbone.errors import InputError
 from det import paddle_weights, tensorflow_weights
+from seg import paddle_weights as seg_paddle_weights
 from seg.data import cityscapes
 from seg.palette import distinct_colors, pascal_voc_color
 from seg.weights import DEEPLAB_SIGN
@@ -41,9 +42,9 @@ def recognise(
     whole = {
         "classifier.cbr.0.weight": _segmenter,
         DEEPLAB_SIGN: _segmenter,
+        seg_paddle_weights.SIGN: _segmenter,
         "backbone.extra.0.0.0.weight": _detector,
-        paddle_weights.SIGN: _detector,
-        **dict.fromkeys(tensorflow_weights.SIGNS, _detector),
+        **dict.fromkeys((*paddle_weights.SIGNS, *tensorflow_weights.SIGNS), _detector),
     }
     build = next((build for sign, build in whole.items() if sign in names), None)
     if build is not None:
@@ -78,7 +79,7 @@ def _classifier(source: str | Path, *, padding: str | None, norm_eps: float | No
 def _segmenter(source: str | Path) -> Recognised:
     found = seg.from_weights(source)
     count = found.arguments["num_classes"]
-    if found.layout == "deeplab":
+    if found.layout in ("deeplab", "paddle"):
         published, colors = cityscapes.NAMES, cityscapes.COLORS
     else:
         published = LRASPP_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]

@@ -13,9 +13,10 @@ from backbone.inference import TorchEngine
 from tools.engines.cache import entry_key, find_or_build
 from tools.engines.sessions import OPEN, Session, as_output, run_in_steps
 from tools.engines.sizes import SizeLimit
-from tools.exporting.graph import ImageGraph, image_graph
+from tools.exporting.graph import ImageGraph, head_outputs, image_graph
 from tools.exporting.onnx_format import write_onnx
 from tools.exporting.openvino_format import write_openvino
+from tools.joint.network import JointNetwork
 
 PACKAGES = {
     "onnxruntime": ("torch", "onnxscript", "onnx", "onnxruntime"),
@@ -29,7 +30,7 @@ class BuiltEngine:
 
     Arguments:
         name: "onnxruntime" or "openvino".
-        model: a Segmenter or Detector.
+        model: a Segmenter, Detector or JointNetwork.
         description: the model's, as its weights file has it.
     """
 
@@ -37,6 +38,7 @@ class BuiltEngine:
         self.runtime = name
         self.model, self.description = model, description
         self.sessions: dict[tuple[int, int], Session] = {}
+        self.heads = head_outputs(model, "raw") if isinstance(model, JointNetwork) else None
         self.limit = SizeLimit(name, lambda: TorchEngine(model, mean=description["mean"], std=description["std"]))
 
     @property
@@ -51,7 +53,7 @@ class BuiltEngine:
         session = self.sessions.get((height, width))
         if session is None:
             session = self.sessions[height, width] = self._build((height, width))
-        return as_output(run_in_steps(session, images.numpy(), 1), self.name)
+        return as_output(run_in_steps(session, images.numpy(), 1), self.name, self.heads)
 
     def _build(self, size_hw: tuple[int, int]) -> Session:
         """A session for inputs of (height, width)."""

@@ -22,7 +22,7 @@ from tools.io.shipped import ROOT
 
 MOST_ENTRIES = 32
 """About half a gigabyte of the usual networks."""
-CODE = ("backbone", "seg", "det", "tools/exporting")
+CODE = ("backbone", "seg", "det", "tools/exporting", "tools/joint")
 """The folders whose code makes the files."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.inference import Affine, TorchEngine, for_inference, take_bgr
+from backbone.inference import Affine, TorchEngine, for_inference, map_outputs, take_bgr
 from tools.engines.sizes import SizeLimit
 from tools.io.packages import require_compiler
 
@@ -45,20 +45,11 @@ class CompiledEngine(nn.Module):
         if self.in_half_precision:
             return self._run(images)
         outputs = [self._run(image[None]) for image in images]
-        return join(outputs)
+        return map_outputs(lambda *parts: torch.cat(parts), *outputs)
 
     def _run(self, images: Tensor) -> Any:
         if (torch_engine := self.limit.beyond(tuple(images.shape))) is not None:
             return torch_engine(images)
         with torch.autocast(self.device.type, torch.float16, enabled=self.in_half_precision):
             output = self.compiled(images.to(self.device))
-        if isinstance(output, Tensor):
-            return output.float()
-        return type(output)(*(part.float() for part in output))
-
-
-def join(outputs: Sequence[Any]) -> Any:
-    """The outputs of single images, tensors or NamedTuples of tensors [1, ...], as those of a batch."""
-    if isinstance(outputs[0], Tensor):
-        return torch.cat(list(outputs))
-    return type(outputs[0])(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+        return map_outputs(Tensor.float, output)

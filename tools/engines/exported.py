@@ -44,6 +44,8 @@ class ExportedEngine:
         self.reversed = export["channels"] == "rgb"
         self.batch: int | None = export["batch"]
         self.score_threshold: float | None = export.get("score_threshold")
+        heads = export.get("heads")
+        self.heads = heads and {name: head["outputs"] for name, head in heads.items()}
         self.multiple, self.least, self.most = (
             export.get(key, default) for key, default in (("multiple", 1), ("least", 1), ("most", math.inf))
         )
@@ -59,7 +61,7 @@ class ExportedEngine:
             )
         if self.reversed:
             images = images.flip(-1)
-        return as_output(run_in_steps(self._run, images.numpy(), self.batch or 1), str(self.path))
+        return as_output(run_in_steps(self._run, images.numpy(), self.batch or 1), str(self.path), self.heads)
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         try:

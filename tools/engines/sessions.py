@@ -84,15 +84,23 @@ def run_in_steps(session: Session, images: np.ndarray, step: int) -> dict[str, n
     return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
 
-def as_output(found: Mapping[str, np.ndarray | Tensor], source: str) -> Any:
+def as_output(
+    found: Mapping[str, np.ndarray | Tensor], source: str, heads: Mapping[str, Mapping[str, str]] | None = None
+) -> Any:
     """A graph's outputs by name as what a predictor's `finish` takes.
 
     Arguments:
         source: the file, for the message.
+        heads: of a joint network, by name: the outputs' names in the file by those of a model with this head alone.
 
     Raises:
         InputError: they are neither a segmenter's nor a detector's.
     """
+    if heads is not None:
+        return {
+            head: as_output({own: found[named] for own, named in names.items()}, source)
+            for head, names in heads.items()
+        }
     tensors = {name: torch.as_tensor(value) for name, value in found.items()}
     for names, make in (
         (("logits",), lambda logits: logits),

@@ -8,7 +8,7 @@ from torch.export import Dim
 
 from backbone.errors import InputError
 from backbone.network import Network
-from seg.heads.lraspp import LRASPPHead
+from seg.heads.lraspp import LRASPPHead, MergingLRASPPHead
 from seg.model import Segmenter
 from seg.resizing import resize
 
@@ -32,6 +32,8 @@ def multiple_of(model: nn.Module) -> int:
     if isinstance(model, Segmenter):
         if model.align_corners:
             raise InputError("a model with aligned corners pads each size in its own way; give --size, not --dynamic")
+        if isinstance(model.head, MergingLRASPPHead) and model.head.window is not None:
+            raise InputError("windows of variant paddle are cut for each size in its own way; give --size")
         multiple = max(multiple, model.head.multiple)
     return multiple
 

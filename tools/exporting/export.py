@@ -24,7 +24,8 @@ from tools.exporting.parity import Comparison, compare
 from tools.io.files import replace_file
 from tools.io.model_file import find_description, results_folder
 from tools.io.packages import versions
-from tools.predicting.models import load_model
+from tools.joint.network import JointNetwork
+from tools.predicting.models import keep_predictors, load_model
 from tools.scoring.classification import load_classifier
 
 NOT_RUN = "not run"
@@ -58,14 +59,15 @@ def choose_format(name: str, *, opset: int | None, aoti: bool) -> Format:
     return chosen if opset is None else chosen._replace(write=functools.partial(write_onnx, opset=opset))
 
 
-def load_exportable(weights: Path, taps: Sequence[str] | None) -> tuple[Any, dict[str, Any]]:
+def load_exportable(weights: Path, taps: Sequence[str] | None, *, nms: bool = True) -> tuple[Any, dict[str, Any]]:
     """The model in a weights file, or of a name, and its description.
 
     Arguments:
         taps: for a classifier, its body with these instead of the whole.
+        nms: for a detector, as `tools.predict.load` takes it.
 
     Raises:
-        InputError: the file cannot be read, or taps do not fit it.
+        InputError: the file cannot be read, or the options do not fit it.
     """
     # Here, as torchvision's tables take a second that our own files need not wait for.
     from tools.converters.weights import recognise
@@ -78,6 +80,9 @@ def load_exportable(weights: Path, taps: Sequence[str] | None) -> tuple[Any, dic
         model, description = load_classifier(weights)
     else:
         model, description = load_model(weights)
+    if not nms and not isinstance(model, Detector):
+        raise InputError(f"--no-nms: is of detectors, not of {weights}; leave it out")
+    description = keep_predictors(model, description, nms=nms, source=weights)
     if taps is None:
         return model, description
     if not isinstance(model, backbone.Classifier):
@@ -106,15 +111,17 @@ def make_graph(
     Raises:
         InputError: an option does not fit the model or the format.
     """
-    detector = isinstance(model, Detector)
+    tasks = _tasks(model)
+    detector = "detection" in tasks
     if dynamic and not chosen.free_sizes:
         raise InputError(f"--dynamic: a file {chosen.suffix} has one size; give --size HEIGHT WIDTH")
-    if dynamic and size_hw is not None and not detector:
+    if dynamic and size_hw is not None and not (detector or isinstance(model, JointNetwork)):
         raise InputError("--size: does not fit --dynamic, which leaves the size open; give one of them")
-    segmenter = isinstance(model, Segmenter)
-    has_final = (segmenter and chosen.final_labels) or (detector and chosen.final_boxes)
-    if output == "final" and (segmenter or detector) and not has_final:
-        lacking = "labels of pixels" if segmenter else "the choice of boxes"
+    segmenter = "segmentation" in tasks
+    has_labels, has_boxes = chosen.final_labels or not segmenter, chosen.final_boxes or not detector
+    has_final = bool(tasks) and has_labels and has_boxes
+    if output == "final" and tasks and not has_final:
+        lacking = "the choice of boxes" if has_labels else "labels of pixels"
         raise InputError(f"--output final: a file {chosen.suffix} cannot hold {lacking}; give raw")
     output = output or ("final" if has_final else "raw")
     if score_threshold is not None and not (detector and output == "final"):
@@ -128,6 +135,13 @@ def make_graph(
         dynamic=dynamic,
         score_threshold=SCORE_THRESHOLD if score_threshold is None else score_threshold,
     )
+
+
+def _tasks(model: Any) -> set[str]:
+    """The tasks of a model's heads."""
+    if isinstance(model, JointNetwork):
+        return set(model.tasks.values())
+    return {task for task, kind in (("segmentation", Segmenter), ("detection", Detector)) if isinstance(model, kind)}
 
 
 def export(

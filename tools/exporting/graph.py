@@ -14,10 +14,13 @@ Its input is `image`, uint8 [N, H, W, 3]; normalisation, the order of the channe
                              labels         int64 [N, D]
     classification  raw      logits         float32 [N, K]
     a network       raw      one per tap    float32 [N, C, H/stride, W/stride], named as the tap
+
+A joint network gives what its heads give alone, those of segmentation first; labels of boxes are `box_labels`. Of two
+heads of one task the second one's outputs begin with its name and a dot. `export["heads"]` has the names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +35,8 @@ from det.model import Detector
 from det.postprocess import NMS_IOU, SCORE_THRESHOLD, StaticPostProcess
 from seg.model import Segmenter, upsample
 from tools.exporting import any_size
+from tools.joint.network import JointNetwork
+from tools.joint.weights import head_description
 from tools.options import CHANNELS, OUTPUTS
 
 INPUT = "image"
@@ -40,6 +45,13 @@ LEAST_SIDE = 32
 TRACED_HW = (256, 320)
 """The size by which a graph for all sizes is traced."""
 
+OUTPUT_NAMES = {
+    # (task, output): the names
+    ("segmentation", "raw"): ("logits",),
+    ("segmentation", "final"): ("labels",),
+    ("detection", "raw"): ("class_logits", "box_offsets"),
+    ("detection", "final"): ("boxes", "scores", "labels"),
+}
 Finish = Callable[[Any, Tensor], Sequence[Tensor]]
 """(what the network gives, the graph's input) -> the graph's outputs."""
 
@@ -134,6 +146,25 @@ class Boxes(nn.Module):
         return self.postprocess(*raw)[:3]
 
 
+class Heads(nn.Module):
+    """What each head of a joint network gives, one after the other."""
+
+    def __init__(self, finishes: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.finishes = nn.ModuleDict(finishes)
+
+    def forward(self, values: Mapping[str, Any], image: Tensor) -> Sequence[Tensor]:
+        return tuple(output for name, finish in self.finishes.items() for output in finish(values[name], image))
+
+
+class End(NamedTuple):
+    """What comes after a network."""
+
+    finish: nn.Module  # a `Finish`
+    names: tuple[str, ...]  # of the outputs
+    entry: dict[str, Any]  # what the description's `export` says of it
+
+
 def image_graph(
     model: nn.Module,
     description: Mapping[str, Any],
@@ -148,24 +179,24 @@ def image_graph(
     """The graph of a model, whose norms are folded into its convolutions.
 
     Arguments:
-        model: a Segmenter, a Detector, a Classifier or a Network; it stays as it is.
+        model: a Segmenter, a Detector, a JointNetwork, a Classifier or a Network; it stays as it is.
         description: of the model, as its weights file has it.
         output: "raw", or "final" for labels and boxes.
         channels: order of the colors in the input, "bgr" or "rgb".
         size_hw: (height, width) of the input in pixels; by default a detector's own, and a classifier's.
         batch: number of images in an input.
-        dynamic: take any number of images, and, except for a detector, whose anchors belong to a size, any size.
-        score_threshold: of the final output of a detector: boxes that score above it.
+        dynamic: take any number of images, and, except for a detector, whose anchors belong to a size, or a joint
+            network, any size.
+        score_threshold: of the final output where boxes are found: those that score above it.
 
     Raises:
         InputError: a size is missing or does not fit, or the model has no such output.
     """
     check_choice("output", output, OUTPUTS)
     check_choice("channels", channels, CHANNELS)
-    finish: nn.Module = Raw()
-    if output == "final" and not isinstance(model, (Segmenter, Detector)):
+    if output == "final" and not isinstance(model, (Segmenter, Detector, JointNetwork)):
         raise InputError("output 'final' does not fit a model without a task's head; give raw")
-    free_size = dynamic and not isinstance(model, Detector)
+    free_size = dynamic and not isinstance(model, (Detector, JointNetwork))
     size_hw = None if free_size else _input_size(model, description, size_hw)
     network = for_inference(model, torch.device("cpu"))
     network = network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] - not in torch's stub
@@ -181,32 +212,11 @@ def image_graph(
     }
     if free_size:
         entry |= {"multiple": multiple, "least": any_size.LEAST_SIDE, "most": any_size.MOST_SIDE}
-    if isinstance(model, Segmenter):
-        names: tuple[str, ...] = ("logits",)
-        entry["stride"] = model.stride
-        if output == "final":
-            finish, names = Labels(), ("labels",)
-    elif isinstance(model, Detector):
-        names = ("class_logits", "box_offsets")
-        entry["background"] = model.background
-        if output == "final":
-            assert size_hw is not None  # a detector's never is
-            nms_iou = description.get("nms_iou", NMS_IOU)
-            postprocess = StaticPostProcess(
-                model.anchors_for(size_hw),
-                size_hw,
-                kind=description["score"],
-                background=model.background,
-                score_threshold=score_threshold,
-                nms_iou=nms_iou,
-                decode=model.head.decode,
-            )
-            finish, names = Boxes(postprocess), ("boxes", "scores", "labels")
-            entry |= {"score_threshold": score_threshold, "nms_iou": nms_iou}
-    elif isinstance(model, Network):
-        names = tuple(model.features)
+    if isinstance(model, JointNetwork):
+        finish, names, more = _joint_end(model, description, output, size_hw, score_threshold)
     else:
-        names = ("logits",)
+        finish, names, more = _end(model, description, output, size_hw, score_threshold)
+    entry |= more
     entry["outputs"] = list(names)
     return ImageGraph(
         network,
@@ -220,9 +230,83 @@ def image_graph(
     )
 
 
+def _end(
+    model: nn.Module,
+    description: Mapping[str, Any],
+    output: str,
+    size_hw: tuple[int, int] | None,
+    score_threshold: float,
+) -> End:
+    """What comes after the network of a model with one head or none."""
+    if isinstance(model, Segmenter):
+        names = OUTPUT_NAMES["segmentation", output]
+        return End(Labels() if output == "final" else Raw(), names, {"stride": model.stride})
+    if isinstance(model, Detector):
+        names = OUTPUT_NAMES["detection", output]
+        entry: dict[str, Any] = {"background": model.background}
+        if output == "raw":
+            return End(Raw(), names, entry)
+        assert size_hw is not None  # a detector's never is
+        nms_iou = description.get("nms_iou", NMS_IOU)
+        postprocess = StaticPostProcess(
+            model.anchors_for(size_hw),
+            size_hw,
+            kind=description["score"],
+            background=model.background,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            decode=model.head.decode,
+        )
+        entry |= {"score_threshold": score_threshold, "nms_iou": nms_iou}
+        return End(Boxes(postprocess), names, entry)
+    return End(Raw(), tuple(model.features) if isinstance(model, Network) else ("logits",), {})
+
+
+def _joint_end(
+    model: JointNetwork,
+    description: Mapping[str, Any],
+    output: str,
+    size_hw: tuple[int, int] | None,
+    score_threshold: float,
+) -> End:
+    """What comes after a joint network: the ends of its heads.
+
+    The entry has, beside what it has for a single model, `heads`: by name the task, and `outputs`, the names that the
+    graph has for those of a model with that head alone.
+    """
+    finishes: dict[str, nn.Module] = {}
+    heads: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
+    outputs = head_outputs(model, output)
+    for name, named in outputs.items():
+        single = head_description(description, name)
+        finishes[name], _, more = _end(model.single(name), single, output, size_hw, score_threshold)
+        heads[name] = {"task": single["task"], "outputs": named} | more
+        entry = more | entry  # at the top those of the first head of a task, as for a single model
+    names = tuple(name for named in outputs.values() for name in named.values())
+    return End(Heads(finishes), names, entry | {"heads": heads})
+
+
+def head_outputs(model: JointNetwork, output: str) -> dict[str, dict[str, str]]:
+    """By the heads' names: the names of a joint network's outputs by those of a model with that head alone."""
+    found: dict[str, dict[str, str]] = {}
+    taken: set[str] = set()
+    for head, task in sorted(model.tasks.items(), key=lambda item: item[1] == "detection"):
+        own = OUTPUT_NAMES[task, output]
+        named = {name: "box_labels" if (task, name) == ("detection", "labels") else name for name in own}
+        if not taken.isdisjoint(named.values()):
+            named = {name: f"{head}.{value}" for name, value in named.items()}
+        taken.update(named.values())
+        found[head] = named
+    return found
+
+
 def _input_size(model: nn.Module, description: Mapping[str, Any], size_hw: tuple[int, int] | None) -> tuple[int, int]:
     """The (height, width) of a fixed input in pixels."""
     if size_hw is None:
+        if isinstance(model, JointNetwork):
+            singles = (model.single(name) for name in model.tasks)
+            model = next((single for single in singles if isinstance(single, Detector)), model)
         if isinstance(model, Detector):
             return model.image_size_hw
         if "size" in description:

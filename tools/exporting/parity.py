@@ -4,6 +4,7 @@ Numbers may differ by TOLERANCE of the largest. A decision that follows from the
 differ only where the model's own numbers decide by less than rounding.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from det.boxes import RawDetections
 from det.model import Detector
 from det.postprocess import StaticPostProcess
 from seg.model import upsample
+from tools.joint.network import JointNetwork
+from tools.joint.weights import head_description
 
 TOLERANCE = 1e-4
 """Of numbers, relative to the largest of the output; of scores, absolute."""
@@ -57,10 +60,7 @@ def compare(
         inputs: images uint8 [N, H, W, 3] each.
     """
     export = description["export"]
-    if export["output"] == "raw":
-        tally: _Numbers | _Labels | _Boxes = _Numbers(export["outputs"])
-    else:
-        tally = _Boxes(model, description) if isinstance(model, Detector) else _Labels()
+    tally = _Heads(model, description) if isinstance(model, JointNetwork) else _tally(model, description)
     model = model.eval()
     for images in inputs:
         rgb = images[..., ::-1] if export["channels"] == "bgr" else images
@@ -69,6 +69,37 @@ def compare(
             values = model(normalise(tensor, description["mean"], description["std"], channels_last=False))
             tally.add(run(images), values)
     return tally.result()
+
+
+def _tally(model: nn.Module, description: Mapping[str, Any]) -> "_Numbers | _Labels | _Boxes":
+    """What compares the outputs of a model with one head or none."""
+    if description["export"]["output"] == "raw":
+        return _Numbers(description["export"]["outputs"])
+    return _Boxes(model, description) if isinstance(model, Detector) else _Labels()
+
+
+class _Heads:
+    """The outputs of a joint network: those of each head as of a model with that head alone."""
+
+    def __init__(self, model: JointNetwork, description: Mapping[str, Any]) -> None:
+        export = description["export"]
+        self.outputs = {name: head["outputs"] for name, head in export["heads"].items()}
+        self.tallies = {}
+        for name, head in export["heads"].items():
+            entry = {**export, **head, "outputs": list(head["outputs"])}
+            self.tallies[name] = _tally(model.single(name), {**head_description(description, name), "export": entry})
+
+    def add(self, found: dict[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        for name, tally in self.tallies.items():
+            tally.add({own: found[named] for own, named in self.outputs[name].items()}, values[name])
+
+    def result(self) -> Comparison:
+        results = {name: tally.result() for name, tally in self.tallies.items()}
+        faults = [f"{name}: {result.fault}" for name, result in results.items() if result.fault is not None]
+        summary = "; ".join(f"{name}: {result.summary}" for name, result in results.items())
+        return Comparison(
+            {name: result.figures for name, result in results.items()}, summary, "; ".join(faults) or None
+        )
 
 
 class _Numbers:
@@ -151,14 +182,15 @@ class _Boxes:
         self.size_hw = tuple(export["size"])
         self.anchors = model.anchors_for(self.size_hw)
         self.decode = model.head.decode
-        self.threshold, self.nms_iou = export["score_threshold"], export["nms_iou"]
+        self.threshold = export["score_threshold"]
+        self.nms_iou = math.inf if export["nms_iou"] is None else export["nms_iou"]
         self.process = StaticPostProcess(
             self.anchors,
             self.size_hw,
             kind=description["score"],
             background=model.background,
             score_threshold=self.threshold,
-            nms_iou=self.nms_iou,
+            nms_iou=export["nms_iou"],
             decode=self.decode,
         )
         self.boxes = self.rounded = self.wrong = 0

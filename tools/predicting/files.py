@@ -11,32 +11,40 @@ from backbone.errors import InputError
 from seg.data import cityscapes
 from tools.io.files import replace_file
 from tools.io.masks import save_mask
+from tools.joint.panoptic import coco_segments, combine, common_classes
 from tools.predicting.items import Item
 from tools.predicting.settings import FOLDERS, TASKS
 
 Results = Sequence[tuple[str, Any]]
-"""Of one image: pairs of task and result."""
+"""Of one image: pairs of task and result, as `pairs.pairs` gives them."""
 DIGITS_BOX, DIGITS_SCORE = 2, 4
 """Decimals in the tables: a hundredth of a pixel. What differs below comes from the order of a machine's sums."""
 
 
 def default_kinds(tasks: Sequence[str]) -> tuple[str, ...]:
     """What is saved where nothing was asked for."""
-    return tuple(kind for kind in ("labels", "json") if TASKS[kind] in tasks)
+    return tuple(kind for kind in ("labels", "json") if set(TASKS[kind]) <= set(tasks))
 
 
-def check_kinds(kinds: Sequence[str], tasks: Sequence[str]) -> None:
+def check_kinds(kinds: Sequence[str], heads: Sequence[Any]) -> None:
     """Checks that the models make what is to be saved.
+
+    Arguments:
+        heads: the predictors of single tasks, as `pairs.parts` gives them.
 
     Raises:
         InputError: one does not, or two models are for one task, whose files would have one name.
     """
+    tasks = [head.task for head in heads]
     for task in tasks:
         if tasks.count(task) > 1:
             raise InputError(f"--weights: two models are for {task}; give one for each task, and two runs for two")
     for kind in kinds:
-        if kind in TASKS and TASKS[kind] not in tasks:
-            raise InputError(f"--save {kind}: is made by a model for {TASKS[kind]}; add its --weights, or leave it out")
+        for task in TASKS.get(kind, ()):
+            if task not in tasks:
+                raise InputError(f"--save {kind}: is made by a model for {task}; add its --weights, or leave it out")
+    if "panoptic" in kinds:
+        common_classes(*(head.classes for head in heads))
 
 
 class LabelIds(NamedTuple):
@@ -97,6 +105,11 @@ class ImageFiles:
                 self._write_labels(paths, result)
             else:
                 record |= _boxes(result)
+        if "panoptic" in paths:
+            areas, found = (result for _, result in results)
+            combined = combine(areas, found)
+            _write_png(paths["panoptic"], np.ascontiguousarray(combined.colored()[..., ::-1]))
+            record["segments"] = coco_segments(combined, label_ids(areas.classes, areas.colors).ids)
         return record
 
     def _write_labels(self, paths: dict[str, Path], result: Any) -> None:
@@ -106,17 +119,22 @@ class ImageFiles:
         if "color" in paths:
             save_mask(paths["color"], stored.ids[result.labels], stored.palette)
         if "scores" in paths:
-            _, encoded = cv2.imencode(".png", np.rint(result.scores * 255).astype(np.uint8), _OPTIONS[".png"])
-            replace_file(paths["scores"], lambda part: part.write_bytes(encoded.tobytes()))
+            _write_png(paths["scores"], np.rint(result.scores * 255).astype(np.uint8))
 
 
 # The lowest compression of PNG is several times faster than the default and about a fifth larger.
 _OPTIONS = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 1], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 90]}
 
 
+def _write_png(path: Path, image: np.ndarray) -> None:
+    """Writes an image, uint8 [H, W] or BGR [H, W, 3]."""
+    _, encoded = cv2.imencode(".png", image, _OPTIONS[".png"])
+    replace_file(path, lambda part: part.write_bytes(encoded.tobytes()))
+
+
 def _draw(image: np.ndarray, results: Results) -> np.ndarray:
     """A copy of the image, uint8 BGR [H, W, 3], with all results drawn on it, boxes on top."""
-    for _, result in sorted(results, key=lambda pair: pair[0] == "detection"):
+    for _, result in results:
         image = result.draw(image)
     return image
 

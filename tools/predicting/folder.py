@@ -11,15 +11,17 @@ from backbone.errors import InputError
 from backbone.weights.names import is_name
 from tools.io.files import remove_strays, replace_file
 from tools.io.packages import versions
+from tools.joint.panoptic import coco_categories
 from tools.predicting import journal
 from tools.predicting.files import ImageFiles, label_ids
 from tools.predicting.items import Item
 from tools.predicting.models import PUBLISHED_FILE
 from tools.predicting.settings import FOLDERS
-from tools.predicting.tables import write_csv, write_json
+from tools.predicting.tables import write_csv, write_json, write_panoptic
 
+TABLE_FILES = ("detections.json", "detections.csv", "panoptic.json")
 HEADER, DAMAGED, SHARDS = "predictions.json", "damaged.txt", "shards"
-OURS = (*FOLDERS, "detections.json", "detections.csv", journal.NAME, DAMAGED, SHARDS)
+OURS = (*FOLDERS, *TABLE_FILES, journal.NAME, DAMAGED, SHARDS)
 """What else a run writes."""
 FORMAT = 1
 PACKAGES = ("torch", "opencv-python", "numpy")
@@ -31,7 +33,7 @@ class ResultsFolder:
     Arguments:
         path: of the folder; another run's is gone on with if it was made with the same settings.
         kinds: of SAVES.
-        predictors: the models, one for each task.
+        predictors: of single tasks, one for each, as `pairs.parts` gives them.
         settings: what must be equal for a run to go on, as JSON can hold it.
         overwrite: delete what an earlier run predicted.
 
@@ -87,6 +89,11 @@ class ResultsFolder:
                     write_json(self.path / "detections.json", found, predictor.category_ids)
                 if "csv" in self.kinds:
                     write_csv(self.path / "detections.csv", found, predictor.classes)
+        if "panoptic" in self.kinds:
+            areas, boxes = self.predictors
+            ids = label_ids(areas.classes, areas.colors).ids
+            categories = coco_categories(areas.classes, areas.colors, boxes.classes, ids)
+            write_panoptic(self.path / "panoptic.json", found, categories)
         lines = [f"{line}\n" for line in damaged]
         if lines:
             replace_file(self.path / DAMAGED, lambda part: part.write_text("".join(lines), encoding="utf-8"))
@@ -117,7 +124,7 @@ class ResultsFolder:
             for kind in FOLDERS:
                 for suffix in (".png", ".jpg"):
                     (self.path / kind / f"{record['stem']}{suffix}").unlink(missing_ok=True)
-        for name in (journal.NAME, "detections.json", "detections.csv", DAMAGED, HEADER):
+        for name in (journal.NAME, *TABLE_FILES, DAMAGED, HEADER):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / SHARDS, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from tools.predicting.files import Results, check_kinds, default_kinds
 from tools.predicting.folder import HEADER, ResultsFolder, fingerprint
 from tools.predicting.items import Item, frame_item, name_images
 from tools.predicting.journal import Journal
+from tools.predicting.pairs import parts
 from tools.predicting.run import refuse_overlap
 from tools.predicting.settings import Saving
 from tools.predicting.writer import ResultsWriter
@@ -27,7 +28,7 @@ class FrameSaver:
     Arguments:
         source: as the user gave it.
         stream: what it was opened as.
-        predictors: the models, one for each task.
+        predictors: the models, which do one task each or different ones.
         weights: their files.
 
     Raises:
@@ -44,9 +45,9 @@ class FrameSaver:
         weights: Sequence[Path],
         score_threshold: float,
     ) -> None:
-        tasks = [predictor.task for predictor in predictors]
-        kinds = saving.kinds or default_kinds(tasks)
-        check_kinds(kinds, tasks)
+        heads = parts(predictors)
+        kinds = saving.kinds or default_kinds([part.task for part in heads])
+        check_kinds(kinds, heads)
         images = name_images(stream.paths, Path(stream.paths[0]).parent) if isinstance(stream, Images) else []
         refuse_overlap(source, saving.folder, images)
         if (saving.folder / HEADER).is_file() and not saving.overwrite:
@@ -57,7 +58,7 @@ class FrameSaver:
             "engine": [predictor.engine for predictor in predictors],
             "score_threshold": score_threshold,
         }
-        self.folder = ResultsFolder(saving.folder, kinds, predictors, settings, saving.overwrite)
+        self.folder = ResultsFolder(saving.folder, kinds, heads, settings, saving.overwrite)
         self._image_of = {image.path: image for image in images}
         self._name = Path(source).name if Path(source).is_file() else stream.name
         self._items: list[Item] = []

@@ -1,5 +1,6 @@
-"""Trained models of either task from their files: plain to be worked on, or as predictors."""
+"""Trained models of any task from their files: plain to be worked on, or as predictors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,18 @@ from tools.engines.choice import MODULES, choose_engine
 from tools.engines.compiled import CompiledEngine
 from tools.engines.exported import is_exported, open_file
 from tools.io.model_file import build, find_description, load_description, load_tensors
+from tools.joint import predictor as joint
+from tools.joint import weights as joint_weights
+from tools.joint.network import JointNetwork
+from tools.joint.network import create as create_joint
 from tools.options import ENGINES
+from tools.predicting.pairs import JOINT
 
 PACKAGES = {"segmentation": seg, "detection": det}
+Predictor = seg.Predictor | det.Predictor | joint.Predictor
 PUBLISHED_FILE = "model.safetensors"
 """The weights in a folder for the hub."""
+NO_NMS_OF_JOINT = "a joint network has no one-to-one predictors; leave --no-nms out"
 
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -45,17 +53,57 @@ def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module,
 
         published = recognise(path)
     description = load_description(path) if published is None else published.description
+    if task is not None and description["task"] == JOINT != task:
+        raise InputError(f"{path}: is a joint network; tools.split makes the file for {task} of it")
     if task is not None and description["task"] != task:
         raise InputError(f"{path}: is a model for {description['task']}, not for {task}; give the other run's file")
     if description["task"] == "classification":
         raise InputError(f"{path}: is a classifier; tools.eval_backbone scores it, weights={path} starts a training")
     if published is not None:
         return published.model, description
-    check_choice(f"{path}: task", description["task"], list(PACKAGES))
+    if description["task"] == JOINT:
+        return joint_weights.load(path)
+    check_choice(f"{path}: task", description["task"], [*PACKAGES, JOINT])
     package = PACKAGES[description["task"]]
     model = build(package.create, path, description)
     package.load_weights(model, load_tensors(path))
     return model, description
+
+
+def load_to_predict(path: str | Path, *, task: str | None = None, nms: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """As `load_model`, with what `keep_predictors` makes of a detector.
+
+    Raises:
+        InputError: what `load_model` and `keep_predictors` raise.
+    """
+    model, description = load_model(path, task=task)
+    return model, keep_predictors(model, description, nms=nms, source=path)
+
+
+def keep_predictors(
+    model: nn.Module, description: Mapping[str, Any], *, nms: bool, source: str | Path
+) -> dict[str, Any]:
+    """Leaves a detector one set of predictors; other models have no use for this.
+
+    Arguments:
+        nms: those whose boxes are chosen by non-maximum suppression, else the one-to-one predictors.
+        source: the file, for the message.
+
+    Returns:
+        The description; its `nms_iou` is None where there is no suppression.
+
+    Raises:
+        InputError: the detector, or a joint network, has no one-to-one predictors.
+    """
+    if not nms and isinstance(model, JointNetwork):
+        raise InputError(f"{source}: {NO_NMS_OF_JOINT}")
+    if not isinstance(model, det.Detector):
+        return dict(description)
+    try:
+        model.keep(one_to_one=not nms)
+    except InputError as error:
+        raise InputError(f"{source}: {error}, or leave --no-nms out") from error
+    return dict(description) if nms else {**description, "nms_iou": None}
 
 
 def runs_plainly(path: str | Path, engine: str | None) -> bool:
@@ -70,17 +118,20 @@ def load(
     size: Size = None,
     device: str | torch.device | None = None,
     score_threshold: float = 0.3,
+    nms: bool = True,
     scores: bool = False,
-) -> seg.Predictor | det.Predictor:
+) -> Predictor:
     """As `tools.predict.load`, which says more."""
     if is_exported(path):
-        return _load_exported(path, engine, size=size, device=device, score_threshold=score_threshold, scores=scores)
+        return _load_exported(
+            path, engine, size=size, device=device, score_threshold=score_threshold, nms=nms, scores=scores
+        )
     check_choice("engine", engine, ENGINES)
     if device is None:
         device = "cuda" if torch.cuda.is_available() and engine not in MODULES else "cpu"
     name = choose_engine(engine, torch.device(device).type)
     check_size(size)
-    model, description = load_model(path)
+    model, description = load_to_predict(path, nms=nms)
     network: Engine
     if name in MODULES:
         network = BuiltEngine(name, model, description)
@@ -97,8 +148,9 @@ def _load_exported(
     size: Size,
     device: str | torch.device | None,
     score_threshold: float,
+    nms: bool,
     scores: bool,
-) -> seg.Predictor | det.Predictor:
+) -> Predictor:
     """As `load`, of an exported file."""
     check_choice("engine", engine, ENGINES)
     if device is not None and torch.device(device).type != "cpu":
@@ -106,15 +158,22 @@ def _load_exported(
     check_size(size)
     network = open_file(path, engine)
     description = network.description
-    if description["task"] not in PACKAGES:
+    if description["task"] not in (*PACKAGES, JOINT):
         raise InputError(f"{path}: is an export for {description['task']}; predictions need a segmenter or a detector")
     fixed = network.size_hw
     if size is not None and fixed is not None and (isinstance(size, int) or tuple(size) != fixed):
         raise InputError(f"{path}: takes inputs of {fixed[0]}x{fixed[1]} pixels only; leave the size out")
+    # Models for their anchors; the weights are in the file.
     model = None
     if description["task"] == "detection":
-        model = det.create(**description["model"])  # for its anchors; the weights are in the file
-    if scores and description["task"] == "segmentation" and description["export"]["output"] == "final":
+        if not nms and description.get("nms_iou", det.NMS_IOU) is not None:
+            raise InputError(f"{path}: its boxes need NMS; export the weights with --no-nms, or leave --no-nms out")
+        model = det.create(**description["model"])
+    elif description["task"] == JOINT:
+        if not nms:
+            raise InputError(f"{path}: {NO_NMS_OF_JOINT}")
+        model = create_joint(**description["model"])
+    if scores and description["task"] != "detection" and description["export"]["output"] == "final":
         raise InputError(f"{path}: gives labels without scores; give the weights, or an export with --output raw")
     return _predictor(network, model, description, size=size or fixed, score_threshold=score_threshold, scores=scores)
 
@@ -127,8 +186,10 @@ def _predictor(
     size: Size,
     score_threshold: float,
     scores: bool,
-) -> seg.Predictor | det.Predictor:
-    """The predictor of the description's task; only a detector's needs the model."""
+) -> Predictor:
+    """The predictor of the description's task; a segmenter's does not need the model."""
+    if isinstance(model, JointNetwork):
+        return _joint_predictor(network, model, description, size=size, score_threshold=score_threshold, scores=scores)
     if description["task"] == "segmentation":
         return seg.Predictor(
             network, classes=description["classes"], colors=description["colors"], size=size, scores=scores
@@ -144,3 +205,30 @@ def _predictor(
         size=size,
         category_ids=description["category_ids"],
     )
+
+
+def _joint_predictor(
+    network: Engine,
+    model: JointNetwork,
+    description: dict[str, Any],
+    *,
+    size: Size,
+    score_threshold: float,
+    scores: bool,
+) -> joint.Predictor:
+    """The predictor of a joint network; by default its inputs have the size that its first detector was trained at."""
+    singles = {name: model.single(name) for name in model.tasks}
+    if size is None:
+        size = next((single.image_size_hw for single in singles.values() if isinstance(single, det.Detector)), None)
+    parts: dict[str, Any] = {
+        name: _predictor(
+            network,
+            single,
+            joint_weights.head_description(description, name),
+            size=size,
+            score_threshold=score_threshold,
+            scores=scores,
+        )
+        for name, single in singles.items()
+    }
+    return joint.Predictor(network, parts, size=size, multiple=model.multiple)

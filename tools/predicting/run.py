@@ -14,6 +14,7 @@ from tools.predicting.folder import DAMAGED, ResultsFolder, fingerprint
 from tools.predicting.items import Item, find_images
 from tools.predicting.journal import Journal
 from tools.predicting.models import load
+from tools.predicting.pairs import pairs, parts
 from tools.predicting.reading import Loaded, read_batches, read_frames
 from tools.predicting.settings import FOLDERS, Saving, Task
 from tools.predicting.writer import ResultsWriter
@@ -51,12 +52,12 @@ def predict(task: Task, saving: Saving, *, ray_address: str | None = None, ray_w
         raise InputError(f"--source {task.source}: a video is read from its start by one process; leave --ray out")
     refuse_overlap(task.source, saving.folder, items or [])
     predictors = load_predictors(task, scores="scores" in (saving.kinds or ()))
-    tasks = [predictor.task for predictor in predictors]
-    kinds = saving.kinds or default_kinds(tasks)
-    check_kinds(kinds, tasks)
+    heads = parts(predictors)
+    kinds = saving.kinds or default_kinds([part.task for part in heads])
+    check_kinds(kinds, heads)
     lock = lock_folder(saving.folder, is_main=True, use="predicts into this folder", cure="choose another --output")
     with lock:
-        folder = ResultsFolder(saving.folder, kinds, predictors, settings_of(task, predictors), saving.overwrite)
+        folder = ResultsFolder(saving.folder, kinds, heads, settings_of(task, predictors), saving.overwrite)
         records = folder.records()
         start = time.perf_counter()
         if items is None:
@@ -168,10 +169,10 @@ def predict_into(
             if not whole:
                 continue
             images = [image for _, image in whole]
-            found = [(predictor.task, predictor(images)) for predictor in predictors]
-            for number, (item, image) in enumerate(whole):
+            found = [predictor(images) for predictor in predictors]
+            for (item, image), row in zip(whole, zip(*found, strict=True), strict=True):
                 if not is_done(item):
-                    writer.submit(item, image, [(task, results[number]) for task, results in found])
+                    writer.submit(item, image, pairs(predictors, row))
                     tally.predicted += 1
             if on_batch is not None:
                 on_batch(tally.predicted)
@@ -188,7 +189,7 @@ def done_before(folder: ResultsFolder, records: dict[str, dict[str, Any]]) -> Ca
 def load_predictors(task: Task, *, scores: bool) -> list[Any]:
     """The models, ready for images."""
     common: dict[str, Any] = {"size": task.size, "device": task.device, "score_threshold": task.score_threshold}
-    return [load(path, task.engine, scores=scores, **common) for path in task.weights]
+    return [load(path, task.engine, scores=scores, nms=task.nms, **common) for path in task.weights]
 
 
 def settings_of(task: Task, predictors: Sequence[Any]) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def settings_of(task: Task, predictors: Sequence[Any]) -> dict[str, Any]:
         "engine": [predictor.engine for predictor in predictors],
         "size": list(task.size) if isinstance(task.size, tuple) else task.size,
         "score_threshold": task.score_threshold,
-    }
+    } | ({} if task.nms else {"nms": False})
 
 
 def open_video(source: str) -> VideoFile:

@@ -5,20 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("overlay", "labels", "color", "scores")
+FOLDERS = ("overlay", "labels", "color", "scores", "panoptic")
 """What has a file for each image, in a folder of this name."""
 TABLES = ("json", "csv")
 """What is one file for all images."""
 SAVES = (*FOLDERS, *TABLES)
 """All that can be saved."""
 TASKS = {
-    "labels": "segmentation",
-    "color": "segmentation",
-    "scores": "segmentation",
-    "json": "detection",
-    "csv": "detection",
+    "labels": ("segmentation",),
+    "color": ("segmentation",),
+    "scores": ("segmentation",),
+    "panoptic": ("segmentation", "detection"),
+    "json": ("detection",),
+    "csv": ("detection",),
 }
-"""The task whose results a kind is made of; an overlay is made of any."""
+"""The tasks whose results a kind is made of; an overlay is made of any."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,11 @@ class Task:
 
     weights: Sequence[Path]
     source: str
-    engine: str = "auto"  # as `tools.predict.load`, with the next three
+    engine: str = "auto"  # as `tools.predict.load`, with the next four
     device: str | None = None
     size: tuple[int, int] | int | None = None
     score_threshold: float = 0.3
+    nms: bool = True
     batch: int = 1  # images that go through a model at a time
     workers: int = 2  # threads that read, and as many that write
     skip_damaged: bool = False  # pass over images that cannot be read

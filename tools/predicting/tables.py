@@ -1,4 +1,4 @@
-"""The tables of all boxes: COCO's results and CSV."""
+"""The tables of all boxes, COCO's results and CSV, and of all segments, COCO's panoptic json."""
 
 import csv
 import io
@@ -49,3 +49,16 @@ def write_csv(path: Path, found: Found, classes: Sequence[str]) -> None:
         for box, score, label, track in zip(record["boxes"], record["scores"], record["labels"], tracks, strict=True):
             writer.writerow([*place, item.name, *box, classes[label], score, track])
     replace_file(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def write_panoptic(path: Path, found: Found, categories: Sequence[dict[str, Any]]) -> None:
+    """COCO's panoptic json of the PNGs in the folder `panoptic`, whose pixels are R + 256 G + 65536 B of the ids."""
+    images, annotations = [], []
+    for item, record in found:
+        images.append({"id": item.image_id, "file_name": item.name})
+        annotations.append(
+            {"image_id": item.image_id, "file_name": f"{item.stem}.png", "segments_info": record["segments"]}
+        )
+    content = {"images": images, "annotations": annotations, "categories": list(categories)}
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
     meaning: str
     limits: tuple[float, float] | None  # smallest and largest number: of the value, of each in a list or mapping
-    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys
+    choices: Sequence[Any] | None  # the values that there are; of a mapping, the keys; of a list, each of it
     length: int | None  # of a list
     check: Callable[[Any], None] | None  # raises InputError for a value that cannot be
 
@@ -78,12 +78,18 @@ def check_freeze(value: str) -> None:
 TAILS = sorted({tail for architecture in ARCHITECTURES.values() for tail in tails(architecture)})
 """The last stages that some architecture has; which ones a given architecture has, its table says."""
 
+JOINT_HEADS = ("segmentation", "detection")
+"""Heads that a joint network may be trained with."""
+
 COUNT = (1, 1e9)
 SHARE = (0, 1)
 BELOW_1 = (0, 0.99)
 WIDTH = (0.1, 8)
 MEAN = (0, 1)
 STD = (1e-6, 1e3)
+
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""What `run.trackers` may list."""
 
 LR, LR_FROM_WEIGHTS = 0.002, 0.001
 """The learning rates of `optim.lr` left null, from scratch and from weights."""
@@ -110,8 +116,25 @@ def leave_out_knob() -> Any:
     )
 
 
+def teacher_knob() -> Any:
+    """`teacher`, as each task has it."""
+    return knob(
+        None, "learn from this trained model too, a larger one of the same classes: its weights file, or a name"
+    )
+
+
+def segmentation_loss_knob() -> Any:
+    """`loss` of a segmenter."""
+    return knob(
+        {"cross_entropy": 1.0},
+        "losses and their factors: cross_entropy, ohem, dice, jaccard, lovasz, focal",
+        limits=(0, 1e6),
+        choices=seg_options.LOSSES,
+    )
+
+
 @dataclass(frozen=True)
-class SegData:
+class SegSource:
     root: str = knob("data/cityscapes", "folder with leftImg8bit/ and gtFine/, or of one's own data")
     classes: str | None = knob(None, "classes.yaml of one's own data (see docs/own-data.md); without it, Cityscapes")
     prepared: str | None = knob(None, "copy that tools.prepare_masks made of data.root, to read from; same samples")
@@ -122,27 +145,25 @@ class SegData:
         "Cityscapes' labels to learn from: gtFine or gtCoarse; validation is on gtFine",
         choices=("gtFine", "gtCoarse"),
     )
-    workers: int = workers_knob()
-    damaged: str = damaged_knob()
     leave_out: str | None = leave_out_knob()
     val_limit: int | None = knob(None, "evaluate during training on the first N images only", limits=COUNT)
 
 
 @dataclass(frozen=True)
-class SegModel:
+class SegData(SegSource):
+    workers: int = workers_knob()
+    damaged: str = damaged_knob()
+
+
+@dataclass(frozen=True)
+class SegHead:
     head: str = knob(
         "lraspp", "lraspp, raspp, deeplabv3plus, fpn, unet, …; an unknown one lists all", choices=seg_options.HEADS
     )
-    backbone: str = knob(
-        "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
-    )
     variant: str = knob(
-        "paper", "of lraspp: paper, or torchvision (its numbers and weights)", choices=seg_options.VARIANTS
-    )
-    width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
-    tail: str | None = knob(None, "full, detection or segmentation; by default the variant's", choices=TAILS)
-    output_stride: int | None = knob(
-        None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp", choices=(8, 16, 32)
+        "paper",
+        "of lraspp: paper, torchvision or paddle (their numbers and weights)",
+        choices=seg_options.VARIANTS,
     )
     head_channels: int | None = knob(
         None, "channels inside the head; by default its own, 128 for lraspp", limits=(1, 4096)
@@ -152,6 +173,18 @@ class SegModel:
     )
     dropout: float = knob(
         0.0, "probability of leaving out a channel before the classifying convolution", limits=BELOW_1
+    )
+
+
+@dataclass(frozen=True)
+class SegModel(SegHead):
+    backbone: str = knob(
+        "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
+    )
+    width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
+    tail: str | None = knob(None, "full, detection or segmentation; by default the variant's", choices=TAILS)
+    output_stride: int | None = knob(
+        None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp", choices=(8, 16, 32)
     )
     auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
     padding: str | None = knob(
@@ -190,45 +223,60 @@ class SegLoss:
 
 
 @dataclass(frozen=True)
-class DetData:
+class SegDistill:
+    weight: float = knob(1.0, "factor of the loss against the teacher's logits", limits=(1e-6, 1e6))
+    temperature: float = knob(1.0, "above 1 softens the two distributions before they are compared", limits=(0.1, 100))
+
+
+@dataclass(frozen=True)
+class DetSource:
     root: str = knob("data/coco", "folder with annotations/ and one folder of images per split")
     train_split: str = knob("train2017", "split to learn from")
     val_split: str = knob("val2017", "split to evaluate on")
     filter_empty: bool = knob(False, "leave images without boxes out of training, where they are negatives")
-    workers: int = workers_knob()
-    damaged: str = damaged_knob()
     leave_out: str | None = leave_out_knob()
 
 
 @dataclass(frozen=True)
-class DetModel:
+class DetData(DetSource):
+    workers: int = workers_knob()
+    damaged: str = damaged_knob()
+
+
+@dataclass(frozen=True)
+class DetHead:
     head: str = knob(
         "ssdlite",
         "ssdlite, ssdlite_fpn (maps from stride 8 on, merged top-down), pico96 or pico128 (PicoDet's)",
         choices=det_options.HEADS,
     )
-    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
     variant: str = knob(
         "paper",
-        "paper (2034 anchors at 320), or torchvision (3234, its numbers and weights)",
+        "paper (2034 anchors at 320), torchvision (3234, its numbers and weights), or paddle (2434, likewise)",
         choices=det_options.VARIANTS,
     )
+    taps: list[str] | None = knob(None, "maps at strides 16, 32 (others: 8, 16, 32); by default the deepest each")
+    head_channels: int = knob(128, "channels of the merged maps, ssdlite_fpn only", limits=(1, 4096))
+    image_size: list[int] = knob([320, 320], "height and width of the network's input", limits=(1, 65536), length=2)
+    resize: str = knob(
+        "stretch", "how an image becomes the input: stretch, or letterbox (on grey)", choices=det_options.RESIZES
+    )
+
+
+@dataclass(frozen=True)
+class DetModel(DetHead):
+    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
     width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps", limits=WIDTH)
     tail: str | None = knob(
         None, "full, detection or segmentation; by default detection where the backbone has it", choices=TAILS
     )
-    taps: list[str] | None = knob(None, "maps at strides 16, 32 (others: 8, 16, 32); by default the deepest each")
-    head_channels: int = knob(128, "channels of the merged maps, ssdlite_fpn only", limits=(1, 4096))
     padding: str | None = knob(
         None,
         "of strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else the "
         "architecture's",
         choices=PADDINGS,
     )
-    image_size: list[int] = knob([320, 320], "height and width of the network's input", limits=(1, 65536), length=2)
-    resize: str = knob(
-        "stretch", "how an image becomes the input: stretch, or letterbox (on grey)", choices=det_options.RESIZES
-    )
+    one_to_one: bool = knob(False, "of the pico heads: train predictors beside the others whose boxes need no NMS")
 
 
 @dataclass(frozen=True)
@@ -260,6 +308,11 @@ class DetLoss:
         choices=det_options.BOX_LOSSES,
     )
     box_weight: float | None = knob(None, "factor of the box loss; by default 1, 2.5 for aligned", limits=(0, 1e6))
+
+
+@dataclass(frozen=True)
+class DetDistill:
+    weight: float = knob(1.0, "factor of the losses against the teacher's scores and boxes", limits=(1e-6, 1e6))
 
 
 @dataclass(frozen=True)
@@ -371,6 +424,12 @@ class Run:
     accumulate: int = knob(
         1, "parts that each process takes its share of the batch in, to save memory; norms see a part", limits=(1, 4096)
     )
+    oom: str = knob(
+        "error",
+        "when a GPU's memory runs out: error ends the run; reduce doubles run.accumulate and makes the step again (in "
+        "one process)",
+        choices=("error", "reduce"),
+    )
     freeze: str | None = knob(
         None,
         "layers that keep the weights' values and statistics: body, stem, or up to the block of this number",
@@ -389,6 +448,14 @@ class Run:
     )
     save_every: int = knob(500, "steps between writing last.pt", limits=COUNT)
     log_every: int = knob(20, "steps between log rows", limits=COUNT)
+    samples: int = knob(
+        4,
+        "validation images of which each evaluation draws truth and prediction into samples/; not of classifiers",
+        limits=(0, 1000),
+    )
+    trackers: list[str] = knob(
+        ["tensorboard"], "what the run reports to besides log.csv: tensorboard, wandb, mlflow", choices=TRACKERS
+    )
     precision: str = knob("no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16"))
     channels_last: bool = knob(True, "memory layout; faster on CPUs and tensor cores")
     threads: int | None = knob(
@@ -412,13 +479,10 @@ class SegConfig:
         None, "start from this file, or from a name that tools.weights lists: a backbone's or a whole model's"
     )
     augment: SegAugment = field(default_factory=SegAugment)
-    loss: dict[str, float] = knob(
-        {"cross_entropy": 1.0},
-        "losses and their factors: cross_entropy, ohem, dice, jaccard, lovasz, focal",
-        limits=(0, 1e6),
-        choices=seg_options.LOSSES,
-    )
+    loss: dict[str, float] = segmentation_loss_knob()
     loss_settings: SegLoss = field(default_factory=SegLoss)
+    teacher: str | None = teacher_knob()
+    distill: SegDistill = field(default_factory=SegDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
     )
@@ -438,6 +502,8 @@ class DetConfig:
     )
     augment: DetAugment = field(default_factory=DetAugment)
     loss: DetLoss = field(default_factory=DetLoss)
+    teacher: str | None = teacher_knob()
+    distill: DetDistill = field(default_factory=DetDistill)
     mean: list[float] | None = knob(
         None, "input normalisation, RGB in 0..1; by default the weights', else 0.5", limits=MEAN, length=3
     )
@@ -467,24 +533,121 @@ class BackboneConfig:
     run: Run = field(default_factory=Run)
 
 
-AnyConfig = SegConfig | DetConfig | BackboneConfig
-Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig)
+@dataclass(frozen=True)
+class JointData:
+    workers: int = workers_knob()
+    damaged: str = damaged_knob()
 
-RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200")
+
+@dataclass(frozen=True)
+class JointModel:
+    backbone: str = knob(
+        "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
+    )
+    heads: list[str] = knob(["segmentation", "detection"], "those that the network has", choices=JOINT_HEADS)
+    width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
+    tail: str | None = knob(
+        None, "full, detection or segmentation; by default the one that suits both heads", choices=TAILS
+    )
+    padding: str | None = knob(
+        None,
+        "of strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else the "
+        "architecture's",
+        choices=PADDINGS,
+    )
+
+
+@dataclass(frozen=True)
+class BoxSource(DetSource):
+    layout: str = knob(
+        "coco",
+        "coco, or cityscapes: boxes around the instances of a Cityscapes tree, splits train and val",
+        choices=("coco", "cityscapes"),
+    )
+
+
+@dataclass(frozen=True)
+class JointSegmentation:
+    """The segmentation head of a joint network, its data and its loss."""
+
+    weight: float = knob(
+        1.0, "factor of the head's loss; 0 keeps the head as in the weights, without data", limits=(0, 1e6)
+    )
+    data: SegSource = field(default_factory=SegSource)
+    model: SegHead = field(default_factory=SegHead)
+    augment: SegAugment = field(default_factory=SegAugment)
+    loss: dict[str, float] = segmentation_loss_knob()
+    loss_settings: SegLoss = field(default_factory=SegLoss)
+
+
+@dataclass(frozen=True)
+class JointDetection:
+    """The detection head of a joint network, its data and its loss."""
+
+    weight: float = knob(
+        1.0, "factor of the head's loss; 0 keeps the head as in the weights, without data", limits=(0, 1e6)
+    )
+    batch: int | None = knob(
+        None, "images of run.batch that are this head's, the others are segmentation's; by default half", limits=COUNT
+    )
+    data: BoxSource = field(default_factory=BoxSource)
+    model: DetHead = field(default_factory=DetHead)
+    augment: DetAugment = field(default_factory=DetAugment)
+    loss: DetLoss = field(default_factory=DetLoss)
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """An experiment with one network for segmentation and detection."""
+
+    data: JointData = field(default_factory=JointData)
+    model: JointModel = field(default_factory=JointModel)
+    segmentation: JointSegmentation = field(default_factory=JointSegmentation)
+    detection: JointDetection = field(default_factory=JointDetection)
+    weights: str | None = knob(
+        None,
+        "start from a backbone's file or name, from a joint network's or a single model's file, or from a segmenter's "
+        "and a detector's of one backbone: a.safetensors,b.safetensors",
+    )
+    best: dict[str, float] = knob(
+        {"miou": 1.0, "AP": 1.0},
+        "which weights are kept: those with the best mean of miou and AP, by these factors",
+        limits=(0, 1e6),
+        choices=("miou", "AP"),
+    )
+    compare_gradients: int = knob(
+        100, "steps between rows that compare the heads' gradients on the backbone; 0 for never", limits=(0, 1e9)
+    )
+    mean: list[float] | None = knob(
+        None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
+    )
+    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+
+
+AnyConfig = SegConfig | DetConfig | BackboneConfig | JointConfig
+Config = TypeVar("Config", SegConfig, DetConfig, BackboneConfig, JointConfig)
+
+RANGE_TEST = ("optim.min_lr=1e-6", "optim.lr=10", "optim.ema=0", "run.steps=200", "run.trackers=[tensorboard]")
 """What --find-lr sets, before the command line's own overrides."""
 
 FREE_ON_RESUME = (
     "data.workers",
     "data.prepared",
     "data.damaged",
+    "teacher",
     "run.out",
     "run.save_every",
     "run.log_every",
     "run.eval_every",
+    "run.oom",
+    "run.samples",
+    "run.trackers",
 )
-"""Keys that may change when a run goes on, as they do not change its weights."""
+"""Keys that may change when a run goes on, as they do not change its weights; a teacher is known by its file's hash."""
 
-SETTLED = ("model.padding", "mean", "std", "optim.lr", "optim.backbone_lr")
+SETTLED = ("model.padding", "model.tail", "mean", "std", "optim.lr", "optim.backbone_lr")
 """Keys that a new run settles where they are null (`pretrained.settle`); a resumed one takes what was settled."""
 
 
@@ -578,14 +741,30 @@ def load(kind: type[Config], path: Path, overrides: list[str]) -> Config:
         merged = _merge(merged, part, whole, source)
         _check_values(OmegaConf.to_object(merged), source)
     config: Any = OmegaConf.to_object(merged)
-    if kind is not BackboneConfig:  # tried on an image of the size that training makes
-        height, width = config.augment.crop_hw if kind is SegConfig else config.model.image_size
-        more.check(config.augment.more, (height, width), f"{path}: augment.more")
+    for prefix, part, size_hw in _augmented(config):
+        more.check(part.augment.more, size_hw, f"{path}: {prefix}augment.more")
+    if kind in (SegConfig, DetConfig) and config.teacher is None and config.distill != type(config.distill)():
+        raise InputError(f"{path}: distill says how to learn from a teacher; give teacher too")
     if config.run.freeze is not None and config.weights is None:
         raise InputError(f"{path}: run.freeze keeps layers as weights made them; give weights too")
     if config.run.freeze_steps is not None and config.run.freeze is None:
         raise InputError(f"{path}: run.freeze_steps says when run.freeze ends; give run.freeze too")
     return config
+
+
+def _augmented(config: Any) -> list[tuple[str, Any, tuple[int, int]]]:
+    """The sections with `augment.more`: prefix of their keys, section, and the size of image that training makes."""
+    if isinstance(config, BackboneConfig):
+        return []
+    if isinstance(config, JointConfig):
+        parts = [("segmentation.", config.segmentation), ("detection.", config.detection)]
+    else:
+        parts = [("", config)]
+    found = []
+    for prefix, part in parts:
+        height, width = part.augment.crop_hw if isinstance(part.augment, SegAugment) else part.model.image_size
+        found.append((prefix, part, (height, width)))
+    return found
 
 
 def to_yaml(config: AnyConfig) -> str:
@@ -666,8 +845,10 @@ def _check_value(key: str, value: Any, rule: Rule) -> None:
         for name in value:
             if name not in valid:
                 raise InputError(f"{key}.{name} is unknown; {_suggest(name, valid)}")
-    elif rule.choices is not None and value not in rule.choices:
-        raise InputError(f"{key} is {value!r}; {_suggest(value, rule.choices)}")
+    elif rule.choices is not None:
+        for one in value if isinstance(value, list) else [value]:
+            if one not in rule.choices:
+                raise InputError(f"{key} is {one!r}; {_suggest(one, rule.choices)}")
     if rule.length is not None and len(value) != rule.length:
         raise InputError(f"{key} is {value}; it takes {rule.length} numbers")
     if rule.limits is not None:

@@ -2,8 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -11,11 +14,15 @@ from torch import Tensor, nn
 import det
 from backbone.data.more import compose
 from backbone.inference import normalise
+from det.distill import make_distill_loss
+from det.dual_loss import DualLoss
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import DetConfig
+from tools.run.samples import draw_detection
 from tools.run.task import Task
-from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model
+from tools.run.teacher import Teacher
+from tools.scoring.detection import SCORE_OF_LOSS, evaluate_model, model_detections
 
 
 def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
@@ -36,11 +43,11 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     ground_truth = det.load_ground_truth(val_set.annotation_file)
     det.self_check(ground_truth, val_set)
 
-    # The torchvision variant counts the background as a class.
-    num_classes = len(train_set.classes) + (config.model.variant == "torchvision")
+    # All variants but the paper's count the background as a class.
+    num_classes = len(train_set.classes) + (config.model.variant != "paper")
     model_arguments: dict[str, Any] = dataclasses.asdict(config.model) | {"num_classes": num_classes}
     model = det.create(**model_arguments)
-    criterion = det.make_loss(model, **dataclasses.asdict(config.loss))
+    criterion = det.make_loss(model, **dataclasses.asdict(config.loss)).to(accelerator.device)
     description = {
         "task": "detection",
         "model": model_arguments,
@@ -50,6 +57,21 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         "mean": mean,
         "std": std,
     }
+    teacher = distill = None
+    if config.teacher is not None:
+        teacher = Teacher(
+            config.teacher,
+            task="detection",
+            classes=train_set.classes,
+            mean=mean,
+            std=std,
+            device=accelerator.device,
+        )
+        assert isinstance(teacher.model, det.Detector)  # as its task is
+        own, score = SCORE_OF_LOSS[criterion.kind], teacher.description["score"]
+        distill = make_distill_loss(
+            model, teacher.model, kind=criterion.kind, scores=(own, score), source=config.teacher
+        )
     sizes_hw = training_sizes(size, config.augment.input_scale)
     anchors = {size_hw: model.anchors_for(size_hw).to(accelerator.device) for size_hw in sizes_hw}
 
@@ -59,17 +81,29 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         size_hw = sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
         images, targets = det.scale_batch(images, batch.targets, size_hw)
         with accelerator.autocast():
-            raw = model(images)
-        return criterion(raw, anchors[size_hw], targets)
+            wanted = None if teacher is None else teacher(images)
+            raw = model(images, both=True) if config.model.one_to_one else model(images)
+        terms = criterion(raw, anchors[size_hw], targets)
+        if distill is not None and wanted is not None:
+            taught = raw.one_to_many if config.model.one_to_one else raw
+            terms |= {name: config.distill.weight * term for name, term in distill(taught, wanted).items()}
+        return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         results = evaluate_model(model, val_set, description, accelerator=accelerator)
         return det.evaluate(ground_truth, results, fast=det.has_fast())
 
+    def schedule(step: int) -> None:
+        if isinstance(criterion, DualLoss):
+            criterion.set_progress(step / max(1, config.run.steps - 1))
+
+    def draw(model: nn.Module, number: int) -> np.ndarray:
+        return draw_detection(model_detections(model, description, accelerator.device), val_set, number)
+
     dropped = [f"{count} {reason}" for reason, count in train_set.dropped.items() if count]
     return Task(
         model=model,
-        load_weights=lambda path: load_initial_weights(model, path, det.load_weights),
+        load_weights=lambda path: load_initial_weights(model, path, partial(det.load_weights, as_start=True)),
         train_set=train_set,
         val_set=val_set,
         collate=det.collate,
@@ -79,12 +113,17 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command=f"tools.eval_det --data {config.data.root}",
         notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
+        before_step=schedule,
+        teacher=teacher,
+        draw=draw,
     )
 
 
-def make_train_set(config: DetConfig) -> det.CocoDetection:
+def make_train_set(config: DetConfig, annotations: Path | None = None, images: Path | None = None) -> det.CocoDetection:
     """The data set that an experiment learns from, with its augmentation.
 
+    Arguments:
+        annotations, images: as `det.CocoDetection` takes them.
     Raises:
         InputError: the data cannot be read.
     """
@@ -92,6 +131,8 @@ def make_train_set(config: DetConfig) -> det.CocoDetection:
     return det.CocoDetection(
         config.data.root,
         config.data.train_split,
+        annotations=annotations,
+        images=images,
         transform=det.train_transform(size, augment.strength, config.model.resize, compose(augment.more)),
         seed=config.run.seed,
         mosaic=augment.mosaic,

@@ -50,7 +50,13 @@ def dry_run(make_task: MakeTask, arguments: Arguments[Config], start: Callable[[
 
     with tempfile.TemporaryDirectory() as folder:
         run = dataclasses.replace(
-            arguments.config.run, out=folder, steps=STEPS, eval_every=STEPS, save_every=STEPS, log_every=1
+            arguments.config.run,
+            out=folder,
+            steps=STEPS,
+            eval_every=STEPS,
+            save_every=STEPS,
+            log_every=1,
+            trackers=["tensorboard"],
         )
         config = dataclasses.replace(arguments.config, run=run)
         code = start(make_timed, arguments._replace(config=config))
@@ -87,12 +93,15 @@ def estimate(config: Any, folder: Path, seconds_of_evaluation: float) -> list[st
     log_rows = len(rows) * (run.steps // run.log_every + evaluations)
     states, weights = 3 * state.stat().st_size, (2 + run.keep_best) * best.stat().st_size
     disk = states + weights + 2 * BYTES_OF_ROW * log_rows
-    return [
+    lines = [
         f"time: about {_duration(total)} for {run.steps} steps of {seconds_of_step:.2f} s, "
         f"{evaluations} evaluations of {seconds_of_evaluation:.1f} s, {saves} checkpoints of {seconds_of_save:.2f} s",
         f"memory: {memory}",
         f"disk: {disk / 1e6:.0f} MB ({state.stat().st_size / 1e6:.0f} MB a state, of which three are there at most)",
     ]
+    if "teacher_share" in rows:
+        lines.append(f"teacher: {100 * rows['teacher_share'][-1][1]:.0f} % of a step's time")
+    return lines
 
 
 def _duration(seconds: float) -> str:

@@ -8,8 +8,10 @@ from tools.io.console import console
 from tools.io.model_file import save_model
 from tools.run.config import Run
 from tools.run.disk import Disk
+from tools.run.loading import told_in_one_line
 from tools.run.log import Log
 from tools.run.processes import gather_parts
+from tools.run.samples import write_samples
 from tools.run.state import TrainingState
 from tools.run.task import Task
 from tools.scoring.metrics_file import finite
@@ -27,7 +29,7 @@ def evaluation_is_missing(run: Run, state: TrainingState, accelerator: Accelerat
 
 
 def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log | None, disk: Disk) -> None:
-    """Evaluates the model; where it is the best so far, writes `best.safetensors`.
+    """Evaluates the model; where it is the best so far, writes `best.safetensors`; draws samples of what it finds.
 
     Where the disk has no space for it, the score to beat stays that of the file which is there.
 
@@ -37,7 +39,8 @@ def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log 
         InputError: what the evaluation raises; a file cannot be written for another reason than a full disk. The state
             then says that no evaluation was.
     """
-    scores = task.evaluate(state.kept.eval())
+    with told_in_one_line(state.config.data.workers):  # here, so that what was learned is saved
+        scores = task.evaluate(state.kept.eval())
     if log is not None:
         score = scores[task.score]
         improved = score > state.best
@@ -51,6 +54,7 @@ def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log 
             if run.keep_best:
                 keep_among_best(task, run, state, score, disk)
             log.write(state.step, {f"val/{name}": value for name, value in scores.items()})
+        write_samples(task, run, state.kept, state.step, log, disk)
         console.out(f"step {state.step}: {task.score} {score:.4f}{' (best so far)' if improved else ''}")
     state.evaluated = state.step
 

@@ -67,6 +67,11 @@ class Guard:
             sound = sound & get_total_norm(self.statistics).isfinite()
         self.accelerator.backward(total, gradient=torch.where(sound, 1.0, torch.nan).to(total.dtype))
 
+    def take_back(self) -> None:
+        """Forgets what the forward and backward passes since `begin` have changed."""
+        torch._foreach_copy_(self.buffers, self.buffers_before)  # pyright: ignore[reportPrivateImportUsage]
+        self.optimizer.zero_grad()
+
     def step(self, step: int, clip: float) -> Tensor:
         """Makes step number `step` with the gradients that there are, or changes nothing, and forgets the gradients.
 

@@ -16,9 +16,8 @@ from backbone.errors import InputError
 from tools.doctoring.checks import SHARED_MEMORY
 from tools.io.console import console
 from tools.run.config import AnyConfig
-from tools.run.order import SampleOrder
 from tools.run.processes import gather_parts, single_thread
-from tools.run.task import Task, TaskDataset
+from tools.run.task import Task, TaskDataset, alike, sample_order
 
 BUDGET = 0.001
 """data.damaged=skip goes on while no larger share of the images, or one image, is damaged."""
@@ -60,7 +59,8 @@ class Substituting(Dataset):
                 return self.dataset[epoch, index], faults
             except InputError as error:
                 faults.append(str(error))
-            index = int(np.random.default_rng((self.seed, *key, attempt)).integers(len(self.dataset)))
+            others = alike(self.dataset, key[1])
+            index = others[int(np.random.default_rng((self.seed, *key, attempt)).integers(len(others)))]
         raise InputError(faults[-1])
 
 
@@ -125,8 +125,8 @@ def check_damage(faults: Sequence[str], limit: int) -> None:
 
 def make_loader(config: AnyConfig, accelerator: Accelerator, task: Task, start: int) -> DataLoader:
     """Batches, as `Loaded`, of this process's share of the samples, from step `start` to the last."""
-    order = SampleOrder(
-        len(task.train_set),
+    order = sample_order(
+        task.train_set,
         config.run,
         start=start,
         process=accelerator.process_index,
@@ -176,43 +176,51 @@ def batches(loader: DataLoader, parts: int = 1) -> Generator[list[Loaded], None,
 
 
 @contextmanager
-def told_in_one_line(workers: int) -> Iterator[None]:
+def told_in_one_line(workers: int, *, training: bool = True) -> Iterator[None]:
     """Turns torch's errors about loader workers into an InputError.
 
-    torch raises them wherever the process is when a worker dies, which need not be where it waits for a batch.
+    torch raises them wherever the process is when a worker dies, which need not be where it waits for a batch. The
+    evaluations of a run have a worker even where it loads in its own process.
+
+    Arguments:
+        workers, training: as `worker_fault` takes them.
     """
     try:
         yield
     except RuntimeError as error:
-        if (fault := worker_fault(error, workers)) is None:
+        if (fault := worker_fault(error, workers, training=training)) is None:
             raise
         raise InputError(fault) from error
 
 
-def worker_fault(error: Exception, workers: int) -> str | None:
+def worker_fault(error: Exception, workers: int, *, training: bool = True) -> str | None:
     """What a worker's death or silence means, in a line; None for any other error.
 
     A worker that dies between announcing a batch and handing it over leaves a broken connection.
 
     Arguments:
         workers: their number.
+        training: they are a run's, which can be resumed; else those of a command with --workers.
     """
     text = str(error)
-    if workers == 0 or text.startswith("Caught "):  # an error in the data set itself
+    if text.startswith("Caught "):  # an error in the data set itself
         return None
-    broken = isinstance(error, ConnectionError | FileNotFoundError | EOFError)
-    if not broken and not text.startswith("DataLoader "):
+    broken = workers > 0 and isinstance(error, ConnectionError | FileNotFoundError | EOFError)
+    if not broken and not text.startswith(("DataLoader worker", "DataLoader timed out")):
         return None
     named = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\)", text)
     worker = f"loader worker (process {named[1] if named else 'unknown'})"
+    lower, none = ("data.workers", "data.workers=0") if training else ("--workers", "--workers 0")
     if "timed out" in text:
-        cure = "is the disk or network share of data.root alive? data.workers=0 shows where it hangs"
+        cure = f"is the disk or network share of the images alive? {none} shows where it hangs"
         return f"loader workers gave no batch within {TIMEOUT} s; {cure}"
     if "shared memory" in text or "Bus error" in text:
-        cure = f"give a container --shm-size=8g, or lower data.workers ({workers})"
+        cure = f"give a container --shm-size=8g, or lower {lower} ({workers})"
         return f"{worker} died: {SHARED_MEMORY} is too small; {cure}"
     how = re.search(r"signal: ([^.]*)\.", text)
-    cure = f"if memory ran out, lower data.workers ({workers}); --resume goes on, data.workers=0 shows its own error"
+    again = "--resume goes on, " if training else ""
+    less = f"lower {lower} ({workers})" if workers else "free some"
+    cure = f"if memory ran out, {less}; {again}{none} shows its own error"
     return f"{worker} {f'was killed ({how[1]})' if how else 'died'}; {cure}"
 
 

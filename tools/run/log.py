@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.progress import Progress, TaskID
 
 from backbone.errors import InputError
@@ -13,13 +14,14 @@ from tools.io.console import console
 from tools.io.files import NoSpace, replace_file, unwritable
 from tools.run.config import AnyConfig, to_yaml
 from tools.run.disk import Disk
+from tools.run.trackers import Trackers
 
 EVENTS = "events"
 """What TensorBoard's files are called in messages."""
 
 
 class Log:
-    """`log.csv` (step, name, value) and TensorBoard events of a run, beside its `config.yaml`.
+    """`log.csv` (step, name, value) of a run, beside its `config.yaml`, and what `run.trackers` names.
 
     Rows that the disk has no space for are kept and written as soon as it has.
 
@@ -35,6 +37,7 @@ class Log:
 
         self.folder, self.path, self.disk = folder, folder / "log.csv", disk
         self.pending: list[tuple[int, str, str]] = []
+        self.trackers = Trackers(folder, config)
         # TensorBoard writes in a thread. Its next call raises the thread's error again; that the thread prints a
         # traceback of its own would be once too often.
         self.excepthook, threading.excepthook = threading.excepthook, self._report
@@ -48,7 +51,9 @@ class Log:
             replace_file(self.path, lambda part: part.write_bytes(_as_csv(rows)))
             self.file = self.path.open("ab", buffering=0)
             self.size = self.path.stat().st_size
-            self.events = SummaryWriter(str(folder), purge_step=start + 1)
+            self.events = (
+                SummaryWriter(str(folder), purge_step=start + 1) if "tensorboard" in config.run.trackers else None
+            )
         except OSError as error:
             raise unwritable(folder, error) from error
 
@@ -62,19 +67,32 @@ class Log:
             raise InputError(f"{self.path}: has gone; bring the run's folder back, or start a new run")
         self.pending += [(step, name, f"{value:.8g}") for name, value in values.items()]
         self.disk.write(self.path, self._append)
-        if self.folder / EVENTS in self.disk.missing:  # what is lost of them stays lost, and the writer is dead
-            return
-        try:
-            for name, value in values.items():
-                self.events.add_scalar(name, value, step)
-        except OSError as error:
-            self._lose_events(error)
+        self.trackers.log(step, values)
+        # What is lost of the events stays lost, and the writer is dead.
+        if self.events is not None and self.folder / EVENTS not in self.disk.missing:
+            try:
+                for name, value in values.items():
+                    self.events.add_scalar(name, value, step)
+            except OSError as error:
+                self._lose_events(error)
+
+    def draw(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Shows images, uint8 RGB [H, W, 3], by name, where there are TensorBoard or trackers to show them."""
+        self.trackers.draw(step, images)
+        if self.events is not None and self.folder / EVENTS not in self.disk.missing:
+            try:
+                for name, image in images.items():
+                    self.events.add_image(name, image, step, dataformats="HWC")
+            except OSError as error:
+                self._lose_events(error)
 
     def close(self) -> None:
         """Writes what is still to be written."""
         try:
             self.file.close()
-            self.events.close()
+            self.trackers.close()
+            if self.events is not None:
+                self.events.close()
         except OSError as error:
             self._lose_events(error)
         finally:

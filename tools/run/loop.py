@@ -32,12 +32,13 @@ from tools.run.evaluation import (
 from tools.run.guard import NON_FINITE
 from tools.run.loading import Loaded, batches, make_loader, told_in_one_line
 from tools.run.log import Log, show
-from tools.run.order import SampleOrder, seed_step
+from tools.run.memory import add_gradients_that_fit
+from tools.run.order import seed_step
 from tools.run.processes import gather_parts, to_device
 from tools.run.schedule import for_batch, learning_rate
 from tools.run.signals import StopSignal
 from tools.run.state import TrainingState
-from tools.run.task import Loss, Task, image_path
+from tools.run.task import Loss, Task, image_path, sample_order
 
 NOTHING_CHANGED = "the loss or a gradient was not finite, nothing was changed"
 
@@ -82,7 +83,9 @@ def train(
                     task.before_step(state.step)
                 state.prepare_step(state.step, rate)
                 guard.begin()
-                terms = add_gradients(run, accelerator, state, model, loss, parts)
+                terms = add_gradients_that_fit(
+                    run, state, parts, lambda run, parts: add_gradients(run, accelerator, state, model, loss, parts)
+                )
                 state.drop_frozen_gradients(state.step)
                 norm = guard.step(state.step, optim.clip)
                 state.step += 1
@@ -97,10 +100,12 @@ def train(
                     if log is not None and logged:
                         speed = (state.step - timed_from) * run.batch / (time.perf_counter() - clock)
                         row = {name: term.item() for name, term in terms.items()}
+                        row |= task.measured() if task.measured is not None else {}
                         row |= {"loss": total_loss(terms).item(), "gradient_norm": norm.item()}
                         note = f"loss {row['loss']:.3f}  lr {rate:.2g}  {speed:.1f} images/s"
                         row = {name: value for name, value in row.items() if math.isfinite(value)}
                         row |= {"left_out": left_out} if left_out else {}
+                        row |= teacher_share(task, run, state.accumulate, speed)
                         log.write(state.step, row | {"lr": rate, "images_per_second": speed})
                         show(bar, line, state.step, run.steps, note)
                         clock, timed_from = time.perf_counter(), state.step
@@ -134,6 +139,17 @@ def train(
         console.out(f"error: {missing}")
         return NOT_WRITTEN
     return 0
+
+
+def teacher_share(task: Task, run: Run, parts: int, speed: float) -> dict[str, float]:
+    """The share of a step's time that the teacher takes, as a log row has it; nothing where it cannot be told apart.
+
+    Arguments:
+        parts: in which a process takes its share of a batch.
+        speed: images per second over all processes.
+    """
+    seconds = None if task.teacher is None else task.teacher.seconds()
+    return {} if seconds is None else {"teacher_share": seconds * parts * speed / run.batch}
 
 
 def save_before_end(state: TrainingState, disk: Disk, error: InputError) -> None:
@@ -243,6 +259,6 @@ def say_non_finite(accelerator: Accelerator, step: int, terms: dict[str, Tensor]
 
 def names_of_step(config: AnyConfig, task: Task, step: int, process: int, num_processes: int) -> list[str]:
     """The names of the images of a process's batch in step number `step`."""
-    order = SampleOrder(len(task.train_set), config.run, start=step, process=process, num_processes=num_processes)
+    order = sample_order(task.train_set, config.run, start=step, process=process, num_processes=num_processes)
     parts = islice(order, config.run.accumulate)
     return [str(image_path(task.train_set, index)) for part in parts for _, index in part]

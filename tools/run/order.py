@@ -45,6 +45,8 @@ def check_batch(run: Run, num_processes: int) -> None:
     Raises:
         InputError: the shares differ in size, or are single images.
     """
+    if run.oom == "reduce" and num_processes > 1:  # the others would wait for the gradients of one that runs out
+        raise InputError(f"run.oom=reduce is for one process, here are {num_processes}; give run.accumulate instead")
     if run.accumulate > 1:
         parts = num_processes * run.accumulate
         if run.batch % parts or run.batch == parts:

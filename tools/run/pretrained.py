@@ -16,7 +16,8 @@ from backbone.weights.loading import expected_padding, expected_preprocessing
 from backbone.weights.preprocessing import Preprocessing
 from backbone.weights.translation import INCEPTION
 from tools.io.model_file import PUBLISHED_HEADS
-from tools.run.config import LR, LR_FROM_WEIGHTS, BackboneConfig, Config, DetConfig, SegConfig
+from tools.joint.weights import initial_files, joint_tail
+from tools.run.config import LR, LR_FROM_WEIGHTS, AnyConfig, BackboneConfig, Config, DetConfig, JointConfig, SegConfig
 
 
 class Expected(NamedTuple):
@@ -55,7 +56,9 @@ def settle(config: Config) -> Settled:
         ]
         if config.optim.lr is None:
             notes.append(f"learning rate {LR_FROM_WEIGHTS:g}, the default with weights; optim.lr sets another")
+    tail = joint_tail(config.weights) if isinstance(config, JointConfig) and config.weights is not None else None
     values = {
+        "model.tail": tail,
         "model.padding": found.padding or backbones.architecture(_architecture(config)).padding,
         "mean": found.mean,
         "std": found.std,
@@ -71,16 +74,16 @@ def settled_before(config: Config, before: dict[str, Any]) -> Config:
     Arguments:
         before: dotted keys and values of that run; one that was started before a key existed lacks it.
     """
-    return _fill(config, {"optim.backbone_lr": 1.0} | before)
+    return _fill(config, {"optim.backbone_lr": 1.0, "model.tail": None} | before)
 
 
-def task_normalisation(config: SegConfig | DetConfig | BackboneConfig) -> tuple[list[float], list[float]]:
+def task_normalisation(config: AnyConfig) -> tuple[list[float], list[float]]:
     """Mean and deviation, RGB in 0..1, that a task's images are normalised with where there are no weights."""
     mean, std = INCEPTION if isinstance(config, DetConfig) else Preprocessing()[:2]
     return list(mean), list(std)
 
 
-def expected(config: SegConfig | DetConfig | BackboneConfig) -> Expected:
+def expected(config: AnyConfig) -> Expected:
     """What the weights of an experiment, a backbone's or a whole model's, were trained with.
 
     Raises:
@@ -88,7 +91,9 @@ def expected(config: SegConfig | DetConfig | BackboneConfig) -> Expected:
     """
     weights = config.weights
     assert weights is not None
-    if not isinstance(config, BackboneConfig):
+    if isinstance(config, JointConfig):
+        weights = initial_files(weights)[0]
+    elif not isinstance(config, BackboneConfig):
         names = backbones.read_weights(weights)
         if any(name.startswith(PUBLISHED_HEADS) for name in names):
             found = (seg if isinstance(config, SegConfig) else det).from_weights(weights)
@@ -98,7 +103,7 @@ def expected(config: SegConfig | DetConfig | BackboneConfig) -> Expected:
     return Expected(expected_padding(weights, name=name), list(images.mean), list(images.std))
 
 
-def _architecture(config: SegConfig | DetConfig | BackboneConfig) -> str:
+def _architecture(config: AnyConfig) -> str:
     """The name of an experiment's backbone, or its network in strings."""
     return config.model.name if isinstance(config, BackboneConfig) else config.model.backbone
 
@@ -113,7 +118,9 @@ def _fill(config: Config, values: dict[str, Any]) -> Config:
     config = filled(config, "", "mean", "std")
     return dataclasses.replace(
         config,
-        model=filled(config.model, "model.", "padding"),
+        model=filled(
+            config.model, "model.", *(("padding", "tail") if isinstance(config, JointConfig) else ("padding",))
+        ),
         optim=filled(config.optim, "optim.", "lr", "backbone_lr"),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -13,11 +14,11 @@ from tools.run.config import AnyConfig
 from tools.run.guard import NON_FINITE
 from tools.run.loading import Substituting
 from tools.run.loop import names_of_step, total_loss
-from tools.run.order import SampleOrder, seed_step
+from tools.run.order import seed_step
 from tools.run.processes import to_device
 from tools.run.schedule import for_batch, learning_rate
 from tools.run.state import TrainingState
-from tools.run.task import Task
+from tools.run.task import Task, sample_order
 
 
 class Findings:
@@ -56,9 +57,10 @@ def replay(config: AnyConfig, accelerator: Accelerator, task: Task, state: Train
     Raises:
         InputError: an image is damaged.
     """
+    config = replace(config, run=replace(config.run, accumulate=state.accumulate))
     run, step = config.run, min(state.step, config.run.steps - 1)
     process, num_processes = state.suspect or (0, 1)
-    order = SampleOrder(len(task.train_set), run, start=step, process=process, num_processes=num_processes)
+    order = sample_order(task.train_set, run, start=step, process=process, num_processes=num_processes)
     samples = Substituting(task.train_set, run.seed, skip=config.data.damaged == "skip")
     console.out(f"step {step + 1}: {', '.join(names_of_step(config, task, step, process, num_processes))}")
     if task.before_step is not None:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from backbone.errors import InputError
 from tools.doctoring.checks import OK, check_disk, check_threads
 from tools.io.console import console
+from tools.run import checkpoint
 from tools.run.config import Arguments, Config
 from tools.run.dry_run import dry_run
 from tools.run.evaluation import best_file
@@ -24,6 +25,7 @@ from tools.run.replay import replay
 from tools.run.schedule import for_batch
 from tools.run.state import Opened, TrainingState, open_run
 from tools.run.task import Task
+from tools.run.trackers import require_trackers
 
 
 def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Arguments[Config]) -> int:
@@ -32,15 +34,22 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     Raises:
         InputError: the run folder, the data or the weights do not fit the config, or another run is in the folder.
     """
+    require_trackers(arguments.config.run.trackers)
     if arguments.dry_run:
         return dry_run(make_task, arguments, lambda make, short: _run_opened(make, short, Opened(None, [])))
     out = Path(arguments.config.run.out)
-    goes_on = arguments.resume or arguments.replay
+    goes_on = arguments.resume or arguments.replay or is_restarted(out)
     if goes_on and not out.is_dir():
         raise InputError(f"{out}: nothing to resume; start the run without --resume")
     with lock_folder(out, is_main=int(os.environ.get("RANK", "0")) == 0):
         opened = open_run(arguments.config, resume=goes_on, extend=arguments.extend)
         return _run_opened(make_task, arguments, opened)
+
+
+def is_restarted(out: Path) -> bool:
+    """Whether torchrun started this again after a process had died (--max-restarts), and the run had begun before."""
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return restarts > 0 and (checkpoint.exists(out) or (out / "config.yaml").is_file())
 
 
 def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arguments[Config], opened: Opened) -> int:
@@ -75,6 +84,7 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
         for line in lines:
             console.out(line)
     state = TrainingState(config, accelerator, task.model, len(task.train_set))
+    state.teacher_hash = None if task.teacher is None else task.teacher.hash
     if accelerator.is_main_process:
         for finding in [*check_disk(Path(run.out), state.num_bytes_on_disk()), *check_threads()]:
             if finding.level != OK:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -16,13 +17,16 @@ from backbone.inference import normalise
 from seg.data.dataset import SegDataset, SegSample, collate
 from seg.data.opening import open_data
 from seg.data.transforms import TrainTransform
+from seg.distill import distill_loss
 from seg.loss import LOSSES, balanced_weights
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_initial_weights
 from tools.run.config import SegConfig
 from tools.run.loading import check_damage, damage_limit
+from tools.run.samples import draw_segmentation
 from tools.run.task import Task
-from tools.scoring.segmentation import evaluate_model
+from tools.run.teacher import Teacher
+from tools.scoring.segmentation import WHOLE_IMAGES, evaluate_model, model_labels
 
 
 def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
@@ -50,20 +54,39 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         "mean": mean,
         "std": std,
     }
+    teacher = None
+    if config.teacher is not None:
+        teacher = Teacher(
+            config.teacher,
+            task="segmentation",
+            classes=train_set.classes,
+            mean=mean,
+            std=std,
+            device=accelerator.device,
+        )
 
     def loss(model: nn.Module, batch: SegSample) -> dict[str, Tensor]:
         images = normalise(batch.image, mean, std, channels_last=config.run.channels_last)
         with accelerator.autocast():
+            wanted = None if teacher is None else teacher(images)
             logits, extra = model(images, auxiliary=True) if config.model.auxiliary else (model(images), None)
         terms = {f"{name}_loss": term(logits, batch.labels) for name, term in losses.items()}
         if extra is not None:
             factor = config.loss_settings.auxiliary
             second = [term(extra, batch.labels) for term in losses.values()]
             terms["auxiliary_loss"] = factor * reduce(torch.add, second)
+        if wanted is not None:
+            settings = config.distill
+            distilled = distill_loss(logits, wanted, batch.labels, temperature=settings.temperature)
+            terms["distill_loss"] = settings.weight * distilled
         return terms
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return evaluate_model(model, val_set, mean=mean, std=std, accelerator=accelerator).metrics
+
+    def draw(model: nn.Module, number: int) -> np.ndarray:
+        label = model_labels(model, mean=mean, std=std, device=accelerator.device, inference=WHOLE_IMAGES)
+        return draw_segmentation(label, val_set, number)
 
     if weights is not None:
         notes.append("weights of classes: " + ", ".join(f"{weight:.1f}" for weight in weights))
@@ -80,6 +103,8 @@ def make_task(config: SegConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command=f"tools.eval_seg --data {data.root}{own}",
         notes=tuple(notes),
+        teacher=teacher,
+        draw=draw,
     )
 
 

@@ -40,9 +40,11 @@ class TrainingState:
         damaged: the damaged images that were met.
         suspect: where the run ended because its next step's loss or gradient is not finite: the process that began it
             and how many there were.
+        accumulate: in how many parts a process takes its share of a batch: `run.accumulate`, or more for `run.oom`.
         step: how many steps were made. evaluated: after which of them the last evaluation was.
         best: the best score so far. since_best: how many evaluations there were since.
         among_best: score and step of the evaluations whose weights are kept for `run.keep_best`, best first.
+        teacher_hash: of the file of the teacher that the loss asks, None without one.
         newest_is_whole: whether the run's last.pt is a state that can be read, and so worth keeping as last-1.pt.
     """
 
@@ -75,8 +77,10 @@ class TrainingState:
         self.step, self.evaluated, self.best = 0, 0, -math.inf
         self.since_best = 0
         self.among_best: list[tuple[float, int]] = []
+        self.teacher_hash: str | None = None
         self.newest_is_whole = False
         self.damaged = Damaged(num_images)
+        self.accumulate = run.accumulate
         self.suspect: list[int] | None = None
 
     def prepare_step(self, step: int, rate: float) -> None:
@@ -120,11 +124,18 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "left_out": self.guard.counts.tolist(),
             "suspect": self.suspect,
+            "accumulate": self.accumulate,
+            "teacher_hash": self.teacher_hash,
             "damaged": list(self.damaged.faults),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave in a run of the same config."""
+        """Goes on from what `state_dict` gave in a run of the same config.
+
+        Raises:
+            InputError: the run has had another teacher.
+        """
+        check_teacher(state.get("teacher_hash"), self.teacher_hash, self.config)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -137,6 +148,7 @@ class TrainingState:
         self.evaluated = state.get("evaluated", self.step)  # older files do not say
         self.guard.counts.copy_(torch.tensor(state.get("left_out", [0, 0, 0])))
         self.suspect = state.get("suspect")
+        self.accumulate = state.get("accumulate", self.config.run.accumulate)
         self.damaged.faults = list(state.get("damaged", ()))
 
     def go_back(self, step: int) -> None:
@@ -157,6 +169,18 @@ class TrainingState:
             keep = self.newest_is_whole
             if disk.write(path, lambda: checkpoint.save_state(path, state, keep_previous=keep)):
                 self.newest_is_whole = True
+
+
+def check_teacher(before: str | None, now: str | None, config: AnyConfig) -> None:
+    """Refuses a run that goes on with another teacher than it had, by their files' hashes.
+
+    Raises:
+        InputError: the file has changed, or there is a teacher in only one of the two.
+    """
+    if before == now:
+        return
+    had, has = ("no teacher" if value is None else f"a teacher of SHA-256 {value[:12]}…" for value in (before, now))
+    raise InputError(f"{config.run.out}: the run was made with {had}, now {has}; give the file that it began with")
 
 
 class Opened(NamedTuple):

@@ -14,7 +14,7 @@ from backbone.inference import normalise
 from det.data.transforms import Transform
 from tools.engines.exported import ExportedEngine
 from tools.io.console import console, progress, table
-from tools.predicting.models import load, load_model, runs_plainly
+from tools.predicting.models import load, load_to_predict, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
 
@@ -66,22 +66,23 @@ def predictor_detections(predictor: det.Predictor) -> Find:
     return find
 
 
-def open_subject(weights: Path, engine: str | None, device: torch.device) -> Subject:
+def open_subject(weights: Path, engine: str | None, device: torch.device, *, nms: bool = True) -> Subject:
     """The detector in a weights file or an exported file.
 
     Arguments:
         engine: one of `tools.options.ENGINES`; None: torch, or an exported file's own.
+        nms: as `tools.predict.load` takes it.
 
     Raises:
         InputError: the file or the engine cannot be used.
     """
     if runs_plainly(weights, engine):
-        model, description = load_model(weights, task="detection")
+        model, description = load_to_predict(weights, task="detection", nms=nms)
         assert isinstance(model, det.Detector)  # what det.create makes
         transform = det.eval_transform(model.image_size_hw, model.resize)
         find = model_detections(model.to(device).eval(), description, device)
         return Subject(find, transform, description["classes"], lambda: "torch", "")
-    predictor = load(weights, engine or "auto", score_threshold=det.SCORE_THRESHOLD)
+    predictor = load(weights, engine or "auto", score_threshold=det.SCORE_THRESHOLD, nms=nms)
     if not isinstance(predictor, det.Predictor):
         raise InputError(f"{weights}: is a model for {predictor.task}, not for detection; give the other run's file")
 

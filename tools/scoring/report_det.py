@@ -143,6 +143,9 @@ def confusion_matrix(compared: list[Compared], category_ids: list[int]) -> np.nd
     return counts
 
 
+TITLE = "Detection metrics"
+
+
 def write_report(facts: dict[str, str], coco_eval: COCOeval, folder: Path) -> str:
     """The page, as HTML.
 
@@ -151,6 +154,11 @@ def write_report(facts: dict[str, str], coco_eval: COCOeval, folder: Path) -> st
         coco_eval: as `det.run_coco_eval` returned it, without `fast`.
         folder: of the images; those that are not there are not shown.
     """
+    return page(TITLE, report_parts(facts, coco_eval, folder))
+
+
+def report_parts(facts: dict[str, str], coco_eval: COCOeval, folder: Path) -> list[str]:
+    """What the page consists of; see `write_report`."""
     metrics, category_ids = coco_metrics(coco_eval), list(coco_eval.params.catIds)
     names = [coco_eval.cocoGt.cats[category_id]["name"] for category_id in category_ids]
     best = best_f1(coco_eval)
@@ -163,7 +171,7 @@ def write_report(facts: dict[str, str], coco_eval: COCOeval, folder: Path) -> st
     compared = compare(coco_eval, thresholds)
     shown = {name: metrics[name] for name in ("AP", "AP50", "AP75", "AR100")}
     parts = [
-        header("Detection metrics", {name: _known(value) for name, value in shown.items()}, facts),
+        header(TITLE, {name: _known(value) for name, value in shown.items()}, facts),
         "<h2>COCO's metrics</h2>",
         _means(coco_eval, metrics),
         "<h2>Classes</h2><p class=note>The best F1 at IoU 0.5, and the score threshold that gives it.</p>",
@@ -184,7 +192,7 @@ def write_report(facts: dict[str, str], coco_eval: COCOeval, folder: Path) -> st
             "annotations, missed ones red, crowds grey. Right: detections, red without a box or of another class.</p>"
         )
         parts += drawn
-    return page("Detection metrics", parts)
+    return parts
 
 
 def _known(value: float) -> float:

@@ -18,18 +18,25 @@ from tools.scoring.segmentation import Evaluation, Shown
 WRONG_BGR, UNLABELLED_BGR = (60, 60, 230), (0, 0, 0)
 
 
+TITLE = "Segmentation metrics"
+
+
 def write_report(facts: dict[str, str], dataset: SegDataset, evaluation: Evaluation) -> str:
     """The page, as HTML.
 
     Arguments:
         facts: what was evaluated and how, by name.
     """
+    return page(TITLE, report_parts(facts, dataset, evaluation))
+
+
+def report_parts(facts: dict[str, str], dataset: SegDataset, evaluation: Evaluation) -> list[str]:
+    """What the page consists of; see `write_report`."""
     metrics = evaluation.metrics
-    title = "Segmentation metrics"
     means = {"mIoU": metrics["miou"], "pixel accuracy": metrics["pixel_accuracy"]}
     means |= {f"official {name}": value for name, value in evaluation.official.items() if "/" not in name}
     parts = [
-        header(title, means, facts),
+        header(TITLE, means, facts),
         "<h2>Classes</h2>",
         _classes(dataset, evaluation),
         "<h2>Confusion</h2><p class=note>A row is a class of the labels, a column what was predicted for its pixels, "
@@ -42,7 +49,7 @@ def write_report(facts: dict[str, str], dataset: SegDataset, evaluation: Evaluat
             "</p>"
         )
         parts += [_figure(dataset, shown) for shown in evaluation.worst]
-    return page(title, parts)
+    return parts
 
 
 def _classes(dataset: SegDataset, evaluation: Evaluation) -> str:

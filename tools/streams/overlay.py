@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from backbone.lettering import letters, write
+from tools.joint.panoptic import combine
 from tools.streams.blurring import blur
 from tools.streams.truth import accuracy, draw_truth
 from tools.tracking.tracker import Trail
@@ -74,6 +75,9 @@ def draw(
 
 def _drawn(frame: np.ndarray, results: Sequence[tuple[str, Any]], drawing: Drawing) -> np.ndarray:
     """A copy of the frame with the results; a class has one color, in whichever result it is."""
+    if drawing.view == "panoptic":
+        areas, found = (result for _, result in results)
+        return combine(areas, found, drawing.score_threshold).draw(frame, drawing.opacity)
     image = frame  # each draw copies
     colors: dict[str, tuple[int, int, int]] = {}
     for task, result in results:

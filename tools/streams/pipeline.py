@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from backbone.errors import InputError
+from tools.predicting.pairs import pairs
 from tools.streams.frames import Frame
 from tools.streams.overlay import Drawing, draw
 from tools.streams.sources import LiveStream, Source
@@ -41,8 +42,7 @@ JOIN_S = 5.0
 class Predictor(Protocol):
     """A model that is ready for frames, as `tools.predict.load` gives it."""
 
-    task: str  # "segmentation" or "detection"
-    classes: list[str]
+    task: str  # "segmentation", "detection" or "joint"
 
     @property
     def engine(self) -> str:
@@ -50,7 +50,7 @@ class Predictor(Protocol):
         ...
 
     def __call__(self, frame_bgr: Any, /) -> Any:
-        """The result for a frame, uint8 `[H, W, 3]`, which has a method `draw`; for a list of frames those of all."""
+        """The result for a frame, uint8 `[H, W, 3]`; for a list of frames those of all."""
         ...
 
 
@@ -106,7 +106,7 @@ class Pipeline:
     closed at the end, the sink is not.
 
     Arguments:
-        predictors: detections are drawn over segmentations, whatever the order here.
+        predictors: detections are drawn over segmentations, whatever the order here, as `pairs` gives them.
         more_lanes: further copies of the predictors, for as many more frames at once; of no use to a live source.
         sink: None: frames are only drawn, for the window.
         counts: filled in as the run goes, so that it can be read after a failure too.
@@ -115,7 +115,7 @@ class Pipeline:
         resize: (width, height or None to keep proportions) that frames get once they are read, pixels.
         batch: frames of a recording that a predictor is called with at once.
         decoder_errors: gives the number of errors that the decoder has reported so far.
-        trackers: give the objects ids that last; for the predictors in the order of `drawing_order`.
+        trackers: give the objects ids that last; for results in the order of `pairs`.
         draw_trails: where tracked objects have been.
         window: also show the frames there; closing it stops the run.
         on_frame: called with the number of frames written, from the writing thread.
@@ -143,7 +143,7 @@ class Pipeline:
         saver: ResultsSaver | None = None,
     ) -> None:
         self.source = source
-        self.lanes = [drawing_order(lane) for lane in (predictors, *(() if source.live else more_lanes))]
+        self.lanes = [list(lane) for lane in (predictors, *(() if source.live else more_lanes))]
         self.sink = sink
         self.counts = counts
         self.drawing = drawing
@@ -244,8 +244,7 @@ class Pipeline:
                 while waiting:
                     free.put(waiting.pop())
                 free.put(lane)
-            tasks = [predictor.task for predictor in lane]
-            results = [list(zip(tasks, row, strict=True)) for row in zip(*found, strict=True)]
+            results = [pairs(lane, row) for row in zip(*found, strict=True)]
             return list(zip(frames, results, strict=True)), time.perf_counter() - start
 
         with ThreadPoolExecutor(len(self.lanes), "infer") as pool:
@@ -363,11 +362,6 @@ def confident(results: Sequence[tuple[str, Any]], score_threshold: float) -> lis
             )
         found.append((task, result))
     return found
-
-
-def drawing_order(predictors: Sequence[Predictor]) -> list[Predictor]:
-    """The predictors with detectors last, so that boxes are drawn over segmentations."""
-    return sorted(predictors, key=lambda predictor: predictor.task == "detection")
 
 
 def frames_per_second(times: Sequence[float]) -> float:

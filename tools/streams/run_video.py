@@ -14,11 +14,13 @@ import cv2
 from backbone.errors import InputError
 from tools.io.console import progress
 from tools.io.files import replace_file
+from tools.joint.panoptic import common_classes
+from tools.predicting.pairs import parts
 from tools.predicting.settings import Saving
 from tools.streams.blurring import SCORE, check_blur
 from tools.streams.opencv_log import DecoderErrors
 from tools.streams.overlay import Drawing
-from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor, drawing_order
+from tools.streams.pipeline import Counts, Outcome, Pipeline, Predictor
 from tools.streams.raw_pipe import PipeSink
 from tools.streams.settings import Predicting, Reading, Tracking, Writing
 from tools.streams.sinks import ImageSink, Sink, open_sink
@@ -89,17 +91,22 @@ def _run_video(
     threads_before = thread_counts()
     num_lanes = share_cores(stream, predicting)
     scores = saving is not None and "scores" in (saving.kinds or ())
-    lanes = [drawing_order(load_predictors(predicting, score_threshold=kept, scores=scores)) for _ in range(num_lanes)]
+    lanes = [load_predictors(predicting, score_threshold=kept, scores=scores) for _ in range(num_lanes)]
     predictors = lanes[0]
+    tasks = [part.task for part in parts(predictors)]
     trackers = None
     if tracking is not None:
-        if all(predictor.task == "segmentation" for predictor in predictors):
+        if "detection" not in tasks:
             raise InputError(f"--track {tracking.kind}: no model given finds objects; add a detector by --weights")
-        trackers = Trackers(tracking.kind, stream.fps, threshold, [predictor.task for predictor in predictors])
-    if drawing.compare is not None and not any(predictor.task == "segmentation" for predictor in predictors):
+        trackers = Trackers(tracking.kind, stream.fps, threshold, tasks)
+    if drawing.compare is not None and "segmentation" not in tasks:
         raise InputError(f"--compare {drawing.compare}: holds labels, which only a segmenter is compared with: add one")
+    if drawing.view == "panoptic":
+        if tasks != ["segmentation", "detection"]:
+            raise InputError("--view panoptic: needs one segmenter and one detector, or a joint network of these")
+        common_classes(*(part.classes for part in parts(predictors)))
     if drawing.blur:
-        check_blur(drawing.blur, [name for predictor in predictors for name in predictor.classes])
+        check_blur(drawing.blur, [name for part in parts(predictors) for name in part.classes])
     saver = None
     if saving is not None:
         from tools.predicting.frames import FrameSaver  # with torch, as the predictors
@@ -250,12 +257,13 @@ def load_predictors(predicting: Predicting, *, score_threshold: float, scores: b
         load(
             path,
             predicting.engine,
-            size=predicting.size,
+            size=size,
             device=device,
             score_threshold=score_threshold,
+            nms=predicting.nms,
             scores=scores,
         )
-        for path in predicting.weights
+        for path, size in zip(predicting.weights, predicting.sizes or [None] * len(predicting.weights), strict=True)
     ]
 
 

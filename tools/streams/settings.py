@@ -24,8 +24,11 @@ class Predicting:
     weights: Sequence[Path]
     engine: str = "auto"
     device: str | None = None
-    size: tuple[int, int] | int | None = None  # of the network's input: (height, width), longer side, None: the usual
+    sizes: Sequence[
+        tuple[int, int] | int
+    ] = ()  # of each network's input: (height, width) or longer side; none: the usual
     batch: int = 1  # frames in a call of a model; of a live source it is always one
+    nms: bool = True
 
 
 @dataclass(frozen=True)

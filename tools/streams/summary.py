@@ -67,7 +67,7 @@ def advise(counts: Counts, seconds: float, engines: Sequence[str], reading: Read
         if runtime != "torch":
             return f"{found}--engine {runtime} is installed and faster than torch on a processor"
         return f"{found}pip install 'taproot[{EXTRAS['openvino']}]' brings an engine that is faster than torch"
-    longer = max(height, width) if predicting.size is None else _longer_side(predicting.size)
+    longer = max(map(_longer_side, predicting.sizes), default=max(height, width))
     if longer >= LARGE_SIDE:
         return f"{found}--size {longer // 64 * 32} is a smaller input of the network; try what it costs in accuracy"
     return f"{found}--skip {reading.skip + 1} predicts fewer frames"

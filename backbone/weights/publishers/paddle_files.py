@@ -9,11 +9,18 @@ from backbone.weights.publishers import cache
 from backbone.weights.publishers.download import download
 
 PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models"
+PADDLESEG = "https://paddleseg.bj.bcebos.com/dygraph/cityscapes"
 PADDLEDETECTION = "https://paddledet.bj.bcebos.com/models"
+PADDLEDETECTION_MOBILE = "https://paddlemodels.bj.bcebos.com/object_detection/mobile_models"
 ADDRESSES = {
     "paddle/mobilenet_v3_large_ssld": f"{PADDLECLAS}/MobileNetV3_large_x1_0_ssld_pretrained.pdparams",
     "paddle/mobilenet_v3_small_ssld": f"{PADDLECLAS}/MobileNetV3_small_x1_0_ssld_pretrained.pdparams",
+    "paddle/lraspp_large_cityscapes": (
+        f"{PADDLESEG}/lraspp_mobilenetv3_cityscapes_1024x512_80k_large_kernel/model.pdparams"
+    ),
     "paddle/picodet_large_coco": f"{PADDLEDETECTION}/picodet_mobilenetv3_large_1x_416_coco.pdparams",
+    "paddle/ssdlite_large_coco": f"{PADDLEDETECTION_MOBILE}/ssdlite_mobilenet_v3_large.pdparams",
+    "paddle/ssdlite_small_coco": f"{PADDLEDETECTION_MOBILE}/ssdlite_mobilenet_v3_small.pdparams",
 }
 
 
@@ -51,4 +58,6 @@ def fetch(name: str) -> Path:
 
 
 def _path(name: str) -> Path:
-    return cache.ours() / "paddle" / ADDRESSES[name].rpartition("/")[2]
+    """Where the file lies: under its own name, or its folder's where that is model.pdparams, as PaddleSeg's all are."""
+    *_, folder, file_name = ADDRESSES[name].split("/")
+    return cache.ours() / "paddle" / (f"{folder}.pdparams" if file_name == "model.pdparams" else file_name)

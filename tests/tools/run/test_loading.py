@@ -1,6 +1,7 @@
 """Damaged images and dead loader workers: what a run does about them, and what it says."""
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -11,16 +12,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import backbone
 import det
 from backbone import InputError
 from backbone.data.folder import ImageFolder
+from backbone.data.images import read_image
 from seg.data.cityscapes import Cityscapes
 from tests.builders.runs import assert_equal, command, in_own_process, kill_myself, log_of
-from tools import check_coco, check_masks
+from tools import check_coco, check_masks, eval_backbone, eval_det, eval_seg
 from tools.io.leave_out import read_leave_out, write_leave_out
+from tools.io.model_file import save_model
 from tools.run import checkpoint, loading, loop
 from tools.run.loading import Damaged, Substituting, batches, damage_limit
 from tools.run.schedule import learning_rate
+from tools.scoring.loaders import each_once
 
 
 def cut(path):
@@ -245,3 +250,70 @@ def test_too_little_shared_memory_is_said_before(world, monkeypatch):
         assert (warning is not None) is warned
     config.data.workers = 0
     assert loading.shared_memory_warning(config, task, 1) is None
+
+
+def read_and_die(path, *_):
+    kill_myself()
+
+
+def refusal(main, arguments, told):
+    """The message that a command ends with, in a process of its own: torch's threads there fail as they like."""
+
+    def run():
+        try:
+            return main(arguments)
+        except InputError as error:
+            told.write_text(str(error))
+            raise
+
+    assert in_own_process(run) == 2
+    return told.read_text()
+
+
+def test_a_worker_killed_while_a_classifier_is_scored_is_one_line(tmp_path, monkeypatch):
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / "val" / name).parent.mkdir(parents=True)
+        (tmp_path / "val" / name).touch()
+    monkeypatch.setattr("backbone.data.folder.read_image", read_and_die)
+    model = backbone.classifier("mobilenet_v3_small", width=0.35, num_classes=2)
+    description = {"task": "classification", "model": {"name": "mobilenet_v3_small", "width": 0.35, "num_classes": 2}}
+    description |= {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "crop_pct": 0.875}
+    save_model(tmp_path / "m.safetensors", model, description | {"interpolation": "bilinear"})
+    arguments = ["--weights", str(tmp_path / "m.safetensors"), "--data", str(tmp_path), "--workers", "1"]
+    message = refusal(eval_backbone.main, arguments, tmp_path / "told")
+    assert re.fullmatch(r"loader worker .* lower --workers \(1\); --workers 0 shows its own error", message)
+
+
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_a_worker_killed_in_an_evaluation_command_ends_it_in_one_line(finished, world, tmp_path, monkeypatch, task):
+    module, where = {"seg": (eval_seg, "seg.data.dataset"), "det": (eval_det, "det.data.coco")}[task]
+    data = str(world / {"seg": "cityscapes", "det": "coco"}[task])
+    arguments = ["--weights", str(finished[task] / "best.safetensors"), "--data", data, "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{where}.read_image", read_and_die)
+        message = refusal(module.main, [*arguments, "--workers", "2"], tmp_path / "told")
+    assert re.fullmatch(r"loader worker .* lower --workers \(2\); --workers 0 shows its own error", message)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_worker_killed_in_the_evaluation_of_a_run_that_loads_by_itself_is_one_line(world, tmp_path, monkeypatch):
+    main, arguments = command("seg", world, tmp_path / "run")
+
+    def read(path, *rows):
+        if torch.utils.data.get_worker_info() is not None:
+            kill_myself()
+        return read_image(path, *rows)
+
+    monkeypatch.setattr("seg.data.dataset.read_image", read)
+    message = refusal(main, arguments, tmp_path / "told")
+    assert re.fullmatch(r"loader worker .*; if memory ran out, free some; --resume goes on, .* own error", message)
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 3
+
+
+def test_an_error_of_the_images_own_keeps_its_trace_where_each_is_read_once():
+    def fail():
+        raise FileNotFoundError("of the data set's own")
+
+    for workers in (0, 1):
+        with pytest.raises(FileNotFoundError, match="of the data set's own"):
+            list(each_once(Faulty(fail), workers=workers))

@@ -1,0 +1,144 @@
+"""Exported joint networks: one file with the outputs of both heads, which are those of the single models."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from backbone.errors import InputError
+from backbone.weights.description import KEY
+from tests.builders.exported import SIZE, images, network_output
+from tests.builders.joint import HEADS, make_joint, save_joint
+from tools import export
+from tools.engines.sessions import as_output
+from tools.exporting.formats import FORMATS
+from tools.exporting.graph import head_outputs, image_graph
+from tools.exporting.parity import compare
+from tools.joint.weights import head_description
+from tools.joint.weights import load as load_joint
+from tools.predict import load
+
+SINGLE_SIZE = [str(side) for side in SIZE]
+
+
+@pytest.fixture
+def weights(tmp_path, randomise):
+    return save_joint(tmp_path / "joint.safetensors", make_joint(randomise))
+
+
+@pytest.mark.parametrize("output", ["raw", "final"])
+def test_a_graph_gives_what_the_graphs_of_the_single_models_give(weights, output):
+    network, description = load_joint(weights)
+    options = {"output": output, "size_hw": (96, 128), "batch": 2, "score_threshold": 0.2}
+    graph = image_graph(network, description, **options)
+    batch = torch.from_numpy(images(2, (96, 128)))
+    found = dict(zip(graph.names, graph(batch), strict=True))
+    renamed = {"labels": "box_labels"} if output == "final" else {}
+    wanted = {}
+    for name in network.tasks:
+        single = image_graph(network.single(name), head_description(description, name), **options)
+        names = renamed if name == "detection" else {}
+        wanted |= {names.get(key, key): value for key, value in zip(single.names, single(batch), strict=True)}
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in found)
+    if output == "final":
+        assert graph.names == ("labels", "boxes", "scores", "box_labels")
+        assert len(found["labels"].unique()) > 1 and (found["scores"] > 0).sum() > 2
+
+
+def test_a_file_says_what_both_heads_need_and_runs_as_the_weights_do(weights, tmp_path, capsys):
+    out = tmp_path / "joint.onnx"
+    options = ["--weights", str(weights), "--format", "onnx", "--score-threshold", "0.2", str(out)]
+    assert export.main(options) == 0
+    assert "gives labels, boxes, scores, box_labels" in capsys.readouterr().out
+    metadata = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
+    description = json.loads(metadata[KEY])
+    assert description["task"] == "joint" and description["heads"]["detection"]["classes"] == ["car", "bus", "dog"]
+    entry = description["export"]
+    assert entry["size"] == list(SIZE) and entry["score_threshold"] == 0.2 and entry["stride"] == 8
+    assert entry["heads"]["detection"]["outputs"] == {"boxes": "boxes", "scores": "scores", "labels": "box_labels"}
+    record = json.loads((tmp_path / "joint.onnx.parity.json").read_text())["parity"]
+    assert record["segmentation"]["labels_that_differ"] == record["detection"]["boxes_that_differ"] == 0
+    assert record["detection"]["boxes"] > 2
+    frame = images(1)[0]
+    want = load(weights, "torch", device="cpu")(frame)
+    for engine in ("onnxruntime", "openvino"):
+        model = load(out, engine)
+        result = model(frame)
+        assert model.task == "joint" and (result.labels != want.labels).mean() < 0.002
+        np.testing.assert_allclose(result.boxes, want.boxes, atol=0.01)
+        assert np.array_equal(result.box_labels, want.box_labels) and len(result.boxes)
+    with pytest.raises(InputError, match="gives labels without scores"):
+        load(out, scores=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openvino", "torch"])
+def test_other_formats_give_the_same(weights, tmp_path, name):
+    out = tmp_path / f"joint{FORMATS[name].suffix}"
+    assert export.main(["--weights", str(weights), "--format", name, "--output", "raw", str(out)]) == 0
+    frame = images(1, (90, 130))[0]
+    want, result = load(weights, "torch", device="cpu", scores=True)(frame), load(out, scores=True)(frame)
+    assert (result.labels != want.labels).mean() < 0.002
+    np.testing.assert_allclose(result.label_scores, want.label_scores, atol=1e-3)
+    np.testing.assert_allclose(result.boxes, want.boxes, atol=0.01)
+
+
+def test_a_file_that_differs_in_one_head_is_told_by_its_name(weights):
+    network, description = load_joint(weights)
+    network.eval()
+    graph = image_graph(network, description, output="final", score_threshold=0.2)
+    session = {"segmentation": 0.0, "detection": 0.0}
+
+    def run(batch):
+        found = {name: value.numpy() for name, value in zip(graph.names, graph(torch.from_numpy(batch)), strict=True)}
+        found["boxes"] = found["boxes"] + session["detection"]
+        return found
+
+    inputs = [images(1), images(1)[:, ::-1].copy()]
+    assert compare(network, graph.description, run, inputs).fault is None
+    session["detection"] = 1.0  # pixels
+    fault = compare(network, graph.description, run, inputs).fault
+    assert fault is not None and fault.startswith("detection: ") and "boxes differ" in fault
+
+
+def test_outputs_of_a_second_head_of_a_task_begin_with_its_name(randomise):
+    heads = HEADS | {"parts": {"task": "segmentation", "head": "lraspp", "num_classes": 4}}
+    network = make_joint(randomise, **heads)
+    outputs = head_outputs(network, "raw")
+    assert outputs["parts"] == {"logits": "parts.logits"} and outputs["segmentation"] == {"logits": "logits"}
+    assert list(outputs) == ["segmentation", "parts", "detection"]
+    raw = network_output(network, images(1))
+    flat = {
+        outputs[head][own]: value
+        for head, values in raw.items()
+        for own, value in zip(outputs[head], [values] if isinstance(values, torch.Tensor) else values, strict=True)
+    }
+    again = as_output(flat, "test", outputs)
+    assert torch.equal(again["parts"], raw["parts"]) and torch.equal(
+        again["detection"][1], raw["detection"].box_offsets
+    )
+
+
+def test_a_joint_file_with_any_number_of_images_has_one_size(weights):
+    network, description = load_joint(weights)
+    graph = image_graph(network, description, output="final", dynamic=True)
+    assert graph.batch is None and graph.size_hw == SIZE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "ncnn", "--output", "final"), "cannot hold labels of pixels"),
+        (("--format", "coreml", "--output", "final"), "cannot hold the choice of boxes"),
+        (("--format", "onnx", "--taps", "last"), "fit a classifier's weights"),
+        (("--format", "onnx", "--output", "raw", "--score-threshold", "0.5"), "only the final output"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(weights, options, message, monkeypatch):
+    for name, chosen in FORMATS.items():
+        monkeypatch.setitem(FORMATS, name, chosen._replace(check=lambda: None))  # whatever is installed
+    with pytest.raises(InputError, match=message):
+        export.main(["--weights", str(weights), *options])

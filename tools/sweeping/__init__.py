@@ -1,0 +1,1 @@
+"""Sweeps: what they search in, their trials, and what they show."""

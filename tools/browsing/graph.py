@@ -41,7 +41,7 @@ def page_graph(
         return graph
     if isinstance(model, Segmenter):
         return image_graph(model, description, output="raw", channels="rgb", size_hw=segmenter_hw)
-    raise InputError("the page shows segmenters and detectors; this model is neither")
+    raise InputError("the page shows segmenters and detectors; give a joint network as the two files of tools.split")
 
 
 def write_page_graph(graph: ImageGraph, path: Path) -> None:

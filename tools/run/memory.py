@@ -11,7 +11,6 @@ from backbone.errors import InputError
 from tools.io.console import console
 from tools.run.config import Run
 from tools.run.loading import Loaded
-from tools.run.order import check_batch
 from tools.run.state import TrainingState
 
 AddGradients = Callable[[Run, list[Loaded]], dict[str, Tensor]]
@@ -41,15 +40,13 @@ def add_gradients_that_fit(
         state.guard.take_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        images = run.batch // state.accumulate
-        where = f"step {state.step + 1}: out of memory with {images} images at a time"
+        sizes = _sizes(tuple(part.batch for part in halved))
+        where = f"step {state.step + 1}: out of memory with {max(sizes)} images at a time"
         if run.oom == "error":
             cure = f"run.accumulate={2 * run.accumulate} halves them and keeps the batch, run.oom=reduce does so itself"
             raise InputError(f"{where} ({text}); {cure}")
-        try:
-            check_batch(replace(run, accumulate=2 * state.accumulate), 1)
-        except InputError as error:
-            raise InputError(f"{where}, which cannot be halved; make the images smaller") from error
+        if any(size % 2 or size < 4 for size in sizes):  # batch norm needs two images
+            raise InputError(f"{where}, which cannot be halved; make the images smaller")
         state.accumulate *= 2
         console.out(f"warning: {where}; going on as with run.accumulate={state.accumulate}")
 
@@ -66,7 +63,16 @@ def split(parts: list[Loaded], count: int) -> list[Loaded]:
 
 
 def _every(batch: Any, first: int, step: int) -> Any:
-    """Every so-many-th sample of a (nested) NamedTuple of tensors."""
+    """Every so-many-th sample of a (nested) NamedTuple of tensors, in which a part may be None."""
+    if batch is None:
+        return None
     if isinstance(batch, Tensor):
         return batch[first::step]
     return type(batch)(*(_every(part, first, step) for part in batch))
+
+
+def _sizes(batch: Any) -> set[int]:
+    """How many samples the tensors of a (nested) tuple have; each head of a joint network has a batch of its own."""
+    if isinstance(batch, Tensor):
+        return {len(batch)}
+    return set().union(*map(_sizes, batch)) if isinstance(batch, tuple) else set()

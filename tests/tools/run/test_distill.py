@@ -147,15 +147,15 @@ def test_a_teacher_sees_its_own_normalisation_and_stays_as_it_was(finished, tmp_
     teacher = Teacher(str(path), mean=mean, std=std, **settings)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     answer = teacher(normalise(pixels, mean, std).requires_grad_())
-    # Norms that have seen two steps have channels of tiny variance, which enlarge rounding in a few places.
-    torch.testing.assert_close(answer, expected, rtol=3e-2, atol=3e-2)
-    assert (answer - expected).abs().mean() < 1e-3
+    # Norms that have seen two steps have channels of tiny variance: noise makes logits of a thousand of them.
+    torch.testing.assert_close(answer, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
     assert not answer.requires_grad and not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not any(module.training for module in teacher.modules())
     assert_equal(before, dict(teacher.state_dict()))
     same = Teacher(str(path), mean=description["mean"], std=description["std"], **settings)
     assert same.hash == teacher.hash and same.same_images and not teacher.same_images
-    torch.testing.assert_close(same(normalise(pixels, description["mean"], description["std"])), answer)
+    answer = same(normalise(pixels, description["mean"], description["std"]))
+    torch.testing.assert_close(answer, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 def make_task(task, arguments):

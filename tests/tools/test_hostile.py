@@ -25,6 +25,7 @@ import det
 from backbone.weights.preprocessing import published_name
 from seg.data.folder import read_classes
 from seg.data.polygons import polygons_size
+from tests.builders.runs import command
 from tools.io.leave_out import read_leave_out
 from tools.io.model_file import load_description
 from tools.predict import load
@@ -273,3 +274,11 @@ def test_the_payload_would_have_been_seen(tmp_path):
     torch.save({"a": payload(path)}, path)
     torch.load(path, weights_only=False)
     assert (tmp_path / "ran").exists()
+
+
+def test_no_variable_of_the_environment_is_in_what_a_run_leaves(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCESS_TOKEN", SECRET)
+    main, arguments = command("seg", world, tmp_path / "run")
+    assert main([*arguments, "run.steps=2"]) == 0
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(written) >= 4 and not any(SECRET.encode() in path.read_bytes() for path in written)

@@ -29,17 +29,23 @@ import torch
 
 from backbone.errors import InputError
 from seg.data.folder import read_classes
-from tools.run.config import BackboneConfig, DetConfig, SegConfig, flatten, load
+from tools.run.config import BackboneConfig, DetConfig, JointConfig, SegConfig, flatten, load
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NOT_RUN = 21
+NOT_RUN = 25
 """Blocks that say why they are not run; another one is a decision to take."""
 
-KINDS = {"train_seg": SegConfig, "train_det": DetConfig, "train_backbone": BackboneConfig}
+KINDS = {
+    "train_seg": SegConfig,
+    "train_det": DetConfig,
+    "train_joint": JointConfig,
+    "train_backbone": BackboneConfig,
+}
 SMALL = {
     "train_seg": ["augment.crop_hw=[32,64]", "data.val_limit=1"],
     "train_det": ["model.image_size=[64,64]"],
+    "train_joint": ["segmentation.augment.crop_hw=[64,128]", "detection.model.image_size=[64,128]", "run.batch=4"],
     "train_backbone": ["augment.size=32"],
 }
 SMALL_RUN = ["run.steps=2", "run.batch=2", "run.precision=no", "optim.lr=0.001", "optim.warmup=0", "data.workers=0"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backbone import InputError
-from tools import train_det, train_seg
+from tools import train_det, train_joint, train_seg
 from tools.run import loop
 from tools.run.config import Optim
 from tools.run.schedule import learning_rate
@@ -21,6 +21,10 @@ COMMON = ["run.steps=6", "run.batch=4", "run.eval_every=3", "run.log_every=2", "
 
 def command(task: str, world: Path, out: Path) -> tuple[Callable[[list[str]], int], list[str]]:
     """The training tool of a task and a small experiment for it."""
+    if task == "joint":
+        own = [f"segmentation.data.root={world / 'cityscapes'}", f"detection.data.root={world / 'coco'}"]
+        own += ["segmentation.augment.crop_hw=[64,96]", "detection.model.image_size=[96,128]", "compare_gradients=2"]
+        return train_joint.main, [str(ROOT / "configs/joint/demo.yaml"), *COMMON, *own, f"run.out={out}"]
     config = str(ROOT / "configs" / "demo" / f"{task}.yaml")
     if task == "seg":
         own = [f"data.root={world / 'cityscapes'}", "augment.crop_hw=[48,64]"]

@@ -257,7 +257,11 @@ SEG_CONFIGS = [path for path in sorted((ROOT / "configs").glob("*/*.yaml")) if "
 
 @pytest.mark.parametrize("path", SEG_CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_13_no_configured_augmentation_invents_labels(path):
-    augment = dataclasses.asdict(configs.load(configs.SegConfig, path, []).augment)
+    if path.parent.name == "joint":
+        settings = configs.load(configs.JointConfig, path, []).segmentation.augment
+    else:
+        settings = configs.load(configs.SegConfig, path, []).augment
+    augment = dataclasses.asdict(settings)
     crop_hw, more = tuple(augment.pop("crop_hw")), compose(augment.pop("more"))
     transform = TrainTransform(crop_hw, more=more, **augment | {"scale": tuple(augment["scale"])})
     for shape in ((96, 192), (2 * crop_hw[0], 3 * crop_hw[1])):

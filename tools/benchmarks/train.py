@@ -210,12 +210,11 @@ def make_task(config: AnyConfig, accelerator: Accelerator) -> Task:
 def run(config: AnyConfig, accelerator: Accelerator, task: Task, watch: Stopwatch) -> None:
     """The run itself, its parts timed."""
     state = TrainingState(config, accelerator, task.model, len(task.train_set))
-    guard, average = state.guard, state.average
+    guard = state.guard
     guard.begin = watch.around(guard.begin, "rest")
     guard.backward = watch.around(guard.backward, "backward", before="forward")
     guard.step = watch.around(guard.step, "step")
-    if average is not None:
-        average.update_parameters = watch.around(average.update_parameters, "average", before="step")
+    guard.update_average = watch.around(guard.update_average, "average", before="step")
     state.save = watch.around(state.save, "save")
     data = batches(make_loader(config, accelerator, task, 0), config.run.accumulate)
     train(config, accelerator, task, state, watch.waiting(data))

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 import det
 from backbone.inference import normalise
 from seg.data.dataset import SegSample
+from tools.joint.data import JointDataset
 from tools.run.config import DetConfig, SegConfig
 from tools.run.loading import Loaded, batches, make_loader
 from tools.run.loop import compiled, total_loss
@@ -63,7 +64,7 @@ def reference_loop(config: SegConfig | DetConfig, accelerator: Accelerator, task
         The loop and its model.
     """
     mean, std = config.mean, config.std
-    assert mean is not None and std is not None
+    assert mean is not None and std is not None and not isinstance(task.train_set, JointDataset)
     if isinstance(config, SegConfig):
         model: Any = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
             weights=None, weights_backbone=None, num_classes=len(task.train_set.classes)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
-from tools.run.optimizer import average_weight, blend
+from tools.run.optimizer import Pairs, average_weight
 
 NON_FINITE = 20
 """Exit code of a run that stopped because its loss or gradients were not finite numbers."""
@@ -43,7 +43,8 @@ class Guard:
         decay: float,
     ) -> None:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.average, self.decay = average, decay
+        self.pairs = None if average is None else Pairs(average, model)
+        self.decay = decay
         self.reads_at_once = accelerator.device.type != "cuda" or accelerator.scaler is not None
         self.limit = IN_A_ROW if accelerator.scaler is None else IN_A_ROW_FP16
         self.counts = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
@@ -108,9 +109,14 @@ class Guard:
                 self.optimizer.step()
         if left_out:
             torch._foreach_copy_(self.buffers, self.buffers_before)  # pyright: ignore[reportPrivateImportUsage]
-        elif self.average is not None:
-            self.average.update_parameters(self.model)
+        else:
+            self.update_average()
         return left_out
+
+    def update_average(self) -> None:
+        """Moves the average towards the weights that there are now."""
+        if self.pairs is not None:
+            self.pairs.update(self.decay)
 
     def _step_and_take_back(self, bad: Tensor) -> None:
         """Makes the step and, where `bad`, writes everything that was before over it, without asking the device."""
@@ -124,9 +130,9 @@ class Guard:
             for tensor in [*parameters, *self._optimizer_tensors()]
         ]
         select(bad, [*old, *self.buffers_before], [*changed, *self.buffers])
-        if self.average is not None:
-            count = self.average.n_averaged
-            blend(self.average, self.model, average_weight(count, self.decay) * ~bad)
+        if self.pairs is not None:
+            count = self.pairs.count
+            self.pairs.blend(average_weight(count, self.decay) * ~bad)
             count += (~bad).to(count.dtype)
 
     def _optimizer_tensors(self) -> list[Tensor]:

@@ -48,17 +48,9 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
         group["lr"] = rate
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and norm statistics; its decay rises to `decay` over the first steps."""
-
-    def update(averages: Any, currents: Any, num_averaged: Tensor | int) -> None:
-        weight = average_weight(int(num_averaged), decay)
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, weight)  # pyright: ignore[reportPrivateImportUsage]
-        else:
-            torch._foreach_copy_(averages, currents)  # pyright: ignore[reportPrivateImportUsage]
-
-    return AveragedModel(model, device=next(model.parameters()).device, multi_avg_fn=update, use_buffers=True)
+def make_average(model: nn.Module) -> AveragedModel:
+    """An average of weights and norm statistics that begins as the model; `Pairs` moves it."""
+    return AveragedModel(model, device=next(model.parameters()).device, use_buffers=True)
 
 
 def average_weight(num_averaged: Any, decay: float) -> Any:
@@ -69,19 +61,38 @@ def average_weight(num_averaged: Any, decay: float) -> Any:
     return 1 - min(decay, (1 + num_averaged) / (10 + num_averaged))
 
 
-def blend(average: AveragedModel, model: nn.Module, weight: Tensor) -> None:
-    """Moves an average towards a model by a share that only the device knows; whole numbers become the model's.
+class Pairs:
+    """The tensors of an average beside those of its model.
 
-    Arguments:
-        weight: scalar; 0 leaves the average as it is.
+    They are collected once: `AveragedModel.update_parameters` looks for them in each step, which takes a small network
+    5 ms where the average itself takes 0.7.
     """
-    pairs = zip(average.module.state_dict().values(), model.state_dict().values(), strict=True)
-    floats, others = [], []
-    for pair in pairs:
-        (floats if pair[0].is_floating_point() else others).append(pair)
-    averages, currents = zip(*floats, strict=True)
-    difference = torch._foreach_sub(currents, averages)  # pyright: ignore[reportPrivateImportUsage]
-    torch._foreach_mul_(difference, weight)  # pyright: ignore[reportPrivateImportUsage]
-    torch._foreach_add_(averages, difference)  # pyright: ignore[reportPrivateImportUsage]
-    for kept, current in others:
-        kept.copy_(current)
+
+    def __init__(self, average: AveragedModel, model: nn.Module) -> None:
+        pairs = list(zip(average.module.state_dict().values(), model.state_dict().values(), strict=True))
+        self.count = average.n_averaged
+        self.averages, self.currents = _columns([pair for pair in pairs if pair[0].is_floating_point()])
+        self.kept, self.newest = _columns([pair for pair in pairs if not pair[0].is_floating_point()])
+
+    def update(self, decay: float) -> None:
+        """Moves the average, an exponential moving one whose decay rises to `decay` over the first steps."""
+        number = int(self.count)
+        weight = average_weight(number, decay) if number else 1.0
+        torch._foreach_lerp_(self.averages, self.currents, weight)  # pyright: ignore[reportPrivateImportUsage]
+        self._copy_whole_numbers()
+        self.count += 1
+
+    def blend(self, weight: Tensor) -> None:
+        """Moves the average by a share that only the device knows, a scalar; 0 leaves it as it is."""
+        difference = torch._foreach_sub(self.currents, self.averages)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(difference, weight)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(self.averages, difference)  # pyright: ignore[reportPrivateImportUsage]
+        self._copy_whole_numbers()
+
+    def _copy_whole_numbers(self) -> None:
+        if self.kept:
+            torch._foreach_copy_(self.kept, self.newest)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [one for one, _ in pairs], [other for _, other in pairs]

@@ -65,7 +65,7 @@ class TrainingState:
             for module in self.frozen:
                 module.requires_grad_(False)
         # Copied before accelerate wraps `forward`, which would make the copy call the original.
-        self.average = make_average(self.model, optim.ema) if optim.ema else None
+        self.average = make_average(self.model) if optim.ema else None
         # A graph has the momentum as a constant: each other one would be compiled anew.
         self.first_statistics = None if run.compile else FirstStatistics(self.model)
         fp16 = accelerator.scaler is not None

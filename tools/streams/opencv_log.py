@@ -63,12 +63,12 @@ class DecoderErrors:
         os.close(target)
         self._stdout = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stdout")
         self._before, self._stdout.value = self._stdout.value, self._stream
-        self._thread = threading.Thread(target=self._read, args=(source,), name="decoder errors", daemon=True)
-        self._thread.start()
+        self._thread = thread = threading.Thread(target=self._read, args=(source,), name="decoder errors", daemon=True)
+        thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not GLIBC:
+        if self._thread is None:
             return
         # Else a second run would take our level for the user's and show the lines.
         if self._level_before is None:

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.colors import Normalize
 
 from tools.io.files import replace_file
 from tools.sweeping.space import SCORES, Choices, Experiment, Range
@@ -77,7 +78,7 @@ def draw_results(path: Path, results: list[Result], experiment: Experiment) -> N
     scored = [result for result in reversed(results) if result.score is not None]  # the best last, on top
     scores = [result.score for result in scored if result.score is not None]
     low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
-    norm = plt.Normalize(low, high if high > low else low + 1e-9)
+    norm = Normalize(low, high if high > low else low + 1e-9)
     axes = {**experiment.space, SCORES[experiment.task]: Range(low, high, None, log=False, whole=False)}
     figure, axis = plt.subplots(figsize=(max(6, 2.2 * len(axes)), 5), layout="constrained")
     for result, score in zip(scored, scores, strict=True):

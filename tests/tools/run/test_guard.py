@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tests.builders.runs import assert_equal
 from tools.run.config import Optim
@@ -23,10 +24,10 @@ class Setting:
         self.dtype, self.clip = dtype, clip
         self.model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 2, 1))
         optim = Optim(name=name, lr=0.01)
-        average = make_average(self.model, 0.9)
+        self.average = make_average(self.model)
         accelerator = Accelerator(cpu=True)
         optimizer = accelerator.prepare(make_optimizer([self.model.parameters()], optim))
-        self.guard = Guard(accelerator, self.model, optimizer, average, 0.9)
+        self.guard = Guard(accelerator, self.model, optimizer, self.average, 0.9)
         self.guard.reads_at_once = at_once
 
     def make_step(self, number: int, fault: str | None = None) -> None:
@@ -48,7 +49,7 @@ class Setting:
 
     def state(self) -> dict:
         guard = self.guard
-        parts = {"model": self.model, "optimizer": guard.optimizer, "average": guard.average}
+        parts = {"model": self.model, "optimizer": guard.optimizer, "average": self.average}
         return copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
 
 
@@ -90,8 +91,26 @@ def test_both_ways_make_the_same_steps():
         other.make_step(number)
     for part in ("model", "optimizer"):
         assert_equal(one.state()[part], other.state()[part])
-    for a, b in zip(one.guard.average.state_dict().values(), other.guard.average.state_dict().values(), strict=True):
+    for a, b in zip(one.average.state_dict().values(), other.average.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_average_is_torchs_with_a_decay_that_rises():
+    setting = Setting("sgd", torch.float32, True, 0)
+
+    def update(averages, currents, num_averaged):
+        number = int(num_averaged)
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, 1 - min(0.9, (1 + number) / (10 + number)))
+            else:
+                average.copy_(current)
+
+    theirs = AveragedModel(setting.model, multi_avg_fn=update, use_buffers=True)
+    for number in range(5):
+        setting.make_step(number)
+        theirs.update_parameters(setting.model)
+    assert_equal(dict(theirs.state_dict()), dict(setting.average.state_dict()))
 
 
 def test_taking_back_asks_the_device_for_nothing():

@@ -6,15 +6,17 @@ const MOST_THREADS = 8;
 let ort, sessions = [];
 
 async function open(models) {
-  const adapter = "gpu" in navigator ? await navigator.gpu.requestAdapter().catch(() => null) : null;
+  const found = "gpu" in navigator ? await navigator.gpu.requestAdapter().catch(() => null) : null;
+  const adapter = found?.info?.isFallbackAdapter ? null : found; // one in software is slower than WebAssembly
   ort = await import(`./ort.${adapter ? "webgpu" : "wasm"}.bundle.min.mjs`);
   // More than the processor's cores only wait for each other; threads need a page that the server's headers isolate.
   const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS) : 1;
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  const executionProviders = adapter ? ["webgpu", "wasm"] : ["wasm"];
+  // Only errors are told (3): a few operators of each graph always run on the processor.
+  const options = { executionProviders: adapter ? ["webgpu", "wasm"] : ["wasm"], logSeverityLevel: 3 };
   for (const model of models) {
-    const session = await ort.InferenceSession.create(new URL(model.file, self.location.href).href, { executionProviders });
+    const session = await ort.InferenceSession.create(new URL(model.file, self.location.href).href, options);
     sessions.push({ model, session });
   }
   return { gpu: Boolean(adapter), threads };

@@ -10,7 +10,17 @@ from backbone import InputError
 from backbone import options as backbone_options
 from backbone.data import transforms as backbone_transforms
 from seg.options import ANNOTATIONS
-from tools.run.config import BackboneConfig, DetConfig, SegConfig, describe, flatten, load, parse_arguments, to_yaml
+from tools.run.config import (
+    BackboneConfig,
+    DetConfig,
+    JointConfig,
+    SegConfig,
+    describe,
+    flatten,
+    load,
+    parse_arguments,
+    to_yaml,
+)
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -33,7 +43,7 @@ def test_the_file_overrides_defaults_and_the_command_line_the_file(file):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_shipped_config_is_valid_and_opens_with_a_comment(path):
     kind = DetConfig if "det" in path.stem or path.parent.name == "coco" else SegConfig
-    kind = BackboneConfig if path.parent.name == "imagenet" else kind
+    kind = {"imagenet": BackboneConfig, "joint": JointConfig}.get(path.parent.name, kind)
     load(kind, path, [])
     assert path.read_text().startswith("# ")
 

@@ -135,6 +135,9 @@ def results_folder(weights: Path) -> Path:
 
 def load_initial_weights(model: "Segmenter | Detector", path: str, load_whole: Callable[[Any, str], str]) -> str:
     """Loads a file of the whole model where it has this model's head, else the backbone in it; says which."""
+    description = find_description(path)
+    if description is not None and description["task"] == "joint":
+        raise InputError(f"{path}: is a joint network; tools.split writes the single models that a run may start from")
     state = backbones.read_weights(path)
     own_head = {name for name in model.state_dict() if name.startswith("head.")}
     whole = bool(own_head & state.keys()) or any(name.startswith(PUBLISHED_HEADS) for name in state)

@@ -29,4 +29,6 @@ def test_memory_has_no_slope_over_fifty_evaluations(world, tmp_path, monkeypatch
     assert main([*arguments, *own, *small]) == 0
     assert len(held) == EVALUATIONS
     slope = np.polyfit(range(EVALUATIONS - SETTLED), held[SETTLED:], 1)[0]
-    assert abs(slope) < 0.2, held  # a copy of the network is 1 MiB, a batch with its gradients several
+    assert slope < 0.2, (
+        held
+    )  # what is given back is no leak; a copy of the network is 1 MiB, a batch with its gradients several

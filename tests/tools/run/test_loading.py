@@ -27,6 +27,11 @@ from tools.run.loading import Damaged, Substituting, batches, damage_limit
 from tools.run.schedule import learning_rate
 from tools.scoring.loaders import each_once
 
+# Where a worker is killed, torch's handler of SIGCHLD may raise while the loader's iterator is being taken down.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function _MultiProcessingDataLoaderIter:pytest.PytestUnraisableExceptionWarning"
+)
+
 
 def cut(path):
     path.write_bytes(path.read_bytes()[:-500])

@@ -23,9 +23,6 @@ from seg.options import ANNOTATIONS
 from tools.io.console import command_parser, console, num_workers, run
 from tools.options import ENGINES
 
-MIOU = "miou over the classes in the labels"
-NUM_WORST = 6  # images in a report
-
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; whatever can be refused without looking at files is."""
@@ -72,7 +69,14 @@ def main(argv: list[str] | None = None) -> int:
     from tools.run.processes import make_accelerator
     from tools.scoring.metrics_file import Evaluated, finish, nested
     from tools.scoring.report_seg import write_report
-    from tools.scoring.segmentation import evaluate, evaluate_files, open_subject, print_metrics
+    from tools.scoring.segmentation import (
+        NUM_WORST,
+        evaluate,
+        evaluate_files,
+        open_subject,
+        print_metrics,
+        protocol,
+    )
 
     window, stride = (None if sides is None else tuple(sides) for sides in (arguments.window, arguments.stride))
     inference = Inference(window, stride, tuple(arguments.scales), arguments.flip)
@@ -123,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         data=arguments.data,
         split=arguments.split,
         images=len(dataset),
-        protocol=f"{inference.describe()}, native resolution, one confusion matrix; {MIOU}",
+        protocol=protocol(inference),
         engine=engine,
     )
     official = {"cityscapes": nested(evaluation.official)} if evaluation.official else {}

@@ -2,6 +2,8 @@
 
 from backbone.errors import InputError
 
+JOINT = "joint"
+"""The task of a network with several heads, as the header of its file has it, see `tools.joint`."""
 ENGINES = ("auto", "torch", "compiled", "onnxruntime", "openvino")
 """What runs a model, see `tools.predict.load`."""
 FORMATS = ("onnx", "openvino", "torch", "executorch", "litert", "coreml", "ncnn")

@@ -11,7 +11,7 @@ import torch
 
 from backbone import InputError
 from tools import train_det, train_joint, train_seg
-from tools.run import loop
+from tools.run import checkpoint, loop
 from tools.run.config import Optim
 from tools.run.schedule import learning_rate
 
@@ -68,6 +68,17 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "learning_rate", interrupt)
         return main(arguments)
+
+
+def whole_and_in_parts(task: str, own: list[str], world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run into `folder / "whole"`, and the same one told to end at step 2 and resumed; their weights are equal."""
+    folders = folder / "whole", folder / "parts"
+    main, arguments = command(task, world, folders[0])
+    assert main([*arguments, *own]) == 0
+    main, arguments = command(task, world, folders[1])
+    assert interrupted(main, [*arguments, *own], 2, monkeypatch) == 128 + signal.SIGTERM
+    assert main([*arguments, *own, "--resume"]) == 0
+    assert_equal(*(checkpoint.load_state(path / "last.pt")["model"] for path in folders))
 
 
 def in_own_process(run: Callable[[], int]) -> int:

@@ -1,7 +1,6 @@
 """Detectors without NMS through the commands: training, evaluation, prediction and exported files."""
 
 import json
-import signal
 
 import numpy as np
 import onnx
@@ -11,7 +10,7 @@ import torch
 import det
 from backbone.errors import InputError
 from tests.builders.exported import SIZE, description_of, images, make_model, network_output, save
-from tests.builders.runs import assert_equal, command, interrupted, log_of
+from tests.builders.runs import log_of, whole_and_in_parts
 from tools import eval_det, export, predict
 from tools.exporting.graph import image_graph
 from tools.exporting.parity import compare
@@ -19,7 +18,6 @@ from tools.exporting.torch_format import write_torch
 from tools.io.model_file import load_description, save_model
 from tools.predict import load
 from tools.predicting.models import load_to_predict
-from tools.run import checkpoint
 
 ARGUMENTS = {**description_of("detection")["model"], "head": "pico96", "one_to_one": True}
 
@@ -132,13 +130,7 @@ def test_what_has_no_such_predictors_is_refused(randomise, tmp_path):
 
 def test_a_run_trains_both_resumes_to_the_bit_and_is_scored_either_way(world, tmp_path, monkeypatch):
     own = ["model.head=pico96", "model.one_to_one=true", "run.steps=3", "run.eval_every=9", "run.log_every=1"]
-    main, arguments = command("det", world, tmp_path / "whole")
-    assert main([*arguments, *own]) == 0
-    main, arguments = command("det", world, tmp_path / "parts")
-    assert interrupted(main, [*arguments, *own], 2, monkeypatch) == 128 + signal.SIGTERM
-    assert main([*arguments, *own, "--resume"]) == 0
-    one, other = (checkpoint.load_state(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
-    assert_equal(one, other)
+    whole_and_in_parts("det", own, world, tmp_path, monkeypatch)
     log = log_of(tmp_path / "whole")
     assert log == log_of(tmp_path / "parts") and any(",one_class_loss," in line for line in log)
 

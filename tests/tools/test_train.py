@@ -20,7 +20,7 @@ from backbone import InputError
 from backbone.data.images import read_label
 from seg.data.cityscapes import LABEL_ID_OF_TRAIN_ID, Cityscapes, find_images
 from tests.builders.official import assert_official, old_name  # noqa: F401 - a fixture
-from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
+from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of, whole_and_in_parts
 from tools import eval_det, eval_seg, train_det, train_seg
 from tools.io import model_file
 from tools.predicting.models import load, load_model
@@ -64,13 +64,7 @@ def test_an_interrupted_run_resumes_to_the_bit(finished, world, tmp_path, monkey
 def test_a_run_with_mixed_images_and_sizes_resumes_to_the_bit(world, tmp_path, monkeypatch):
     own = ["augment.mosaic=0.5", "augment.mixup=0.5", "augment.input_scale=[0.5,1.0]", "augment.strength=ssd"]
     own += ["run.steps=4", "run.eval_every=9", "model.resize=letterbox"]
-    main, arguments = command("det", world, tmp_path / "whole")
-    assert main([*arguments, *own]) == 0
-    main, arguments = command("det", world, tmp_path / "parts")
-    assert interrupted(main, [*arguments, *own], 2, monkeypatch) == 128 + signal.SIGTERM
-    assert main([*arguments, *own, "--resume"]) == 0
-    one, other = (checkpoint.load_state(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
-    assert_equal(one, other)
+    whole_and_in_parts("det", own, world, tmp_path, monkeypatch)
 
 
 def test_a_run_is_never_overwritten_nor_resumed_with_another_config(finished, world):

@@ -14,6 +14,7 @@ from backbone.errors import InputError
 from backbone.weights.description import read_header, write_header
 from backbone.weights.names import is_name, resolve
 from tools.io.files import replace_file
+from tools.options import JOINT
 
 if TYPE_CHECKING:
     from det import Detector
@@ -136,7 +137,7 @@ def results_folder(weights: Path) -> Path:
 def load_initial_weights(model: "Segmenter | Detector", path: str, load_whole: Callable[[Any, str], str]) -> str:
     """Loads a file of the whole model where it has this model's head, else the backbone in it; says which."""
     description = find_description(path)
-    if description is not None and description["task"] == "joint":
+    if description is not None and description["task"] == JOINT:
         raise InputError(f"{path}: is a joint network; tools.split writes the single models that a run may start from")
     state = backbones.read_weights(path)
     own_head = {name for name in model.state_dict() if name.startswith("head.")}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, overload
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ from det.predictor import DetectionResult
 from seg.predictor import SegmentationResult
 from tools.joint.network import Raw
 from tools.joint.panoptic import PanopticResult, combine
+from tools.options import JOINT
+
+Result = TypeVar("Result", SegmentationResult, DetectionResult)
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,12 @@ class JointResult:
     @property
     def areas(self) -> SegmentationResult:
         """The labels of pixels, as a segmenter gives them."""
-        for result in self.heads.values():
-            if isinstance(result, SegmentationResult):
-                return result
-        raise InputError(f"no head of the network segments; its heads are {', '.join(self.heads)}")
+        return self._first(SegmentationResult, "segments")
 
     @property
     def objects(self) -> DetectionResult:
         """The boxes, as a detector gives them."""
-        for result in self.heads.values():
-            if isinstance(result, DetectionResult):
-                return result
-        raise InputError(f"no head of the network detects; its heads are {', '.join(self.heads)}")
+        return self._first(DetectionResult, "detects")
 
     @property
     def labels(self) -> np.ndarray:
@@ -108,6 +105,13 @@ class JointResult:
                 image = result.draw(image, score_threshold, colors=colors)
         return image
 
+    def _first(self, kind: type[Result], does: str) -> Result:
+        """The result of the first head of a kind."""
+        for result in self.heads.values():
+            if isinstance(result, kind):
+                return result
+        raise InputError(f"no head of the network {does}; its heads are {', '.join(self.heads)}")
+
     def panoptic(self) -> PanopticResult:
         """Areas and boxes combined to things with identity, approximately.
 
@@ -133,7 +137,7 @@ class Predictor:
         engine: the name of what runs the network.
     """
 
-    task = "joint"
+    task = JOINT
 
     def __init__(
         self, network: Engine, parts: Mapping[str, seg.Predictor | det.Predictor], *, size: Size, multiple: int = 1

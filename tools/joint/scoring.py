@@ -15,12 +15,11 @@ from tools.io.console import console
 from tools.io.files import replace_file
 from tools.joint.data import cityscapes_boxes
 from tools.joint.network import JointNetwork
-from tools.joint.weights import TASK, head_description
+from tools.joint.weights import head_description
+from tools.options import JOINT
 from tools.scoring import detection, report_det, report_seg, segmentation
 from tools.scoring.metrics_file import Evaluated, nested
 from tools.scoring.page import page
-
-NUM_WORST = 6  # images in a report
 
 
 class Scored(NamedTuple):
@@ -65,7 +64,7 @@ def score_segmentation(
         accelerator=accelerator,
         workers=arguments.workers,
         instances=True,
-        num_worst=NUM_WORST * arguments.report,
+        num_worst=segmentation.NUM_WORST * arguments.report,
     )
     evaluated = Evaluated(
         task="segmentation",
@@ -73,8 +72,7 @@ def score_segmentation(
         data=arguments.segmentation,
         split=arguments.split_segmentation,
         images=len(dataset),
-        protocol=f"{segmentation.WHOLE_IMAGES.describe()}, native resolution, one confusion matrix; miou over the "
-        "classes in the labels",
+        protocol=segmentation.protocol(segmentation.WHOLE_IMAGES),
         engine="torch",
     )
     if accelerator.is_main_process:
@@ -137,7 +135,7 @@ def score_detection(
 
 def finish_joint(out: Path, source: Path, scored: Mapping[str, Scored], *, report: bool) -> None:
     """Writes metrics.json, and report.html if asked for, into the folder `out` and says so."""
-    content: dict[str, Any] = {"task": TASK, "source": str(source)}
+    content: dict[str, Any] = {"task": JOINT, "source": str(source)}
     for name, one in scored.items():
         content[name] = {
             "protocol": one.evaluated.protocol,

@@ -73,22 +73,14 @@ def make_task(config: JointConfig, accelerator: Accelerator) -> Task:
         boxes, boxes_val = box_files(config, accelerator)
         own_boxes = detection_config(config)
         boxes_set = detection.make_train_set(own_boxes, *boxes)
-        val_sets["detection"] = boxes_val_set = det.CocoDetection(
-            own_boxes.data.root,
-            own_boxes.data.val_split,
-            annotations=boxes_val[0],
-            images=boxes_val[1],
-            transform=det.eval_transform(own_boxes.model.image_size, own_boxes.model.resize),
-            categories=boxes_set.classes,
-        )
+        val_sets["detection"] = boxes_val_set = detection.make_val_set(own_boxes, boxes_set.classes, *boxes_val)
         ground_truth = det.load_ground_truth(boxes_val_set.annotation_file)
         det.self_check(ground_truth, boxes_val_set)
         train_sets["detection"] = boxes_set
         background = config.detection.model.variant != "paper"
         keywords["detection"] = vars(config.detection.model) | {"num_classes": len(boxes_set.classes) + background}
         tables["detection"] = {"classes": boxes_set.classes, "category_ids": boxes_set.category_ids}
-        dropped = [f"{count} {reason}" for reason, count in boxes_set.dropped.items() if count]
-        notes += [f"annotations not trained on: {', '.join(dropped)}"] if dropped else []
+        notes += detection.notes_of(boxes_set)
 
     body = config.model
     assert body.padding is not None  # `pretrained.settle` fills it in
@@ -114,8 +106,7 @@ def make_task(config: JointConfig, accelerator: Accelerator) -> Task:
             )
         if batch.detection is not None:
             pixels = normalise(batch.detection.images, mean, std, channels_last=config.run.channels_last)
-            # Torch's generator is seeded by the step; it is left alone where there is nothing to draw.
-            size_hw = sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
+            size_hw = detection.drawn_size(sizes_hw)
             images["detection"], targets = det.scale_batch(pixels, batch.detection.targets, size_hw)
         with accelerator.autocast():
             raw = model(images)

@@ -15,9 +15,8 @@ from backbone.weights.loading import load_strictly, read_described
 from seg.heads import OUTPUT_STRIDES
 from tools.io.model_file import PUBLISHED_HEADS, build, load_description, load_tensors, save_model
 from tools.joint.network import JointNetwork, Single, create, default_tail
+from tools.options import JOINT
 
-TASK = "joint"
-"""`task` in the header of a joint network's file."""
 CREATE = {"segmentation": seg.create, "detection": det.create}
 
 
@@ -32,7 +31,7 @@ def describe(
         mean, std: of the inputs' normalisation, RGB in 0..1.
     """
     return {
-        "task": TASK,
+        "task": JOINT,
         "model": network.keywords(),
         "heads": {name: dict(heads[name]) for name in network.tasks},
         "mean": list(mean),
@@ -49,7 +48,7 @@ def load(path: str | Path) -> tuple[JointNetwork, dict[str, Any]]:
         InputError: the file is missing, damaged, or of another task.
     """
     description = load_description(path)
-    if description["task"] != TASK:
+    if description["task"] != JOINT:
         raise InputError(f"{path}: is a model for {description['task']}, not a joint network; give a joint run's file")
     network = build(create, path, description)
     load_strictly(network, load_tensors(path), source=str(path))
@@ -110,7 +109,7 @@ def joint_tail(sources: str) -> str | None:
     """The tail of the backbone in the files that a joint run starts from; None where they do not tell."""
     _, description = read_described(initial_files(sources)[0])
     task, model = description.get("task"), description.get("model", {})
-    if task == TASK:
+    if task == JOINT:
         return model["tail"]
     if task not in CREATE:
         return None
@@ -131,7 +130,7 @@ def saved_head(sources: str, task: str) -> dict[str, Any]:
     """
     for source in initial_files(sources):
         _, description = read_described(source)
-        if description.get("task") == TASK and task in description["heads"]:
+        if description.get("task") == JOINT and task in description["heads"]:
             return head_description(description, task)
         if description.get("task") == task:
             model = description["model"]
@@ -169,7 +168,7 @@ def load_initial(network: JointNetwork, classes: Mapping[str, Sequence[str]], so
         tensors, description = read_described(source)
         if any(name.startswith(PUBLISHED_HEADS) for name in tensors):
             raise InputError(f"{source}: is a published model; tools.convert_weights makes a file of it that fits here")
-        if description.get("task") not in (TASK, *CREATE):
+        if description.get("task") not in (JOINT, *CREATE):
             if len(files) > 1:
                 raise InputError(f"{source}: has a backbone only; of several files each must have a head")
             return f"backbone, {backbones.load_weights(network.backbone, source)} layout"
@@ -209,7 +208,7 @@ def _heads_of(
     Raises:
         InputError: the file's backbone is padded otherwise, or a head's classes are not those of the data.
     """
-    if description["task"] == TASK:
+    if description["task"] == JOINT:
         tables = {name: head_description(description, name) for name in description["heads"]}
         heads = {name: name for name in tables if network.tasks.get(name) == tables[name]["task"]}
     else:

@@ -21,8 +21,7 @@ from tools.joint import predictor as joint
 from tools.joint import weights as joint_weights
 from tools.joint.network import JointNetwork
 from tools.joint.network import create as create_joint
-from tools.options import ENGINES
-from tools.predicting.pairs import JOINT
+from tools.options import ENGINES, JOINT
 
 PACKAGES = {"segmentation": seg, "detection": det}
 Predictor = seg.Predictor | det.Predictor | joint.Predictor

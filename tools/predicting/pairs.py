@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-JOINT = "joint"
+from tools.options import JOINT
+
 Pairs = list[tuple[str, Any]]
 """Of one frame: task and result, segmentations first, so that boxes are drawn over them."""
 

@@ -116,6 +116,32 @@ def leave_out_knob() -> Any:
     )
 
 
+def backbone_knob() -> Any:
+    """`model.backbone`, as each task with a head has it."""
+    return knob("mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture)
+
+
+def padding_knob() -> Any:
+    """`model.padding`, as each task has it."""
+    return knob(
+        None,
+        "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else "
+        "the architecture's",
+        choices=PADDINGS,
+    )
+
+
+def mean_knob(default: str = "ImageNet's") -> Any:
+    """`mean`, as each task has it; `default` says what it is without weights."""
+    meaning = f"input normalisation, RGB in 0..1; by default the weights', else {default}"
+    return knob(None, meaning, limits=MEAN, length=3)
+
+
+def std_knob() -> Any:
+    """`std`, as each task has it."""
+    return knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
+
+
 def teacher_knob() -> Any:
     """`teacher`, as each task has it."""
     return knob(
@@ -178,21 +204,14 @@ class SegHead:
 
 @dataclass(frozen=True)
 class SegModel(SegHead):
-    backbone: str = knob(
-        "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
-    )
+    backbone: str = backbone_knob()
     width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
     tail: str | None = knob(None, "full, detection or segmentation; by default the variant's", choices=TAILS)
     output_stride: int | None = knob(
         None, "of the deepest tap: 8, 16 or 32; by default the head's, 16 for lraspp", choices=(8, 16, 32)
     )
     auxiliary: bool = knob(False, "train a second head at stride 16 beside the first")
-    padding: str | None = knob(
-        None,
-        "of the backbone's strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else "
-        "the architecture's",
-        choices=PADDINGS,
-    )
+    padding: str | None = padding_knob()
     align_corners: bool = knob(False, "of lraspp: resize maps with aligned corners, as DeepLab's checkpoints need")
 
 
@@ -265,17 +284,12 @@ class DetHead:
 
 @dataclass(frozen=True)
 class DetModel(DetHead):
-    backbone: str = knob("mobilenet_v3_large", "a name that tools.summary lists", check=check_architecture)
+    backbone: str = backbone_knob()
     width: float = knob(1.0, "multiplies the channels of the backbone and of ssdlite's extra maps", limits=WIDTH)
     tail: str | None = knob(
         None, "full, detection or segmentation; by default detection where the backbone has it", choices=TAILS
     )
-    padding: str | None = knob(
-        None,
-        "of strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else the "
-        "architecture's",
-        choices=PADDINGS,
-    )
+    padding: str | None = padding_knob()
     one_to_one: bool = knob(False, "of the pico heads: train predictors beside the others whose boxes need no NMS")
 
 
@@ -334,11 +348,7 @@ class BackboneModel:
         "mobilenet_v3_large", "architecture that tools.summary lists, or one in strings", check=check_architecture
     )
     width: float = knob(1.0, "multiplies all channels", limits=WIDTH)
-    padding: str | None = knob(
-        None,
-        "symmetric, or same as TensorFlow pads; by default the weights', else the architecture's",
-        choices=PADDINGS,
-    )
+    padding: str | None = padding_knob()
     tail: str = knob("full", "full; of MobileNetV3 also detection or segmentation", choices=TAILS)
     fixed_stem: bool = knob(False, "the stem's channels do not follow the width, as in some published narrow networks")
     hidden: int | None = knob(
@@ -483,10 +493,8 @@ class SegConfig:
     loss_settings: SegLoss = field(default_factory=SegLoss)
     teacher: str | None = teacher_knob()
     distill: SegDistill = field(default_factory=SegDistill)
-    mean: list[float] | None = knob(
-        None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
-    )
-    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
+    mean: list[float] | None = mean_knob()
+    std: list[float] | None = std_knob()
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -504,10 +512,8 @@ class DetConfig:
     loss: DetLoss = field(default_factory=DetLoss)
     teacher: str | None = teacher_knob()
     distill: DetDistill = field(default_factory=DetDistill)
-    mean: list[float] | None = knob(
-        None, "input normalisation, RGB in 0..1; by default the weights', else 0.5", limits=MEAN, length=3
-    )
-    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
+    mean: list[float] | None = mean_knob("0.5")
+    std: list[float] | None = std_knob()
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -525,10 +531,8 @@ class BackboneConfig:
     )
     augment: BackboneAugment = field(default_factory=BackboneAugment)
     loss: BackboneLoss = field(default_factory=BackboneLoss)
-    mean: list[float] | None = knob(
-        None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
-    )
-    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
+    mean: list[float] | None = mean_knob()
+    std: list[float] | None = std_knob()
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -541,20 +545,13 @@ class JointData:
 
 @dataclass(frozen=True)
 class JointModel:
-    backbone: str = knob(
-        "mobilenet_v3_large", "any network that `python -m tools.summary` lists", check=check_architecture
-    )
+    backbone: str = backbone_knob()
     heads: list[str] = knob(["segmentation", "detection"], "those that the network has", choices=JOINT_HEADS)
     width: float = knob(1.0, "multiplies the backbone's channels", limits=WIDTH)
     tail: str | None = knob(
         None, "full, detection or segmentation; by default the one that suits both heads", choices=TAILS
     )
-    padding: str | None = knob(
-        None,
-        "of strided convolutions: symmetric, or same as TensorFlow pads; by default the weights', else the "
-        "architecture's",
-        choices=PADDINGS,
-    )
+    padding: str | None = padding_knob()
 
 
 @dataclass(frozen=True)
@@ -618,10 +615,8 @@ class JointConfig:
     compare_gradients: int = knob(
         100, "steps between rows that compare the heads' gradients on the backbone; 0 for never", limits=(0, 1e9)
     )
-    mean: list[float] | None = knob(
-        None, "input normalisation, RGB in 0..1; by default the weights', else ImageNet's", limits=MEAN, length=3
-    )
-    std: list[float] | None = knob(None, "input normalisation, RGB in 0..1; likewise", limits=STD, length=3)
+    mean: list[float] | None = mean_knob()
+    std: list[float] | None = std_knob()
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 

@@ -34,12 +34,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     size, mean, std = config.model.image_size, config.mean, config.std
     assert mean is not None and std is not None
     train_set = make_train_set(config)
-    val_set = det.CocoDetection(
-        config.data.root,
-        config.data.val_split,
-        transform=det.eval_transform(size, config.model.resize),
-        categories=train_set.classes,
-    )
+    val_set = make_val_set(config, train_set.classes)
     ground_truth = det.load_ground_truth(val_set.annotation_file)
     det.self_check(ground_truth, val_set)
 
@@ -77,8 +72,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
 
     def loss(model: nn.Module, batch: det.Batch) -> dict[str, Tensor]:
         images = normalise(batch.images, mean, std, channels_last=config.run.channels_last)
-        # Torch's generator is seeded by the step; it is left alone where there is nothing to draw.
-        size_hw = sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
+        size_hw = drawn_size(sizes_hw)
         images, targets = det.scale_batch(images, batch.targets, size_hw)
         with accelerator.autocast():
             wanted = None if teacher is None else teacher(images)
@@ -100,7 +94,6 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
     def draw(model: nn.Module, number: int) -> np.ndarray:
         return draw_detection(model_detections(model, description, accelerator.device), val_set, number)
 
-    dropped = [f"{count} {reason}" for reason, count in train_set.dropped.items() if count]
     return Task(
         model=model,
         load_weights=lambda path: load_initial_weights(model, path, partial(det.load_weights, as_start=True)),
@@ -112,7 +105,7 @@ def make_task(config: DetConfig, accelerator: Accelerator) -> Task:
         score="AP",
         description=description,
         next_command=f"tools.eval_det --data {config.data.root}",
-        notes=(f"annotations not trained on: {', '.join(dropped)}",) if dropped else (),
+        notes=notes_of(train_set),
         before_step=schedule,
         teacher=teacher,
         draw=draw,
@@ -124,6 +117,7 @@ def make_train_set(config: DetConfig, annotations: Path | None = None, images: P
 
     Arguments:
         annotations, images: as `det.CocoDetection` takes them.
+
     Raises:
         InputError: the data cannot be read.
     """
@@ -140,6 +134,35 @@ def make_train_set(config: DetConfig, annotations: Path | None = None, images: P
         filter_empty=config.data.filter_empty,
         leave_out=read_leave_out(config.data.leave_out, config.data.root),
     )
+
+
+def make_val_set(
+    config: DetConfig, classes: Sequence[str], annotations: Path | None = None, images: Path | None = None
+) -> det.CocoDetection:
+    """The data set that an experiment is evaluated on; arguments as `make_train_set`, and the classes learned.
+
+    Raises:
+        InputError: the data cannot be read or have other classes.
+    """
+    return det.CocoDetection(
+        config.data.root,
+        config.data.val_split,
+        annotations=annotations,
+        images=images,
+        transform=det.eval_transform(config.model.image_size, config.model.resize),
+        categories=classes,
+    )
+
+
+def notes_of(train_set: det.CocoDetection) -> tuple[str, ...]:
+    """A line about the annotations that are not trained on, if there are any."""
+    dropped = [f"{count} {reason}" for reason, count in train_set.dropped.items() if count]
+    return (f"annotations not trained on: {', '.join(dropped)}",) if dropped else ()
+
+
+def drawn_size(sizes_hw: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """One of the sizes. Torch's generator, seeded by the step, is left alone where there is nothing to draw."""
+    return sizes_hw[int(torch.randint(len(sizes_hw), ())) if len(sizes_hw) > 1 else 0]
 
 
 def training_sizes(image_size: Sequence[int], scales: Sequence[float]) -> list[tuple[int, int]]:

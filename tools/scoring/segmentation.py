@@ -30,6 +30,8 @@ from tools.scoring.metrics_file import percent
 MEANS = ("miou", "miiou", "category_miou", "category_miiou")
 """The four metrics of Cityscapes' leader board."""
 WHOLE_IMAGES = Inference()
+NUM_WORST = 6
+"""Images in a report."""
 
 
 class Shown(NamedTuple):
@@ -113,6 +115,11 @@ class Subject(NamedTuple):
     label: Callable[[Tensor], np.ndarray]  # image uint8 RGB [3, H, W] -> labels uint8 [H, W]
     classes: list[str]
     engine: Callable[[], str]  # what ran it, once it has run
+
+
+def protocol(inference: Inference) -> str:
+    """How images are scored, as metrics.json says it."""
+    return f"{inference.describe()}, native resolution, one confusion matrix; miou over the classes in the labels"
 
 
 def model_labels(

@@ -1,6 +1,5 @@
 """Options of long runs: accumulated gradients, patience, the best evaluations kept and averaged, threads."""
 
-import re
 import signal
 
 import pytest
@@ -148,17 +147,3 @@ def test_threads_are_as_asked_for(world, tmp_path):
         return code or torch.get_num_threads()
 
     assert in_own_process(run) == 2
-
-
-@pytest.mark.parametrize("task", ["seg", "det"])
-def test_a_dry_run_estimates_and_leaves_nothing(world, tmp_path, capsys, task):
-    main, arguments = command(task, world, tmp_path / "run")
-    own = ["run.steps=1000", "run.eval_every=300", "run.save_every=200", "run.keep_best=3", "data.workers=1"]
-    assert main([*arguments, *own, "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(
-        r"time: about \d+ (min|h .*|s) for 1000 steps of [\d.]+ s, 4 evaluations of .* 5 checkpoints", said
-    )
-    assert re.search(r"memory: \d\.\d GB in each training process, up to \d\.\d GB in each of 1 loader workers", said)
-    assert re.search(r"disk: \d+ MB \(\d+ MB a state", said) and "done:" not in said
-    assert not (tmp_path / "run").exists()

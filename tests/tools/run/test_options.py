@@ -29,6 +29,8 @@ def test_parts_share_a_batch_among_them():
     for batch in (4, 6):
         with pytest.raises(InputError, match=r"run\.batch \d must be a multiple of run\.accumulate 2, times 2 proc"):
             check_batch(Run(batch=batch, accumulate=2), 2)
+    with pytest.raises(InputError, match="gives each process one image, and batch norm needs at least two"):
+        check_batch(Run(batch=2), 2)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch):

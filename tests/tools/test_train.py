@@ -230,6 +230,10 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path, toget
     assert whole["cityscapes"]["miiou"] >= 0 and "windows of 64x100" in slid["protocol"]
     assert_official(whole["cityscapes"], Cityscapes(world / "cityscapes", "val"), tmp_path / "files")
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
+    trained = tmp_path / "run" / "best.safetensors"  # the statistics of all processes' norms are those on disk
+    assert eval_seg.main(["--weights", str(trained), "--data", data, "--workers", "0"]) == 0
+    score = json.loads((tmp_path / "run" / "metrics.json").read_text())["miou"]
+    assert score == model_file.load_description(trained)["metrics"]["miou"]
 
 
 KILLER = """

@@ -1,6 +1,7 @@
 """From a config to the end of its training, the same for all tasks."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tools.doctoring.checks import OK, check_disk, check_threads
 from tools.io.console import console
 from tools.run import checkpoint
 from tools.run.config import Arguments, Config
-from tools.run.dry_run import dry_run
+from tools.run.dry_run import dry, dry_run
 from tools.run.evaluation import best_file
 from tools.run.find_lr import find_lr
 from tools.run.loading import shared_memory_warning
@@ -36,7 +37,9 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
     """
     require_trackers(arguments.config.run.trackers)
     if arguments.dry_run:
-        return dry_run(make_task, arguments, lambda make, short: _run_opened(make, short, Opened(None, [])))
+        with tempfile.TemporaryDirectory() as folder:
+            config = dry(arguments.config, folder)
+            return _run_opened(make_task, arguments._replace(config=config), Opened(None, []))
     out = Path(arguments.config.run.out)
     goes_on = arguments.resume or arguments.replay or is_restarted(out)
     if goes_on and not out.is_dir():
@@ -89,6 +92,8 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
         for finding in [*check_disk(Path(run.out), state.num_bytes_on_disk()), *check_threads()]:
             if finding.level != OK:
                 console.out(f"warning: {finding.text}; {finding.cure}")
+    if arguments.dry_run:
+        return dry_run(config, accelerator, task, state)
     if arguments.find_lr:
         return find_lr(config, accelerator, task, state)
     if opened.saved is not None:
@@ -97,7 +102,7 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
     if arguments.replay:
         return replay(config, accelerator, task, state)
     code = train(config, accelerator, task, state)
-    if accelerator.is_main_process and code == 0 and not arguments.dry_run:
+    if accelerator.is_main_process and code == 0:
         console.out(f"done: {best_file(run)}; curves in {Path(run.out) / 'curves.png'}")
         console.out(f"next: python -m {task.next_command} --weights {best_file(run)}")
     return code

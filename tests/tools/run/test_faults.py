@@ -307,8 +307,10 @@ def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path
 ONE_OF_TWO_IS_NOT_FINITE = """
 import os, sys
 from pathlib import Path
+from backbone import InputError
 from seg.loss import LOSSES
 from tools import train_seg
+from tools.io.console import run
 
 honest, process = LOSSES["cross_entropy"], os.environ["RANK"]
 steps = []
@@ -320,21 +322,31 @@ def fail(logits, labels, **settings):
 LOSSES["cross_entropy"] = fail
 code = train_seg.main(sys.argv[2:])
 Path(sys.argv[1], f"{process}.txt").write_text(f"{code} {len(steps)}")
+
+def end(logits, labels, **settings):
+    if process == "1":
+        raise InputError("street.png: the image is damaged")
+    return honest(logits, labels, **settings)
+
+LOSSES["cross_entropy"] = end
+run(lambda: train_seg.main([*sys.argv[2:], f"run.out={sys.argv[1]}/second"]))
 """
 
 
 @pytest.mark.slow
-def test_processes_end_together_where_the_loss_of_one_is_not_finite(world, tmp_path):
+def test_processes_end_together_where_the_loss_of_one_is_not_finite_or_its_image_damaged(world, tmp_path):
     (tmp_path / "all.py").write_text(ONE_OF_TWO_IS_NOT_FINITE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     line = [*torchrun, str(tmp_path / "all.py"), str(tmp_path), *command("seg", world, tmp_path / "run")[1]]
     run = subprocess.run([*line, "run.save_every=1"], env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.returncode == 1, run.stderr[-3000:]  # torchrun's, where a process ends with another code than 0
     assert [(tmp_path / f"{process}.txt").read_text() for process in (0, 1)] == [f"{NON_FINITE} 4"] * 2
     assert run.stdout.count("step 4: the loss is inf in process 1 (cross_entropy_loss inf)") == 1
     state = checkpoint.load_state(tmp_path / "run" / "last.pt")
     assert state["step"] == 1 and state["suspect"] == [1, 2]
+    assert run.stderr.count("error: street.png: the image is damaged") == 1
+    assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: 2", run.stderr)
 
 
 @pytest.mark.parametrize(

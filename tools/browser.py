@@ -33,7 +33,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         required=True,
         type=Path,
         metavar="FILE",
-        help="trained model; repeat for both tasks",
+        help="trained model; for both tasks a joint network, or repeat",
     )
     parser.add_argument(
         "--size",

@@ -7,14 +7,17 @@
     python -m tools.export --weights efficientnet_lite0 --format onnx --taps 5.expand last
     python -m tools.export --weights best.safetensors --format torch --size 512 1024 --aoti
     python -m tools.export --weights best.safetensors --format openvino --size 512 1024 --int8 --data /data/cityscapes
+    python -m tools.export --weights both.safetensors --format openvino --int8 --segmentation camvid \\
+        --classes camvid/classes.yaml --detection /data/coco
 
 The file takes `image`, uint8 [N, H, W, 3]: normalisation is inside. It gives `labels` of every pixel, or `boxes`,
 `scores` and `labels`; with --output raw, the network's own output. Classes, colors and how to use the file stand in it.
 Before it is kept, its runtime runs it on images, and what it gives is compared with the model in float32; a file that
 differs is deleted and the command ends with 1. OUT.parity.json records the comparison.
 
---int8 then makes the file compute in 8 bits, calibrated on the training pictures in --data. Its outputs differ, so it
-is judged by its metric (mIoU, AP) on the validation pictures: if that loses more than --max-loss, it is deleted.
+--int8 then makes the file compute in 8 bits, calibrated on the training pictures in --data, for a joint network in
+--segmentation and --detection. Its outputs differ, so it is judged by its metric (mIoU, AP) on the validation pictures:
+if that loses more than --max-loss, it is deleted.
 """
 
 import argparse
@@ -25,6 +28,8 @@ from backbone.errors import InputError
 from tools.io.console import command_parser, console, run
 from tools.options import CHANNELS, FORMATS, OUTPUTS
 
+HEADS = ("segmentation", "detection")
+"""Of a joint network, each with data of its own."""
 CALIBRATION = 100
 """Pictures that calibrate an int8 file."""
 MAX_LOSS = 1.0
@@ -67,6 +72,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--int8", action="store_true", help="of onnx and openvino: compute in 8 bits; needs --data")
     parser.add_argument("--data", type=Path, help="for --int8: folder like Cityscapes', COCO's, or of one's own data")
+    for task in HEADS:
+        parser.add_argument(
+            f"--{task}", type=Path, metavar="DATA", help=f"for --int8 of a joint network: the {task} head's --data"
+        )
     parser.add_argument("--classes", type=Path, help="for --int8: classes.yaml of one's own data")
     parser.add_argument(
         "--calibration", type=int, metavar="N", help=f"for --int8: training pictures; default: {CALIBRATION}"
@@ -78,10 +87,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"for --int8: percent of the metric that it may cost; default: {MAX_LOSS:g}",
     )
     arguments = parser.parse_args(argv)
-    given = [name for name in ("data", "classes", "calibration", "max_loss") if getattr(arguments, name) is not None]
+    options = ("data", *HEADS, "classes", "calibration", "max_loss")
+    given = [name for name in options if getattr(arguments, name) is not None]
     if given and not arguments.int8:
         raise InputError(f"--{given[0].replace('_', '-')}: is of --int8; add that, or leave it out")
-    if arguments.int8 and arguments.data is None:
+    if arguments.int8 and not {"data", *HEADS} & {*given}:
         raise InputError("--int8: needs --data, a data set to calibrate with and to be judged on")
     if arguments.calibration is not None and arguments.calibration < 1:
         raise InputError(f"--calibration {arguments.calibration}: must be 1 or more")
@@ -123,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     int8 = None
     if arguments.int8:
-        pictures = open_pictures(model, graph.description, arguments.data, arguments.classes)
+        data = {name: getattr(arguments, name) for name in ("data", *HEADS)}
+        pictures = open_pictures(model, graph.description, data, arguments.classes)
         allowed = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
         int8 = Int8(arguments.format, pictures, arguments.calibration or CALIBRATION, allowed)
     images = given or painted_images()

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from backbone.errors import InputError
+from tests.builders.exported import SIZE, description_of
+from tests.builders.joint import make_joint, save_joint
 from tools import benchmark
 from tools.benchmarks import contenders, predict
 from tools.benchmarks.contenders import Subject, TorchvisionDetector, TorchvisionSegmenter, Ultralytics, make_peer
@@ -24,7 +26,7 @@ def frame() -> np.ndarray:
 
 def test_the_peers_detections_are_torchvisions_own(frame):
     torch.manual_seed(0)
-    peer = TorchvisionDetector(Subject("detection", 3, (320, 320), None))
+    peer = TorchvisionDetector(Subject("detection", {"detection": 3}, (320, 320), None))
     for level in peer.model.head.classification_head.module_list:  # so that it finds something
         level[1].bias.data.zero_()
     with torch.inference_mode():
@@ -36,7 +38,7 @@ def test_the_peers_detections_are_torchvisions_own(frame):
 
 def test_the_peers_labels_are_those_of_the_frame(frame):
     torch.manual_seed(0)
-    peer = TorchvisionSegmenter(Subject("segmentation", 5, HW, None))
+    peer = TorchvisionSegmenter(Subject("segmentation", {"segmentation": 5}, HW, None))
     images = peer.prepare([frame, frame])
     assert images.shape == (2, 3, *HW) and abs(float(images.mean())) < 1
     with torch.inference_mode():
@@ -64,7 +66,7 @@ def test_ultralytics_is_timed_by_its_own_clock_where_it_is_installed(frame, monk
             return [types.SimpleNamespace(speed=speed)]
 
     monkeypatch.setitem(sys.modules, "ultralytics", types.SimpleNamespace(YOLO=YOLO))
-    stages = Ultralytics(Subject("detection", 3, (320, 256), None)).time_stages(frame)
+    stages = Ultralytics(Subject("detection", {"detection": 3}, (320, 256), None)).time_stages(frame)
     assert stages == pytest.approx((0.001, 0.02, 0.003))
     assert calls == [contenders.OTHER_MODEL, {"imgsz": 320, "device": "cpu", "verbose": False}]
 
@@ -92,6 +94,25 @@ def test_weights_of_both_tasks_cannot_be_compared(finished):
     with pytest.raises(InputError, match="several tasks"):
         arguments = [str(finished[task] / "best.safetensors") for task in ("seg", "det")]
         predict.plan(arguments, None, None, None, (), [1], 1)
+
+
+def test_a_joint_network_stands_beside_torchvisions_models_of_both_tasks(tmp_path, frame):
+    path = str(save_joint(tmp_path / "joint.safetensors", make_joint(lambda model: model)))
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+    run = predict.plan([path], ["torch"], None, None, (tmp_path / "frame.png",), [1], 1)
+    assert run.subject == Subject("joint", {"segmentation": 4, "detection": 3}, SIZE, None)
+    assert [candidate.name for candidate in run.candidates] == ["torchvision", "torch"]
+    peer = contenders.make_other("torchvision", run.subject)
+    seen = []
+    for model in peer.models:
+        model.time_stages = lambda frame, model=model: seen.append(type(model)) or contenders.Stages(1, 2, 3)
+    assert peer.time_stages(frame) == (2, 4, 6) and seen == [TorchvisionSegmenter, TorchvisionDetector]
+    assert run.candidates[1].open(run.subject).time_stages(frame).network > 0
+    joint = predict.multiply_adds(predict.describe(path), SIZE)
+    alone = predict.multiply_adds(description_of("segmentation"), SIZE)
+    assert alone < joint < 1.9 * alone
+    with pytest.raises(InputError, match="--peer-weights: are of one model"):
+        predict.plan([path], ["torch"], tmp_path / "peer.pth", None, (tmp_path / "frame.png",), [1], 1)
 
 
 def test_pictures_of_several_sizes_need_a_size(finished, tmp_path):

@@ -16,9 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+import det
 from backbone.errors import InputError
 from det.data.transforms import resize
 from tests.builders.exported import SIZE, description_of, images, make_model, network_output, save
+from tests.builders.joint import HEADS, make_joint, save_joint
 from tests.builders.page_runtime import cached_runtime
 from tools.browser import main
 from tools.browsing import runtime
@@ -127,14 +129,20 @@ def look(page, picture: Path) -> dict:
 
 
 def assert_labels_are_pythons(found: dict, weights: Path, frame: np.ndarray) -> None:
-    expected = load(weights, "torch", size=SIZE)(frame).labels
+    assert_same_labels(found, load(weights, "torch", size=SIZE)(frame).labels)
+
+
+def assert_same_labels(found: dict, expected: np.ndarray) -> None:
     assert len(np.unique(expected)) > 1
-    assert (found["height"], found["width"]) == frame.shape[:2] != SIZE
+    assert (found["height"], found["width"]) == expected.shape != SIZE
     assert (np.array(found["labels"]).reshape(expected.shape) == expected).mean() >= 0.9999
 
 
 def assert_boxes_are_pythons(found: dict, weights: Path, frame: np.ndarray) -> None:
-    expected = load(weights, "torch", score_threshold=LEAST_SCORE)(frame)
+    assert_same_boxes(found, load(weights, "torch", score_threshold=LEAST_SCORE)(frame))
+
+
+def assert_same_boxes(found: dict, expected: det.DetectionResult) -> None:
     assert len(expected.boxes) > 3 and len(found["boxes"]) == len(expected.boxes)
     for box, score, label in zip(expected.boxes, expected.scores, expected.labels, strict=True):
         same = [other for other in found["boxes"] if other["label"] == label and abs(other["score"] - score) < 1e-3]
@@ -146,6 +154,45 @@ def test_labels_and_boxes_are_pythons(page, weights, world):
     found = look(page, scene(world))
     assert_labels_are_pythons(found, weights["segmentation"], frame)
     assert_boxes_are_pythons(found, weights["letterbox"], frame)
+
+
+@pytest.mark.parametrize("how", ["stretch", "letterbox"])
+def test_a_joint_network_is_one_file_that_gives_pythons_labels_and_boxes(chromium, world, tmp_path, randomise, how):
+    heads = {**HEADS, "detection": {**HEADS["detection"], "resize": how}}
+    network = make_joint(randomise, **heads)
+    selective(network.single("detection"))
+    weights = save_joint(tmp_path / "joint.safetensors", network)
+    [entry] = write_folder(tmp_path / "page", [weights], size_hw=(32, 32), runtime=cached_runtime())
+    assert entry["file"] == "joint.onnx" and entry["size"] == SIZE
+    car = {task: table["colors"][table["classes"].index("car")] for task, table in entry["tasks"].items()}
+    assert car["segmentation"] == car["detection"]
+    frame = cv2.imread(str(scene(world)))
+    with serving(make_server(tmp_path / "page", 0)) as address, opened(chromium, address) as page:
+        found = look(page, scene(world))
+        assert page.text_content("#status").startswith("Ready: segmentation and detection")
+        assert "segmentation and detection" in page.text_content("#times")  # one pass
+    expected = load(weights, "torch", score_threshold=LEAST_SCORE)(frame)
+    assert_same_labels(found, expected.labels)
+    assert_same_boxes(found, expected.objects)
+
+
+def test_labels_are_cut_out_as_opencv_does(chromium):
+    labels = np.random.default_rng(0).integers(0, 9, (64, 96), np.uint8)
+    # Where the frame lies in the input, and the labels' size; no pixel is as near to one as to another.
+    cases = [(0, 7, 64, 81, 128, 163), (3, 0, 57, 96, 57, 96), (1, 0, 61, 95, 101, 155), (5, 0, 51, 95, 70, 333)]
+    with serving(make_server(PAGE, 0)) as address, opened(chromium, address) as page:
+        found = page.evaluate(
+            """async ([labels, cases]) => {
+                const { cutOut } = await import("./labels.js");
+                return cases.map(([top, left, height, width, high, wide]) =>
+                    [...cutOut(Uint8Array.from(labels), 96, { top, left, height, width }, [high, wide])]);
+            }""",
+            [labels.ravel().tolist(), cases],
+        )
+    for values, (top, left, height, width, high, wide) in zip(found, cases, strict=True):
+        part = np.ascontiguousarray(labels[top : top + height, left : left + width])
+        opencvs = cv2.resize(part, (wide, high), interpolation=cv2.INTER_NEAREST_EXACT)
+        assert np.array_equal(np.array(values, np.uint8).reshape(high, wide), opencvs), (high, wide)
 
 
 def test_one_file_may_give_labels_and_boxes(chromium, site, weights, world, tmp_path):

@@ -117,7 +117,7 @@ def test_a_file_that_finds_what_is_annotated_scores_1(finished, world):
 
     model, description = load_model(finished["det"] / "best.safetensors")
     described = image_graph(model, description, output="final").description
-    boxes = int8.open_pictures(model, described, world / "coco", None)
+    boxes = int8.open_pictures(model, described, {"data": world / "coco"}, None)["detection"]
     assert isinstance(boxes, int8.DetectionPictures)
     samples = (boxes.val[index] for index in range(boxes.num_scored))
 
@@ -138,7 +138,7 @@ def test_a_file_that_finds_what_is_annotated_scores_1(finished, world):
 
     model, description = load_model(finished["seg"] / "best.safetensors")
     described = image_graph(model, description, output="final", size_hw=(192, 384)).description
-    pixels = int8.open_pictures(model, described, world / "cityscapes", None)
+    pixels = int8.open_pictures(model, described, {"data": world / "cityscapes"}, None)["segmentation"]
     assert isinstance(pixels, int8.SegmentationPictures)
     truth = (pixels.val.read(index)[1] for index in range(pixels.num_scored))
 
@@ -163,7 +163,8 @@ def test_a_file_that_loses_too_much_is_deleted(lost, finished, world, tmp_path, 
     assert code == 0
     record = json.loads((tmp_path / "small.onnx.parity.json").read_text())
     assert record["bytes"] == out.stat().st_size
-    assert record["int8"]["points_lost"] == pytest.approx(0.4) and record["int8"]["calibration_images"] == 2
+    assert record["int8"]["heads"]["segmentation"]["points_lost"] == pytest.approx(0.4)
+    assert record["int8"]["calibration_images"] == 2
     assert record["parity"]["labels_that_differ"] == 0
 
 
@@ -176,6 +177,7 @@ def test_a_file_that_loses_too_much_is_deleted(lost, finished, world, tmp_path, 
         (["--int8", "--data", "somewhere", "--calibration", "0"], "must be 1 or more"),
         (["--int8", "--data", "somewhere", "--format", "torch"], "valid: onnx, openvino"),
         (["--int8", "--data", "somewhere"], "somewhere"),
+        (["--int8", "--segmentation", "somewhere"], "--int8: needs --data"),
     ],
 )
 def test_what_cannot_be_quantised_is_said_in_one_line(options, message, finished, tmp_path):
@@ -188,4 +190,4 @@ def test_what_cannot_be_quantised_is_said_in_one_line(options, message, finished
 
 def test_a_network_without_a_task_has_no_metric():
     with pytest.raises(InputError, match="needs a segmenter or a detector"):
-        int8.open_pictures(torch.nn.Identity(), {}, Path("somewhere"), None)
+        int8.open_pictures(torch.nn.Identity(), {}, {"data": Path("somewhere")}, None)

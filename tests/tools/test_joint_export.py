@@ -1,22 +1,28 @@
 """Exported joint networks: one file with the outputs of both heads, which are those of the single models."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+import det
 from backbone.errors import InputError
 from backbone.weights.description import KEY
-from tests.builders.exported import SIZE, images, network_output
+from seg.data.opening import open_data
+from tests.builders.exported import COMMON, SIZE, images, network_output
 from tests.builders.joint import HEADS, make_joint, save_joint
 from tools import export
 from tools.engines.sessions import as_output
+from tools.exporting import int8
 from tools.exporting.formats import FORMATS
 from tools.exporting.graph import head_outputs, image_graph
 from tools.exporting.parity import compare
-from tools.joint.weights import head_description
+from tools.io.model_file import save_model
+from tools.joint.predictor import HeadEngine
+from tools.joint.weights import describe, head_description
 from tools.joint.weights import load as load_joint
 from tools.predict import load
 
@@ -142,3 +148,78 @@ def test_what_cannot_be_exported_is_refused(weights, options, message, monkeypat
         monkeypatch.setitem(FORMATS, name, chosen._replace(check=lambda: None))  # whatever is installed
     with pytest.raises(InputError, match=message):
         export.main(["--weights", str(weights), *options])
+
+
+@pytest.fixture
+def of_the_world(tmp_path, randomise, world):
+    """The file of a joint network for the demo world's classes, whose detector's images are letterboxed."""
+    boxes = det.CocoDetection(world / "coco", "val2017")
+    areas = open_data(world / "cityscapes", "val")
+    detection = {"head": "ssdlite", "num_classes": len(boxes.classes), "image_size": [64, 96], "resize": "letterbox"}
+    network = make_joint(
+        randomise, segmentation={"head": "lraspp", "num_classes": len(areas.classes)}, detection=detection
+    )
+    tables = {
+        "segmentation": {"classes": areas.classes, "colors": [list(color) for color in areas.colors]},
+        "detection": {"classes": boxes.classes, "category_ids": boxes.category_ids, "score": "softmax"},
+    }
+    path = tmp_path / "joint.safetensors"
+    save_model(path, network, describe(network, tables, mean=COMMON["mean"], std=COMMON["std"]))
+    return path
+
+
+@pytest.mark.slow
+def test_an_int8_file_is_judged_by_both_heads(of_the_world, world, tmp_path, capsys):
+    out = tmp_path / "joint_int8.onnx"
+    options = ["--weights", str(of_the_world), "--format", "onnx", "--int8", "--calibration", "4", str(out)]
+    data = ["--segmentation", str(world / "cityscapes"), "--detection", str(world / "coco")]
+    assert export.main([*options, *data, "--max-loss", "100", "--score-threshold", "0.01"]) == 0
+    assert "calibrating on 2 and 2 pictures" in capsys.readouterr().out
+    record = json.loads((tmp_path / "joint_int8.onnx.parity.json").read_text())
+    heads = record["int8"]["heads"]
+    assert {name: head["metric"] for name, head in heads.items()} == {"segmentation": "miou", "detection": "AP"}
+    assert heads["segmentation"]["float32"] > 0 and record["int8"]["calibration_images"] == 4
+    assert record["bytes"] == out.stat().st_size < of_the_world.stat().st_size
+    result = load(out)(images(1)[0])
+    assert result.labels.shape == SIZE and result.box_classes == list(det.CocoDetection(world / "coco").classes)
+
+
+def test_an_int8_file_that_loses_in_one_head_is_refused():
+    head = {"metric": "AP", "images": 9, "float32": 0.5, "int8": 0.48, "points_lost": 2.0}
+    other = {**head, "metric": "miou", "int8": 0.5, "points_lost": 0.0}
+    cost = {"points_allowed": 1.0, "heads": {"segmentation": other, "detection": head}}
+    assert int8.fault_of(cost) == (
+        "AP on 9 pictures 0.5000 in float32, 0.4800 in int8, 2.00 points less; allowed are 1"
+    )
+    assert int8.fault_of(cost | {"points_allowed": 2.0}) is None
+    head["points_lost"] = float("nan")
+    assert int8.fault_of(cost) is not None
+
+
+def test_letterboxed_labels_are_scored_as_the_predictor_gives_them(of_the_world, world, monkeypatch):
+    network, description = load_joint(of_the_world)
+    described = image_graph(network, description, output="final").description
+    data = {"segmentation": world / "cityscapes", "detection": world / "coco"}
+    predictor = load(of_the_world, "torch", device="cpu")
+    labels = []
+
+    def evaluate(label, dataset, *, accelerator):
+        labels.extend(label(dataset[index].image) for index in range(2))
+        return SimpleNamespace(metrics={"miou": 0.5})
+
+    monkeypatch.setattr(int8.segmentation, "evaluate", evaluate)
+    pictures = int8.open_pictures(network, described, data, None)["segmentation"]
+    pictures.score(HeadEngine(predictor.network, "segmentation"))
+    assert isinstance(pictures, int8.SegmentationPictures)
+    for index, found in enumerate(labels):
+        want = predictor(pictures.val.read(index)[0]).labels
+        assert len(np.unique(want)) > 1 and np.array_equal(found, want)
+
+
+def test_int8_needs_the_data_of_both_heads(weights, tmp_path):
+    options = ["--weights", str(weights), "--format", "onnx", "--int8", str(tmp_path / "joint.onnx")]
+    with pytest.raises(InputError, match="needs --detection, a data set"):
+        export.main([*options, "--segmentation", "somewhere"])
+    both = ["--segmentation", "somewhere", "--detection", "somewhere"]
+    with pytest.raises(InputError, match="--data: is no data of this model, which has --segmentation and --detection"):
+        export.main([*options, *both, "--data", "somewhere"])

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 import backbone
+import det
+import seg
+from tests.builders.exported import SIZE, make_model, save
+from tests.builders.joint import make_joint, save_joint
 from tools import summary
 from tools.io import console
-from tools.network_summary.counts import compare
+from tools.joint.network import create
+from tools.network_summary.counts import compare, count_macs
 from tools.network_summary.published import PUBLISHED, Published
 from tools.network_summary.taps import receptive_fields
 
@@ -97,6 +102,45 @@ def test_receptive_fields_are_where_gradients_arrive(name, output_stride, paddin
         assert (seen.min(), seen.max()) == expected, tap
 
 
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The cells of a printed table by the first one of their row."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    return {first: rest for first, *rest in rows}
+
+
+def test_a_joint_networks_parts_add_up_and_stand_beside_the_models_of_its_heads(capsys):
+    arguments = ["mobilenet_v3_small", "--heads", "lraspp", "pico96", "--size", "96", "160"]
+    assert run(arguments) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["lraspp"][2] == "3.depthwise: 88, 8; last: 576, 32"
+    with torch.device("meta"):
+        body = {"backbone": "mobilenet_v3_small", "tail": "full"}
+        singles = [seg.create("lraspp", **body, output_stride=32), det.create("pico96", **body)]
+        joint = create("mobilenet_v3_small", heads={"segmentation": {}, "detection": {"head": "pico96"}})
+    for name, models in {"joint network": [joint], "2 models": singles}.items():
+        parameters = sum(parameter.numel() for model in models for parameter in model.parameters())
+        macs = sum(count_macs(model, (96, 160)) for model in models)
+        assert rows[name][:2] == [f"{parameters / 1e6:.3f}", f"{macs / 1e6:.1f}"], name
+    for column, digits in ((0, 3), (1, 1)):
+        parts = sum(float(rows[name][column]) for name in ("backbone", "lraspp", "pico96"))
+        assert parts == pytest.approx(float(rows["joint network"][column]), abs=2 * 10**-digits)
+        share = float(rows["joint network"][column]) / float(rows["2 models"][column])
+        assert float(rows["share"][column]) == pytest.approx(share, abs=0.006)
+
+
+def test_a_joint_networks_file_is_summarised_at_its_detectors_size(tmp_path, capsys):
+    path = save_joint(tmp_path / "joint.safetensors", make_joint(lambda model: model))
+    assert run([str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"at {SIZE[0]}x{SIZE[1]} (height x width)" in shown and "output_stride 32" in shown
+    assert {"segmentation: lraspp", "detection: ssdlite"} <= rows_of(shown).keys()
+    assert run([str(path), "--tail", "full"]) == 2
+    assert "--tail: stands in the file" in capsys.readouterr().err
+    single = save(tmp_path, "segmentation", make_model("segmentation", lambda model: model))
+    assert run([str(single)]) == 2
+    assert "is a model for segmentation, not a joint network" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,6 +150,11 @@ def test_receptive_fields_are_where_gradients_arrive(name, output_stride, paddin
         (["mobilenet_v1", "--width", "-1"], "width -1.0 must be above 0"),
         (["--width", "inf"], "width inf must be above 0 and finite"),
         (["mobilenet_v1", "--tail", "segmentation"], "valid: full"),
+        (["mobilenet_v1", "--size", "64", "96"], "--size 64 96: give one number"),
+        (["mobilenet_v1", "--heads", "lraspp"], "--size: is missing"),
+        (["mobilenet_v1", "--heads", "lraspp", "lraspp"], "stands twice"),
+        (["--heads", "lraspp"], "--heads: needs the name of the backbone"),
+        (["mobilenet_v1", "--heads", "deeplabv3", "pico96"], "detection needs 32"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

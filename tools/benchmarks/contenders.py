@@ -1,7 +1,7 @@
 """What `tools.benchmark predict` compares: our engines, torchvision's model of the task, and ultralytics' detector."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 import det
 from backbone.weights.loading import read_weights
+from tools.options import JOINT
 from tools.predict import load
 
 PEER, OTHER = "torchvision", "ultralytics"
@@ -29,7 +30,7 @@ class Subject(NamedTuple):
     """What all contenders of a run have in common."""
 
     task: str
-    num_classes: int  # names in the weights' description; a detector's without the background
+    num_classes: Mapping[str, int]  # by task, of which a joint network has two; a detector's without the background
     size_hw: tuple[int, int]  # of the network's input, pixels
     peer_weights: Path | None  # a state dict of torchvision's model; None: random
 
@@ -92,7 +93,7 @@ class TorchvisionSegmenter:
 
     def __init__(self, subject: Subject) -> None:
         self.size_hw = subject.size_hw
-        self.model = make_peer(subject.task, subject.num_classes, subject.peer_weights)
+        self.model = make_peer("segmentation", subject.num_classes["segmentation"], subject.peer_weights)
 
     def prepare(self, frames_bgr: list[np.ndarray]) -> Tensor:
         """Frames uint8 BGR [H, W, 3] -> [N, 3, h, w]."""
@@ -121,7 +122,7 @@ class TorchvisionDetector:
     """torchvision's SSDLite; its forward pass is called part by part for the times of the stages."""
 
     def __init__(self, subject: Subject) -> None:
-        self.model: Any = make_peer(subject.task, subject.num_classes, subject.peer_weights)
+        self.model: Any = make_peer("detection", subject.num_classes["detection"], subject.peer_weights)
         # Its own size is 320x320; the transform is all that knows of it.
         self.model.transform.fixed_size = subject.size_hw[::-1]
 
@@ -154,6 +155,20 @@ class TorchvisionDetector:
         self.model([to_rgb(frame) / 255 for frame in frames_bgr])
 
 
+class TorchvisionBoth:
+    """torchvision's models of both tasks, one after the other: what a joint network takes the place of."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.models = (TorchvisionSegmenter(subject), TorchvisionDetector(subject))
+
+    def time_stages(self, frame_bgr: np.ndarray) -> Stages:
+        return Stages(*map(sum, zip(*(model.time_stages(frame_bgr) for model in self.models), strict=True)))
+
+    def predict(self, frames_bgr: list[np.ndarray]) -> None:
+        for model in self.models:
+            model.predict(frames_bgr)
+
+
 class Ultralytics:
     """ultralytics' smallest detector on inputs of the longer side; only if the user has it (its licence is AGPL)."""
 
@@ -180,7 +195,8 @@ def make_other(name: str, subject: Subject) -> Contender:
     """One of `peers`."""
     if name == OTHER:
         return Ultralytics(subject)
-    return {"segmentation": TorchvisionSegmenter, "detection": TorchvisionDetector}[subject.task](subject)
+    made = {"segmentation": TorchvisionSegmenter, "detection": TorchvisionDetector, JOINT: TorchvisionBoth}
+    return made[subject.task](subject)
 
 
 def make_peer(task: str, num_classes: int, weights: Path | None) -> nn.Module:

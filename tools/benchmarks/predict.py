@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
 import det
 import seg
@@ -34,9 +35,13 @@ from tools.engines.choice import MODULES, is_installed
 from tools.engines.exported import is_exported, open_file
 from tools.io.console import console, table
 from tools.io.files import open_folder, replace_file
+from tools.joint.network import TASKS, JointNetwork, create
+from tools.joint.weights import head_description
 from tools.network_summary.counts import count_macs
+from tools.options import JOINT
 from tools.predicting.models import load_model
 
+CREATE: dict[str, Callable[..., nn.Module]] = {"segmentation": seg.create, "detection": det.create, JOINT: create}
 SCENE_HW = (720, 1280)
 MAX_PICTURES = 16
 """Of a folder; they are read again and again."""
@@ -183,7 +188,9 @@ def plan(
         if len(sizes) > 1:
             raise InputError(f"{pictures[0].parent}: its pictures differ in size; give --size HEIGHT WIDTH")
         (network_hw,) = sizes
-    num_classes = len(descriptions[0]["classes"])
+    if task == JOINT and peer_weights is not None:
+        raise InputError("--peer-weights: are of one model, and a joint network stands beside two; leave them out")
+    num_classes = count_classes(descriptions[0])
     subject = Subject(task, num_classes, (network_hw[0], network_hw[1]), peer_weights)
     return Run(tuple(candidates), subject, pictures, image_size(pictures[0]), tuple(sorted(set(batches))), rounds)
 
@@ -206,17 +213,31 @@ def input_size(description: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) of the network's input, pixels; None if it is the picture's."""
     if size := description.get("export", {}).get("size"):
         return size[0], size[1]
-    if description["task"] == "detection":
-        with torch.device("meta"):
-            return det.create(**description["model"]).image_size_hw
-    return None
+    return next((one.image_size_hw for one in outlines(description) if isinstance(one, det.Detector)), None)
+
+
+def outlines(description: dict[str, Any]) -> list[nn.Module]:
+    """The model of a description, of a joint network that of each head, without weights."""
+    with torch.device("meta"):
+        model = CREATE[description["task"]](**description["model"])
+        return [model.single(name) for name in model.tasks] if isinstance(model, JointNetwork) else [model]
+
+
+def count_classes(description: dict[str, Any]) -> dict[str, int]:
+    """The number of classes by task."""
+    if description["task"] != JOINT:
+        return {description["task"]: len(description["classes"])}
+    singles = [head_description(description, name) for name in description["heads"]]
+    found = {single["task"]: len(single["classes"]) for single in singles}
+    if len(found) < len(TASKS):
+        raise InputError("--weights: a joint network with heads of one task; tools.split makes a file of each")
+    return found
 
 
 def multiply_adds(description: dict[str, Any], size_hw: tuple[int, int]) -> float:
     """The multiply-adds of the network for one input of (height, width), its output's upsampling left out."""
-    package = {"segmentation": seg, "detection": det}[description["task"]]
     with torch.device("meta"):
-        model = package.create(**description["model"])
+        model = CREATE[description["task"]](**description["model"])
     return count_macs(model, size_hw)
 
 

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from backbone.errors import InputError
 from det.model import Detector
@@ -15,6 +13,7 @@ from tools.browsing.graph import page_graph, write_page_graph
 from tools.browsing.runtime import FILES
 from tools.exporting.onnx_format import check_onnx_installed
 from tools.io.files import replace_file
+from tools.joint.weights import single_models
 from tools.predicting.models import load_model
 
 PAGE = Path(__file__).with_name("page")
@@ -28,8 +27,8 @@ def write_folder(
     """Writes the page's folder; files of an earlier page in it are replaced.
 
     Arguments:
-        weights: of one model, or of one for each task.
-        size_hw: (height, width) of a segmenter's input in pixels; a detector has its own.
+        weights: of one model, of one for each task, or of a joint network.
+        size_hw: (height, width) of the input in pixels of a model that does not detect; a detector has its own.
         runtime: the folder that holds the runtime's FILES.
 
     Returns:
@@ -40,27 +39,27 @@ def write_folder(
         InputError: a model does not fit, or the folder cannot be written.
     """
     check_onnx_installed()
-    loaded: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
+    shown: set[str] = set()
+    loaded = []
     for path in weights:
         model, description = load_model(path)
-        task = description["task"]
-        if task in loaded:
-            raise InputError(f"{path}: is a second model for {task}; give one for each task")
-        loaded[task] = model, description
+        singles = single_models(model, description).values()
+        for _, single in singles:
+            if single["task"] in shown:
+                raise InputError(f"{path}: has a second head for {single['task']}; give one for each task")
+            shown.add(single["task"])
+        loaded.append((model, description, singles))
     models: list[dict[str, Any]] = []
-    for task, (model, description) in loaded.items():
+    for model, description, singles in loaded:
         graph = page_graph(model, description, segmenter_hw=size_hw, score_threshold=LEAST_SCORE)
-        file = out / f"{task}.onnx"
+        file = out / f"{description['task']}.onnx"
         replace_file(file, lambda temporary, graph=graph: write_page_graph(graph, temporary))
-        classes = list(description["classes"])
-        detects = isinstance(model, Detector)
-        colors = [color[::-1] for color in class_colors(len(classes))] if detects else description["colors"]
         models.append(
             {
                 "file": file.name,
                 "size": graph.size_hw,
-                "resize": model.resize if detects else "stretch",
-                "tasks": {task: {"classes": classes, "colors": [list(map(int, color)) for color in colors]}},
+                "resize": next((one.resize for one, _ in singles if isinstance(one, Detector)), "stretch"),
+                "tasks": {single["task"]: _classes(single) for _, single in singles},
             }
         )
     _share_colors(models)
@@ -69,6 +68,14 @@ def write_folder(
     text = json.dumps({"models": models}, indent=1) + "\n"
     replace_file(out / "models.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return models
+
+
+def _classes(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The `classes` and RGB `colors` of a model with one head."""
+    classes = list(description["classes"])
+    detects = description["task"] == "detection"
+    colors = [color[::-1] for color in class_colors(len(classes))] if detects else description["colors"]
+    return {"classes": classes, "colors": [list(map(int, color)) for color in colors]}
 
 
 def _share_colors(models: Sequence[dict[str, Any]]) -> None:

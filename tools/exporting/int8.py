@@ -15,13 +15,13 @@ zero point (hard-swish is lopsided).
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,16 @@ import seg
 from backbone.errors import InputError, check_choice
 from backbone.inference import Engine
 from backbone.weights.description import KEY
+from det.data.transforms import resize
 from seg.data.opening import open_data
-from tools.engines.exported import open_file
+from tools.engines.exported import ExportedEngine, open_file
 from tools.engines.openvino_core import openvino_core
 from tools.exporting.graph import INPUT
 from tools.io.console import console
 from tools.io.packages import require
+from tools.joint.network import JointNetwork
+from tools.joint.predictor import HeadEngine, in_frame
+from tools.joint.weights import single_models
 from tools.run.processes import make_accelerator
 from tools.scoring import detection, segmentation
 
@@ -69,6 +73,7 @@ class SegmentationPictures:
     Arguments:
         description: of the file, with its `export` entry.
         root, classes: as `seg.data.opening.open_data` takes them.
+        resize: how a picture becomes an input: "stretch", or the "letterbox" of a joint network's detector.
 
     Raises:
         InputError: the data set is not as it should be, or has other classes than the model.
@@ -76,11 +81,13 @@ class SegmentationPictures:
 
     metric = "miou"
 
-    def __init__(self, description: Mapping[str, Any], root: Path, classes: Path | None) -> None:
+    def __init__(
+        self, description: Mapping[str, Any], root: Path, classes: Path | None, resize: str = "stretch"
+    ) -> None:
         self.train, self.val = (open_data(root, split, classes=classes) for split in ("train", "val"))
         if self.val.classes != description["classes"]:
             raise InputError(f"{root}: has other classes than the model; --classes names those of one's own data")
-        self.description, self.entry = description, description["export"]
+        self.description, self.entry, self.resize = description, description["export"], resize
         self.num_scored, self.num_calibrating = len(self.val), len(self.train)
 
     def inputs(self, count: int) -> Iterator[np.ndarray]:
@@ -92,14 +99,18 @@ class SegmentationPictures:
 
         def label(image: Tensor) -> np.ndarray:
             image_bgr = image.permute(1, 2, 0).flip(-1).numpy()
-            return finish(network(self._input(image_bgr)), image_bgr.shape[:2]).labels
+            taken, frame_hw = self._input(image_bgr), image_bgr.shape[:2]
+            if self.resize == "stretch":
+                return finish(network(taken), frame_hw).labels
+            input_hw = taken.shape[1], taken.shape[2]
+            return in_frame(finish(network(taken), input_hw), frame_hw, input_hw, self.resize).labels
 
         return segmentation.evaluate(label, self.val, accelerator=make_accelerator()).metrics[self.metric]
 
     def _input(self, image_bgr: np.ndarray) -> Tensor:
         """The input for an image uint8 BGR [H, W, 3], of about its size where the file takes any."""
         height, width = self.entry["size"] or [nearest_multiple(side, self.entry) for side in image_bgr.shape[:2]]
-        return torch.from_numpy(cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_LINEAR))[None]
+        return torch.from_numpy(resize(image_bgr, (height, width), self.resize))[None]
 
 
 class DetectionPictures:
@@ -145,17 +156,44 @@ class DetectionPictures:
         return det.coco_metrics(det.run_coco_eval(self.truth, results))[self.metric]
 
 
-def open_pictures(model: nn.Module, description: Mapping[str, Any], root: Path, classes: Path | None) -> Pictures:
-    """The data set in `root` for a model's file.
+def open_pictures(
+    model: nn.Module, description: Mapping[str, Any], data: Mapping[str, Path | None], classes: Path | None
+) -> dict[str, Pictures]:
+    """The data sets for a model's file, by the names of its heads, of which a single model has one: its task.
+
+    Arguments:
+        description: of the file, with its `export` entry.
+        data: the folders: "data" of a single model, "segmentation" and "detection" of a joint network's heads.
+        classes: as `seg.data.opening.open_data` takes it.
 
     Raises:
-        InputError: the model has no task, or the data set does not fit.
+        InputError: the model has no task, a folder is missing or one too many, or a data set does not fit.
     """
-    if isinstance(model, det.Detector):
-        return DetectionPictures(model, description, root)
-    if isinstance(model, seg.Segmenter):
-        return SegmentationPictures(description, root, classes)
-    raise InputError("int8 needs a segmenter or a detector, whose metric shows what it costs")
+    if isinstance(model, JointNetwork):
+        wanted = model.tasks
+    elif isinstance(model, (det.Detector, seg.Segmenter)):
+        wanted = {description["task"]: "data"}
+    else:
+        raise InputError("int8 needs a segmenter or a detector, whose metric shows what it costs")
+    roots = {name: root for name, root in data.items() if root is not None}
+    for option in wanted.values():
+        if option not in roots:
+            raise InputError(f"--int8: needs --{option}, a data set to calibrate with and to be judged on")
+    for option in roots:
+        if option not in wanted.values():
+            raise InputError(f"--{option}: is no data of this model, which has --{' and --'.join(wanted.values())}")
+    singles = single_models(model, description)
+    how = next((one.resize for one, _ in singles.values() if isinstance(one, det.Detector)), "stretch")
+    found: dict[str, Pictures] = {}
+    for name, (single, of_head) in singles.items():
+        root = roots[wanted[name]]
+        export = description["export"]
+        described = {**of_head, "export": {**export, **export["heads"][name]} if "heads" in export else export}
+        if isinstance(single, det.Detector):
+            found[name] = DetectionPictures(single, described, root)
+        else:
+            found[name] = SegmentationPictures(described, root, classes, how)
+    return found
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -321,39 +359,70 @@ class Int8(NamedTuple):
     """How a file is quantised, and what it may cost."""
 
     format: str  # one of QUANTISERS
-    pictures: Pictures
+    pictures: Mapping[str, Pictures]  # by the model's heads
     calibration: int  # pictures
-    max_loss: float  # points of 100 of the metric
+    max_loss: float  # points of 100 of each head's metric
 
     def replace(self, path: Path) -> dict[str, Any]:
         """Puts a float32 file's int8 form in its place, and gives what it costs, as the parity record has it."""
-        count = min(self.calibration, self.pictures.num_calibrating)
-        console.print(f"int8: calibrating on {count} pictures, scoring {self.pictures.num_scored} before and after")
+        shares = self.shares()
+        counts, scored = (
+            " and ".join(map(str, numbers))
+            for numbers in (shares.values(), (part.num_scored for part in self.pictures.values()))
+        )
+        console.print(f"int8: calibrating on {counts} pictures, scoring {scored} before and after")
         quantised = path.with_name(f"int8{path.suffix}")
-        QUANTISERS[self.format](path, quantised, self.pictures.inputs(self.calibration))
-        before, after = (self.pictures.score(open_file(file)) for file in (path, quantised))
+        inputs = (image for name, part in self.pictures.items() for image in part.inputs(shares[name]))
+        QUANTISERS[self.format](path, quantised, inputs)
+        heads = self.costs(open_file(path), open_file(quantised))
         for suffix in {path.suffix, ".bin"} if path.suffix == ".xml" else {path.suffix}:
             os.replace(quantised.with_suffix(suffix), path.with_suffix(suffix))
         quantiser = PACKAGES[self.format]
         return {
             "quantiser": f"{quantiser} {metadata.version(quantiser)}",
-            "calibration_images": count,
-            "metric": self.pictures.metric,
-            "images": self.pictures.num_scored,
-            "float32": before,
-            "int8": after,
-            "points_lost": 100 * (before - after),
+            "calibration_images": sum(shares.values()),
             "points_allowed": self.max_loss,
+            "heads": heads,
         }
+
+    def shares(self) -> dict[str, int]:
+        """How many pictures of each head's data calibrate."""
+        each = math.ceil(self.calibration / len(self.pictures))
+        return {name: min(each, part.num_calibrating) for name, part in self.pictures.items()}
+
+    def costs(self, before: ExportedEngine, after: ExportedEngine) -> dict[str, dict[str, Any]]:
+        """By the heads' names: the metric of the float32 file and of the int8 one."""
+        found = {}
+        for name, part in self.pictures.items():
+            float32, int8 = (
+                part.score(network if network.heads is None else HeadEngine(network, name))
+                for network in (before, after)
+            )
+            found[name] = {
+                "metric": part.metric,
+                "images": part.num_scored,
+                "float32": float32,
+                "int8": int8,
+                "points_lost": 100 * (float32 - int8),
+            }
+        return found
 
 
 def fault_of(cost: Mapping[str, Any]) -> str | None:
     """Why a file of `Int8.replace` is refused, on one line; None where it may stay."""
-    if cost["points_lost"] <= cost["points_allowed"]:
-        return None
-    return f"{summary_of(cost)}, {cost['points_lost']:.2f} points less; allowed are {cost['points_allowed']:g}"
+    allowed = cost["points_allowed"]
+    faults = [
+        f"{_in_words(head)}, {head['points_lost']:.2f} points less; allowed are {allowed:g}"
+        for head in cost["heads"].values()
+        if not head["points_lost"] <= allowed
+    ]
+    return "; ".join(faults) or None
 
 
 def summary_of(cost: Mapping[str, Any]) -> str:
     """What `Int8.replace` found, in a few words."""
-    return f"{cost['metric']} on {cost['images']} pictures {cost['float32']:.4f} in float32, {cost['int8']:.4f} in int8"
+    return "; ".join(map(_in_words, cost["heads"].values()))
+
+
+def _in_words(head: Mapping[str, Any]) -> str:
+    return f"{head['metric']} on {head['images']} pictures {head['float32']:.4f} in float32, {head['int8']:.4f} in int8"

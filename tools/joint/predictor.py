@@ -121,6 +121,21 @@ class JointResult:
         return combine(self.areas, self.objects)
 
 
+class HeadEngine:
+    """An engine of a joint network as one of a model with one of its heads."""
+
+    def __init__(self, network: Engine, head: str) -> None:
+        self.network, self.head = network, head
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+    def __call__(self, images: Tensor) -> Raw:
+        """Images uint8 BGR [N, H, W, 3] -> what the head gives."""
+        return self.network(images)[self.head]
+
+
 class Predictor:
     """A joint network ready for use: `predictor(frame_bgr)` gives the frame's `JointResult`.
 
@@ -184,15 +199,20 @@ class Predictor:
     ) -> SegmentationResult | DetectionResult:
         if isinstance(part, det.Predictor) or self.resize == "stretch":
             return part.finish(raw, frame_hw)  # pyright: ignore[reportArgumentType] - of the part's task
-        # The labels of the part of the input that the frame fills.
         size_hw = self.input_size_hw(frame_hw)
-        left, top, width, height = place(frame_hw, size_hw, self.resize)
-        result = part.finish(raw, size_hw)  # pyright: ignore[reportArgumentType] - of the part's task
-        labels = _enlarged(result.labels[top : top + height, left : left + width], frame_hw, cv2.INTER_NEAREST_EXACT)
-        scores = result.scores
-        if scores is not None:
-            scores = _enlarged(scores[top : top + height, left : left + width], frame_hw, cv2.INTER_LINEAR)
-        return result._replace(labels=labels, scores=scores)
+        return in_frame(part.finish(raw, size_hw), frame_hw, size_hw, self.resize)  # pyright: ignore[reportArgumentType] - of the part's task
+
+
+def in_frame(
+    result: SegmentationResult, frame_hw: tuple[int, int], size_hw: tuple[int, int], how: str
+) -> SegmentationResult:
+    """The result for a frame from that for a network's input, both (height, width), which it fills as `place` says."""
+    left, top, width, height = place(frame_hw, size_hw, how)
+    labels = _enlarged(result.labels[top : top + height, left : left + width], frame_hw, cv2.INTER_NEAREST_EXACT)
+    scores = result.scores
+    if scores is not None:
+        scores = _enlarged(scores[top : top + height, left : left + width], frame_hw, cv2.INTER_LINEAR)
+    return result._replace(labels=labels, scores=scores)
 
 
 def _enlarged(image: np.ndarray, size_hw: tuple[int, int], how: int) -> np.ndarray:

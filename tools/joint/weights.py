@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import backbone as backbones
 import det
@@ -68,6 +68,16 @@ def head_description(description: Mapping[str, Any], name: str) -> dict[str, Any
         del body["output_stride"]
     own = {"task": task, "model": body | keywords, **description["heads"][name]}
     return own | {"mean": description["mean"], "std": description["std"]}
+
+
+def single_models(model: nn.Module, description: Mapping[str, Any]) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    """By heads' names: the single models of a joint network, on the shared backbone, and their descriptions.
+
+    Any other model is given back as it is, by the name of its task.
+    """
+    if isinstance(model, JointNetwork):
+        return {name: (model.single(name), head_description(description, name)) for name in model.tasks}
+    return {description["task"]: (model, dict(description))}
 
 
 def split(network: JointNetwork, description: Mapping[str, Any], name: str) -> tuple[Single, dict[str, Any]]:

@@ -1,6 +1,7 @@
 // Runs the models away from the page's own thread, so that its controls answer while a network computes.
 
 import { networkInput } from "./input.js";
+import { cutOut } from "./labels.js";
 
 const MOST_THREADS = 8;
 let ort, sessions = [];
@@ -30,12 +31,15 @@ async function look({ pixels, height, width, labelSize }) {
     const start = performance.now();
     const { bytes, placed } = networkInput(frame, height, width, model.size, model.resize);
     const inputs = { image: new ort.Tensor("uint8", bytes, [1, ...model.size, 3]) };
+    const stretched = model.resize === "stretch"; // else labels come of the whole input, with the frame's border
     if (session.inputNames.includes("frame_size")) {
-      inputs.frame_size = new ort.Tensor("int64", BigInt64Array.from(labelSize, BigInt), [2]);
+      inputs.frame_size = new ort.Tensor("int64", BigInt64Array.from(stretched ? labelSize : model.size, BigInt), [2]);
     }
     const prepared = performance.now();
     const found = await session.run(inputs);
-    if (found.labels) result.labels = found.labels.data.slice();
+    if (found.labels) {
+      result.labels = stretched ? found.labels.data.slice() : cutOut(found.labels.data, model.size[1], placed, labelSize);
+    }
     if (found.boxes) result.boxes = inFrame(found, placed, height, width, model.resize);
     for (const tensor of [...Object.values(inputs), ...Object.values(found)]) tensor.dispose();
     result.times.preparation += prepared - start;

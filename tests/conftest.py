@@ -23,13 +23,17 @@ from tools.engines import choice
 from tools.make_demo_data import make_demo_data
 
 
-FORKING = ("test_survival.py", "test_loading.py", "test_options.py", "test_memory.py")
+FORKING = ("test_survival.py", "test_loading.py", "test_options.py", "test_memory.py", "run/test_faults.py")
 """Their tests train in copies of the test process, and so do those that use `together`."""
+
+
+def forks(item: pytest.Item) -> bool:
+    return str(item.path).endswith(FORKING) or "together" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: after a torch.export in the same process, autograd refuses to run in its copies."""
-    items.sort(key=lambda item: item.path.name not in FORKING and "together" not in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: not forks(item))
 
 
 @pytest.fixture(scope="session", autouse=True)

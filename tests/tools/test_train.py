@@ -271,6 +271,20 @@ def test_processes_that_torchrun_starts_again_go_on_by_themselves(world, tmp_pat
     assert steps == ["2", "4", "6"]
 
 
+def test_processes_of_a_host_on_which_none_had_died_go_on_too(world, tmp_path, together):
+    main, arguments = command("seg", world, tmp_path / "run")
+    arguments = [*arguments, "run.steps=2", "run.samples=0"]
+
+    def start_twice():
+        assert main(arguments) == 0
+        # As torchrun counts, on a host each.
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = os.environ["RANK"]
+        assert main(arguments) == 0
+
+    assert together(2, start_twice).count("2 processes") == 2
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_starts(world, tmp_path, monkeypatch, path):
     monkeypatch.setattr(segmentation, "evaluate_model", lambda *_, **__: Evaluation({"miou": 0.0}))

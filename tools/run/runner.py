@@ -21,7 +21,7 @@ from tools.run.lock import lock_folder
 from tools.run.loop import train
 from tools.run.order import check_batch
 from tools.run.pretrained import settle, settled_before
-from tools.run.processes import device_text, make_accelerator
+from tools.run.processes import device_text, gather_parts, make_accelerator
 from tools.run.replay import replay
 from tools.run.schedule import for_batch
 from tools.run.state import Opened, TrainingState, open_run
@@ -36,26 +36,35 @@ def run_task(make_task: Callable[[Config, Accelerator], Task], arguments: Argume
         InputError: the run folder, the data or the weights do not fit the config, or another run is in the folder.
     """
     require_trackers(arguments.config.run.trackers)
+    accelerator = make_accelerator(arguments.config.run.precision)
     if arguments.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             config = dry(arguments.config, folder)
-            return _run_opened(make_task, arguments._replace(config=config), Opened(None, []))
+            return _run_opened(make_task, arguments._replace(config=config), accelerator, Opened(None, []))
     out = Path(arguments.config.run.out)
-    goes_on = arguments.resume or arguments.replay or is_restarted(out)
+    goes_on = arguments.resume or arguments.replay or is_restarted(out, accelerator)
     if goes_on and not out.is_dir():
         raise InputError(f"{out}: nothing to resume; start the run without --resume")
     with lock_folder(out, is_main=int(os.environ.get("RANK", "0")) == 0):
         opened = open_run(arguments.config, resume=goes_on, extend=arguments.extend)
-        return _run_opened(make_task, arguments, opened)
+        return _run_opened(make_task, arguments, accelerator, opened)
 
 
-def is_restarted(out: Path) -> bool:
-    """Whether torchrun started this again after a process had died (--max-restarts), and the run had begun before."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return restarts > 0 and (checkpoint.exists(out) or (out / "config.yaml").is_file())
+def is_restarted(out: Path, accelerator: Accelerator) -> bool:
+    """Whether torchrun started this again after a process had died (--max-restarts), and the run had begun before.
+
+    A host's processes that are started again because one of another host has died may count no restart of their own.
+    """
+    restarts = gather_parts(accelerator, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    return max(restarts) > 0 and (checkpoint.exists(out) or (out / "config.yaml").is_file())
 
 
-def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arguments[Config], opened: Opened) -> int:
+def _run_opened(
+    make_task: Callable[[Config, Accelerator], Task],
+    arguments: Arguments[Config],
+    accelerator: Accelerator,
+    opened: Opened,
+) -> int:
     """The run itself, in a folder that is this run's alone."""
     saved, notes = None if opened.saved is None else opened.saved.state, list(opened.notes)
     if saved is None:
@@ -64,7 +73,6 @@ def _run_opened(make_task: Callable[[Config, Accelerator], Task], arguments: Arg
     else:
         config = settled_before(arguments.config, saved["config"])
     run, optim = config.run, config.optim
-    accelerator = make_accelerator(run.precision)
     check_batch(run, accelerator.num_processes)
     if run.threads is not None:
         torch.set_num_threads(run.threads)

@@ -5,9 +5,11 @@
     python -m tools.eval_joint --weights best.safetensors --segmentation /data/cityscapes \\
         --detection /data/cityscapes --boxes cityscapes --report
     python -m tools.eval_joint --weights best.safetensors --detection /data/coco --split-detection val2017
+    python -m tools.eval_joint --weights both_int8.xml --segmentation /data/cityscapes --detection /data/coco
 
 The heads are scored by the protocols of tools.eval_seg and tools.eval_det, each at the input size of its own: whole
 images for segmentation, the size it was trained at for detection. A head whose data are not given is not scored.
+An exported file is scored at its own size.
 """
 
 import argparse
@@ -15,12 +17,16 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from tools.io.console import command_parser, console, num_workers, run
+from tools.options import ENGINES
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; whatever can be refused without looking at files is."""
     parser = command_parser("eval_joint", __doc__)
-    parser.add_argument("--weights", required=True, type=Path, help="best.safetensors of a joint run")
+    parser.add_argument(
+        "--weights", required=True, type=Path, help="best.safetensors of a joint run, or an exported file"
+    )
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the weights; default: torch, or an export's own")
     parser.add_argument("--segmentation", type=Path, metavar="DATA", help="data of the segmentation head")
     parser.add_argument("--classes", type=Path, help="classes.yaml of these; without it, Cityscapes")
     parser.add_argument("--split-segmentation", default="val", metavar="SPLIT", help="default: val")
@@ -46,28 +52,26 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     # After the arguments: torch takes seconds to import.
     from tools.io.files import open_folder
-    from tools.joint.scoring import finish_joint, score_detection, score_segmentation
-    from tools.joint.weights import load
+    from tools.joint.scoring import finish_joint, open_subjects, score_detection, score_segmentation
     from tools.run.processes import make_accelerator
 
     accelerator = make_accelerator()
     out = arguments.out or arguments.weights.parent
-    network, description = load(arguments.weights)
-    network = network.to(accelerator.device).eval()
-    for name in ("segmentation", "detection"):
-        if getattr(arguments, name) is not None and name not in network.tasks:
-            found = ", ".join(network.tasks)
-            raise InputError(f"{arguments.weights}: has no {name} head, only {found}; leave --{name} out")
+    subjects = open_subjects(arguments.weights, arguments.engine, accelerator.device)
+    for name, subject in subjects._asdict().items():
+        if getattr(arguments, name) is not None and subject is None:
+            raise InputError(f"{arguments.weights}: has no {name} head; leave --{name} out")
     if accelerator.is_main_process:
         open_folder(out)
     scored = {}
-    if arguments.segmentation is not None:
-        scored["segmentation"] = score_segmentation(arguments, network, description, accelerator)
-    if arguments.detection is not None:
-        scored["detection"] = score_detection(arguments, network, description, accelerator, out)
+    if arguments.segmentation is not None and subjects.segmentation is not None:
+        scored["segmentation"] = score_segmentation(arguments, subjects.segmentation, accelerator)
+    if arguments.detection is not None and subjects.detection is not None:
+        scored["detection"] = score_detection(arguments, subjects.detection, accelerator, out)
     if accelerator.is_main_process:
         finish_joint(out, arguments.weights, scored, report=arguments.report)
-        console.print(f"next: python -m tools.split {arguments.weights} {out}", soft_wrap=True)
+        if arguments.weights.suffix == ".safetensors":
+            console.print(f"next: python -m tools.split {arguments.weights} {out}", soft_wrap=True)
     return 0
 
 

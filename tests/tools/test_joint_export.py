@@ -14,7 +14,7 @@ from backbone.weights.description import KEY
 from seg.data.opening import open_data
 from tests.builders.exported import COMMON, SIZE, images, network_output
 from tests.builders.joint import HEADS, make_joint, save_joint
-from tools import export
+from tools import eval_joint, export
 from tools.engines.sessions import as_output
 from tools.exporting import int8
 from tools.exporting.formats import FORMATS
@@ -180,6 +180,11 @@ def test_an_int8_file_is_judged_by_both_heads(of_the_world, world, tmp_path, cap
     assert {name: head["metric"] for name, head in heads.items()} == {"segmentation": "miou", "detection": "AP"}
     assert heads["segmentation"]["float32"] > 0 and record["int8"]["calibration_images"] == 4
     assert record["bytes"] == out.stat().st_size < of_the_world.stat().st_size
+    assert eval_joint.main(["--weights", str(out), *data, "--workers", "0", "--out", str(tmp_path)]) == 0
+    scored = json.loads((tmp_path / "metrics.json").read_text())
+    assert scored["segmentation"]["miou"] == pytest.approx(heads["segmentation"]["int8"])
+    assert scored["detection"]["AP"] == pytest.approx(heads["detection"]["int8"], abs=1e-9)
+    assert scored["detection"]["engine"] == "onnxruntime" and "above 0.01" in scored["detection"]["protocol"]
     result = load(out)(images(1)[0])
     assert result.labels.shape == SIZE and result.box_classes == list(det.CocoDetection(world / "coco").classes)
 

@@ -1,5 +1,6 @@
 """A joint network applied to single frames as OpenCV gives them: one input, one forward pass, what each head finds."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -177,6 +178,12 @@ class Predictor:
             return self.finish(self.network(self.prepare(frames_bgr)), frames_bgr.shape[:2])
         outputs = run_in_batches(self.network, [self.prepare(frame) for frame in frames_bgr])
         return [self.finish(raw, frame.shape[:2]) for raw, frame in zip(outputs, frames_bgr, strict=True)]
+
+    def head(self, name: str) -> seg.Predictor | det.Predictor:
+        """The predictor of one head as of a model with that head alone, run by this one's network."""
+        part = copy.copy(self.parts[name])
+        part.network = HeadEngine(self.network, name)
+        return part
 
     def input_size_hw(self, frame_hw: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) of the network's input for a frame of (height, width), in pixels."""

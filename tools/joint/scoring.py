@@ -2,21 +2,28 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 import det
 from backbone.errors import InputError
 from seg.data.opening import open_data
+from seg.predictor import SegmentationResult
+from tools.engines.exported import ExportedEngine
 from tools.io.console import console
 from tools.io.files import replace_file
 from tools.joint.data import cityscapes_boxes
-from tools.joint.network import JointNetwork
-from tools.joint.weights import head_description
+from tools.joint.predictor import Predictor
+from tools.joint.weights import head_description, load
 from tools.options import JOINT
+from tools.predicting.models import load as load_predictor
+from tools.predicting.models import runs_plainly
 from tools.scoring import detection, report_det, report_seg, segmentation
 from tools.scoring.metrics_file import Evaluated, nested
 from tools.scoring.page import page
@@ -31,9 +38,71 @@ class Scored(NamedTuple):
     parts: list[str]  # of the report, as HTML; empty where none is asked for
 
 
-def score_segmentation(
-    arguments: Namespace, network: JointNetwork, description: Mapping[str, Any], accelerator: Accelerator
-) -> Scored:
+class Subjects(NamedTuple):
+    """The heads of a joint network, whatever runs it; None where it has no such head."""
+
+    segmentation: segmentation.Subject | None
+    detection: detection.Subject | None
+
+
+def open_subjects(weights: Path, engine: str | None, device: torch.device) -> Subjects:
+    """The heads of the joint network in a weights file or an exported file.
+
+    Arguments:
+        engine: one of `tools.options.ENGINES`; None: torch, or an exported file's own.
+
+    Raises:
+        InputError: the file or the engine cannot be used, or it is no joint network.
+    """
+    if not runs_plainly(weights, engine):
+        return _predicting(weights, engine or "auto")
+    network, description = load(weights)
+    network = network.to(device).eval()
+    found: dict[str, Any] = dict.fromkeys(Subjects._fields)
+    for name in found.keys() & network.tasks:
+        model, single = network.single(name), head_description(description, name)
+        if isinstance(model, det.Detector):
+            find = detection.model_detections(model, single, device)
+            transform = det.eval_transform(model.image_size_hw, model.resize)
+            found[name] = detection.Subject(find, transform, single["classes"], lambda: "torch", "")
+        else:
+            label = segmentation.model_labels(
+                model, mean=single["mean"], std=single["std"], device=device, inference=segmentation.WHOLE_IMAGES
+            )
+            found[name] = segmentation.Subject(label, single["classes"], lambda: "torch")
+    return Subjects(**found)
+
+
+def _predicting(weights: Path, engine: str) -> Subjects:
+    """The heads as predictors have them.
+
+    Of weights, each head sees images as a model with that head alone: labels are computed at the image's own size. A
+    file has one size.
+    """
+    predictor = load_predictor(weights, engine, score_threshold=det.SCORE_THRESHOLD)
+    if not isinstance(predictor, Predictor):
+        raise InputError(f"{weights}: is a model for {predictor.task}, not a joint network; give a joint run's file")
+    found: dict[str, Any] = dict.fromkeys(Subjects._fields)
+    for name in found.keys() & predictor.parts.keys():
+        head = predictor.head(name)
+        if isinstance(head, det.Predictor):
+            found[name] = detection.predictor_subject(head, predictor.network)
+            continue
+        if isinstance(predictor.network, ExportedEngine):
+            label = _labels_of(lambda frame: predictor(frame).areas)
+        else:
+            head.size = None
+            label = _labels_of(head)
+        found[name] = segmentation.Subject(label, head.classes, lambda: predictor.engine)
+    return Subjects(**found)
+
+
+def _labels_of(predict: Callable[[np.ndarray], SegmentationResult]) -> Callable[[Tensor], np.ndarray]:
+    """The function from an image uint8 RGB [3, H, W] to labels uint8 [H, W] by one from frames to results."""
+    return lambda image: predict(image.permute(1, 2, 0).flip(-1).numpy()).labels
+
+
+def score_segmentation(arguments: Namespace, subject: segmentation.Subject, accelerator: Accelerator) -> Scored:
     """Scores the segmentation head on whole images and prints the table.
 
     Arguments:
@@ -42,24 +111,16 @@ def score_segmentation(
     Raises:
         InputError: the data cannot be read, have no labels or other classes.
     """
-    single = head_description(description, "segmentation")
     dataset = open_data(arguments.segmentation, arguments.split_segmentation, classes=arguments.classes)
     if not dataset.has_labelled_pixels():
         raise InputError(f"{arguments.segmentation}: no pixel of split {arguments.split_segmentation} counts")
-    if single["classes"] != dataset.classes:
+    if subject.classes != dataset.classes:
         raise InputError(
-            f"{arguments.weights}: its segmentation head knows other classes ({', '.join(single['classes'][:3])}, …) "
+            f"{arguments.weights}: its segmentation head knows other classes ({', '.join(subject.classes[:3])}, …) "
             f"than the data have ({', '.join(dataset.classes[:3])}, …); --classes names those of one's own data"
         )
-    label = segmentation.model_labels(
-        network.single("segmentation"),
-        mean=single["mean"],
-        std=single["std"],
-        device=accelerator.device,
-        inference=segmentation.WHOLE_IMAGES,
-    )
     evaluation = segmentation.evaluate(
-        label,
+        subject.label,
         dataset,
         accelerator=accelerator,
         workers=arguments.workers,
@@ -73,7 +134,7 @@ def score_segmentation(
         split=arguments.split_segmentation,
         images=len(dataset),
         protocol=segmentation.protocol(segmentation.WHOLE_IMAGES),
-        engine="torch",
+        engine=subject.engine(),
     )
     if accelerator.is_main_process:
         segmentation.print_metrics(evaluation, dataset.classes)
@@ -83,9 +144,7 @@ def score_segmentation(
     return Scored(evaluated, metrics, f"mIoU {evaluation.metrics['miou']:.4f}", parts)
 
 
-def score_detection(
-    arguments: Namespace, network: JointNetwork, description: Mapping[str, Any], accelerator: Accelerator, out: Path
-) -> Scored:
+def score_detection(arguments: Namespace, subject: detection.Subject, accelerator: Accelerator, out: Path) -> Scored:
     """Scores the detection head at its input size and prints the table; Cityscapes' boxes are written into `out`.
 
     Arguments:
@@ -94,9 +153,6 @@ def score_detection(
     Raises:
         InputError: the data cannot be read or have classes that the head does not know.
     """
-    single = head_description(description, "detection")
-    detector = network.single("detection")
-    assert isinstance(detector, det.Detector)
     annotations = images = None
     if arguments.boxes == "cityscapes":
         with accelerator.main_process_first():  # the others find what it wrote
@@ -106,15 +162,14 @@ def score_detection(
         arguments.split_detection,
         annotations=annotations,
         images=images,
-        transform=det.eval_transform(detector.image_size_hw, detector.resize),
-        categories=single["classes"],
+        transform=subject.transform,
+        categories=subject.classes,
     )
     if not det.is_scored(dataset.annotation_file):
         raise InputError(f"{dataset.annotation_file}: has no boxes to score against; tools.split and tools.eval_det do")
     ground_truth = det.load_ground_truth(dataset.annotation_file)
     det.self_check(ground_truth, dataset)
-    find = detection.model_detections(detector, single, accelerator.device)
-    results = detection.evaluate(find, dataset, accelerator=accelerator, workers=arguments.workers)
+    results = detection.evaluate(subject.find, dataset, accelerator=accelerator, workers=arguments.workers)
     coco_eval = det.run_coco_eval(ground_truth, results)
     metrics, per_class = detection.split_metrics(det.coco_metrics(coco_eval))
     evaluated = Evaluated(
@@ -123,8 +178,8 @@ def score_detection(
         data=arguments.detection,
         split=arguments.split_detection,
         images=len(ground_truth.imgs),
-        protocol="COCO boxes by pycocotools, all images of the split",
-        engine="torch",
+        protocol=f"COCO boxes by pycocotools, all images of the split{subject.note}",
+        engine=subject.engine(),
     )
     if accelerator.is_main_process:
         detection.print_metrics(metrics, per_class)
@@ -142,6 +197,7 @@ def finish_joint(out: Path, source: Path, scored: Mapping[str, Scored], *, repor
             "data": str(one.evaluated.data),
             "split": one.evaluated.split,
             "images": one.evaluated.images,
+            "engine": one.evaluated.engine,
             **one.metrics,
         }
     replace_file(out / "metrics.json", lambda part: part.write_text(json.dumps(content, indent=1)))

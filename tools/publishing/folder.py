@@ -18,6 +18,7 @@ from backbone.weights.names import TERMS, is_name
 from backbone.weights.names import terms as terms_of_name
 from tools.io.files import open_folder, replace_file
 from tools.io.model_file import load_description, save_model
+from tools.options import JOINT
 from tools.predicting.models import load, load_model
 from tools.publishing.card import EXAMPLE, FILES, Card, default_name, slug, write_card
 from tools.publishing.metrics import read_metrics
@@ -58,6 +59,11 @@ def publish(
         InputError: something cannot be read, does not belong to the weights, or cannot be written.
     """
     description = load_description(weights)
+    if description["task"] == JOINT:
+        raise InputError(
+            f"{weights}: is a joint network, for which there is no card; publish the single models that tools.split "
+            "makes of it"
+        )
     model = _load(weights, description)
     beside = weights.parent if weights.exists() else None  # weights by name have nothing beside them
     config = _read_config(beside / "config.yaml") if beside is not None else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import det
 from backbone.errors import InputError
-from backbone.inference import normalise
+from backbone.inference import Engine, normalise
 from det.data.transforms import Transform
 from tools.engines.exported import ExportedEngine
 from tools.io.console import console, progress, table
@@ -85,11 +85,19 @@ def open_subject(weights: Path, engine: str | None, device: torch.device, *, nms
     predictor = load(weights, engine or "auto", score_threshold=det.SCORE_THRESHOLD, nms=nms)
     if not isinstance(predictor, det.Predictor):
         raise InputError(f"{weights}: is a model for {predictor.task}, not for detection; give the other run's file")
+    return predictor_subject(predictor, predictor.network)
 
+
+def predictor_subject(predictor: det.Predictor, network: Engine) -> Subject:
+    """A predictor as what is scored.
+
+    Arguments:
+        network: what runs it: its own, or that of the joint network whose head it is.
+    """
     transform = det.eval_transform(predictor.input_size_hw(predictor.image_size_hw), predictor.postprocess.resize)
     note = ""
-    if isinstance(predictor.network, ExportedEngine) and predictor.network.score_threshold is not None:
-        note = f"; the file gives boxes that score above {predictor.network.score_threshold:g}"
+    if isinstance(network, ExportedEngine) and network.score_threshold is not None:
+        note = f"; the file gives boxes that score above {network.score_threshold:g}"
     return Subject(predictor_detections(predictor), transform, predictor.classes, lambda: predictor.engine, note)
 
 

@@ -137,7 +137,7 @@ class AlignedLoss(nn.Module):
             weight = torch.where(counted[..., None], weight, 0.0)
         class_loss = F.binary_cross_entropy_with_logits(logits, score, weight, reduction="sum") / total
 
-        box_losses = IOU_LOSSES[self.box](boxes, wanted_boxes, reduction="none")
+        box_losses = IOU_LOSSES[self.box](boxes, wanted_boxes)
         distance_losses = _distance_losses(offsets, distances_to(wanted_boxes, anchors))
         return {
             "class_loss": class_loss,

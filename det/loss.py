@@ -3,23 +3,19 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import (
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-    sigmoid_focal_loss,
-)
+from torchvision.ops import sigmoid_focal_loss
 
 from backbone.errors import InputError
 from det import boxes
 from det.boxes import RawDetections
+from det.iou_losses import ciou_loss, diou_loss, giou_loss
 from det.matching import Targets, in_crowd, match, without_flat
 from det.options import ANCHOR_LOSSES, BOX_LOSSES
 
 IOU_LOSSES = {
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "giou": giou_loss,
+    "diou": diou_loss,
+    "ciou": ciou_loss,
 }
 MAX_SHIFT = 10.0
 """IoU losses clamp a predicted box to at most so many anchor sides from its anchor, and to 1/62 to 62 times its size.
@@ -101,7 +97,7 @@ class DetectionLoss(nn.Module):
             target_offsets = boxes.encode(target_boxes, anchors)
             box_losses = F.smooth_l1_loss(offsets, target_offsets, reduction="none").sum(dim=-1)
         else:
-            box_losses = IOU_LOSSES[self.box](self._decoded(offsets, anchors), target_boxes, reduction="none")
+            box_losses = IOU_LOSSES[self.box](self._decoded(offsets, anchors), target_boxes)
         box_loss = self.box_weight * torch.where(positive, box_losses, 0.0).sum() / normaliser
 
         labels = targets.labels.gather(1, index)

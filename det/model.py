@@ -63,13 +63,16 @@ class Detector(nn.Module):
         """Leaves one set of predictors, for prediction: `forward` gives its output, the other is dropped.
 
         Arguments:
-            one_to_one: the set whose boxes need no NMS (`nms_iou` None in post-processing), else the other.
+            one_to_one: the set for boxes without NMS (`nms_iou` None in post-processing), which for a pico head without
+                one-to-one predictors is the only one; else the other.
 
         Raises:
-            InputError: there are no one-to-one predictors.
+            InputError: the head has anchors, whose boxes need NMS.
         """
-        if one_to_one or self.one_to_one:
-            self._dual_head().keep(one_to_one=one_to_one)
+        if isinstance(self.head, PicoHead):
+            self.head.keep(one_to_one=one_to_one)
+        elif one_to_one:
+            raise InputError("the boxes of a head with anchors need NMS; train a pico head")
 
     def _dual_head(self) -> PicoHead:
         if not isinstance(self.head, PicoHead) or self.head.one_to_one is None:
@@ -121,8 +124,8 @@ def create(
         padding: of backbone and head: "symmetric", or "same" as TensorFlow pads.
         resize: how images become inputs of `image_size`, for whoever prepares them: "stretch", or "letterbox" (as
             large as fits, centered on gray).
-        one_to_one: a second set of predictors, trained beside the first to give each object one box, so that
-            prediction can do without NMS (`Detector.keep`); the pico heads only.
+        one_to_one: a second set of predictors, trained beside the first to give each object one box, for prediction
+            without NMS (`Detector.keep`); the pico heads only.
 
     Raises:
         InputError: an unknown name, or a number, size or tap that does not fit; the message lists the valid ones.

@@ -46,8 +46,9 @@ class PostProcess:
         background: whether column 0 of the logits is the background (`model.background`); where it is not, "softmax"
             takes its logit as 0.
         score_threshold: only detections with higher scores are kept, 0 to 1.
-        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; with None none is, for
-            one-to-one predictors, and the best scores of all anchors and classes are the detections.
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; with None, for one-to-one
+            predictors, no box is compared with another: the best scores of all cells and classes that no neighboring
+            cell exceeds (`peaks`) are the detections.
         max_per_class: candidates per class that enter NMS, the best first.
         max_detections: detections kept per image.
         resize: how images became inputs, "stretch" or "letterbox" (`model.resize`).
@@ -96,6 +97,8 @@ class PostProcess:
             original_sizes_hw: (height, width) in pixels of each of the N images before it was resized.
         """
         scores = self.scores(raw.class_logits.float())
+        if self.nms_iou is None:
+            scores = peaks(scores, map_sizes(anchors))
         offsets = raw.box_offsets.float()
         detections = []
         for image, original_hw in enumerate(original_sizes_hw):
@@ -263,6 +266,7 @@ class StaticPostProcess(nn.Module):
         self.max_candidates = max_candidates
         self.rounds = rounds
         self.most_overlap = None if nms_iou is None else _not_above(nms_iou)
+        self.map_sizes = map_sizes(anchors) if nms_iou is None else []
         self.placement = boxes.place(image_size_hw, image_size_hw, "stretch")
         self.register_buffer("anchors", anchors, persistent=False)
 
@@ -270,6 +274,8 @@ class StaticPostProcess(nn.Module):
         """Detections from class logits [N, A, K] and box offsets [N, A, 4]."""
         process = self.process
         scores = process.scores(class_logits.float())
+        if self.most_overlap is None:
+            scores = peaks(scores, self.map_sizes)
         num_candidates = self.max_candidates if self.most_overlap is not None else process.max_detections
         num_candidates = min(num_candidates, scores.shape[1] * scores.shape[2])
         values, index = scores.flatten(1).topk(num_candidates)  # [N, C], best first
@@ -304,6 +310,30 @@ class StaticPostProcess(nn.Module):
             labels.gather(1, order),
             kept >= 0,
         )
+
+
+def map_sizes(cells: Tensor) -> list[tuple[int, int]]:
+    """Rows and columns of the maps whose square cells [A, 4], xyxy, come map by map and row by row."""
+    _, counts = (cells[:, 2] - cells[:, 0]).unique_consecutive(return_counts=True)
+    sizes = []
+    for cells_of_map in cells.split(counts.tolist()):
+        rows = int((cells_of_map[:, 0] == cells_of_map[0, 0]).sum())
+        sizes.append((rows, len(cells_of_map) // rows))
+    return sizes
+
+
+def peaks(scores: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Scores [N, A, C] of cells, and 0 where one of the eight cells around has a higher score of the class.
+
+    One-to-one predictors give most objects one box, and a few of them two in adjacent cells; of these the better stays
+    (as CenterNet's heat maps are read, arXiv 1904.07850). `sizes` are the maps' rows and columns, as `map_sizes` gives.
+    """
+    kept = []
+    for part, size in zip(scores.split([rows * columns for rows, columns in sizes], dim=1), sizes, strict=True):
+        grid = part.transpose(1, 2).unflatten(2, size)  # [N, C, rows, columns]
+        highest = F.max_pool2d(grid, 3, stride=1, padding=1)
+        kept.append(torch.where(grid >= highest, grid, 0.0).flatten(2).transpose(1, 2))
+    return torch.cat(kept, dim=1)
 
 
 def _not_above(value: float) -> float:

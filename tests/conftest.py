@@ -1,6 +1,12 @@
 """What several tests share: one small demo world, and random weights that exercise every part of a network."""
 
-import tools  # noqa: F401, I001 - sets what must be set before torch is imported
+import os
+
+# Small tensors on a shared machine: more threads only wait for each other, in processes that tests start, too. This and
+# what `tools` sets must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import tools  # noqa: F401, I001
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,23 +17,28 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tests.builders.chromium import chromium  # noqa: F401 - a fixture
+from tests.builders.processes import together  # noqa: F401 - a fixture
 from tests.builders.skips import pytest_runtest_makereport  # noqa: F401 - a hook
 from tools.engines import choice
 from tools.make_demo_data import make_demo_data
 
 
-FORKING = ("test_survival.py", "test_loading.py", "test_options.py", "test_memory.py")
-"""Their tests train in copies of the test process."""
+FORKING = ("test_survival.py", "test_loading.py", "test_options.py", "test_memory.py", "run/test_faults.py")
+"""Their tests train in copies of the test process, and so do those that use `together`."""
+
+
+def forks(item: pytest.Item) -> bool:
+    return str(item.path).endswith(FORKING) or "together" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: after a torch.export in the same process, autograd refuses to run in its copies."""
-    items.sort(key=lambda item: item.path.name not in FORKING)
+    items.sort(key=lambda item: not forks(item))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Small tensors on a shared machine: more threads only wait for each other."""
+    """Also where a plugin of pytest has imported torch first."""
     torch.set_num_threads(1)
 
 

@@ -5,6 +5,10 @@ has set stays.
 """
 
 import os
+import time
+
+STARTED = time.perf_counter()
+"""When the process began."""
 
 # Idle OpenMP threads that spin make a busy two-core machine several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -35,7 +35,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="count with faster-coco-eval; metrics are equal to 1e-12")
     parser.add_argument("--name", default="taproot", help="the detector's in a file for the server; default: taproot")
     parser.add_argument("--engine", choices=ENGINES, help="what runs the weights; default: torch, or an export's own")
-    parser.add_argument("--no-nms", action="store_true", help="the boxes of one-to-one predictors, as they are")
+    parser.add_argument(
+        "--no-nms",
+        action="store_true",
+        help="of a pico head: the best boxes among neighbors",
+    )
     parser.add_argument("--workers", type=num_workers, default=1, help="loader processes; default: 1")
     arguments = parser.parse_args(argv)
     if arguments.report and arguments.fast:

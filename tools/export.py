@@ -61,7 +61,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--score-threshold", type=float, metavar="X", help="boxes that score above it, 0 to 1; default: 0.001"
     )
     parser.add_argument(
-        "--no-nms", action="store_true", help="of a detector: the boxes of its one-to-one predictors, as they are"
+        "--no-nms",
+        action="store_true",
+        help="of a pico detector: the best boxes among neighbors, none suppressed",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="of onnx; default: 18")
     parser.add_argument("--aoti", action="store_true", help="of torch: compile to machine code for this processor")

@@ -108,7 +108,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="boxes that score above it; default: 0.3"
     )
-    parser.add_argument("--no-nms", action="store_true", help="of a detector: the boxes of its one-to-one predictors")
+    parser.add_argument(
+        "--no-nms",
+        action="store_true",
+        help="of a pico detector: the best boxes among neighbors, none suppressed",
+    )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default: 1")
     parser.add_argument(
         "--workers", type=num_workers, default=2, help="threads that read images, and that write files; default: 2"

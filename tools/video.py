@@ -112,7 +112,9 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         "--batch", type=int, default=1, metavar="N", help="frames of a recording in a call, for GPUs (default: 1)"
     )
     group.add_argument(
-        "--no-nms", action="store_true", help="of a detector: draw the boxes of its one-to-one predictors"
+        "--no-nms",
+        action="store_true",
+        help="of a pico detector: the best boxes among neighbors, none suppressed",
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 

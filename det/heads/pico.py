@@ -5,7 +5,7 @@ for each side of a box, a distribution over its distance from the cell's center,
 of the box at once.
 
 A second set of predictors on the same maps can be trained to give each object one box (consistent dual assignment,
-arXiv 2405.14458), so that nothing has to be suppressed among its boxes.
+arXiv 2405.14458).
 """
 
 from collections.abc import Sequence
@@ -162,9 +162,8 @@ class PicoHead(nn.Module):
         return DualDetections(self._one_to_many(maps), self.one_to_one([x.detach() for x in maps]))
 
     def keep(self, *, one_to_one: bool) -> None:
-        """Drops one set of predictors; `forward` gives the output of the other."""
-        if one_to_one:
-            assert self.one_to_one is not None
+        """Drops one set of predictors, where there are two; `forward` gives the output of the other."""
+        if one_to_one and self.one_to_one is not None:
             self._take(self.one_to_one)
         self.one_to_one = None
 

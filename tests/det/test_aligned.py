@@ -166,7 +166,7 @@ def test_no_batch_gives_a_loss_that_is_not_finite(model):
 def test_the_loss_compiles_as_one_graph_and_does_not_wait_for_the_device(model):
     raw, targets = random_raw(model, 2), targets_of([CROSSING, NOTHING])
     expected = AlignedLoss()(raw, model.anchors, targets)
-    compiled = torch.compile(AlignedLoss(), fullgraph=True, backend="eager")(raw, model.anchors, targets)
+    compiled = torch.compile(AlignedLoss(), fullgraph=True, backend="aot_eager")(raw, model.anchors, targets)
     for name, loss in expected.items():
         torch.testing.assert_close(compiled[name], loss)
 

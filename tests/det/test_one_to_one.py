@@ -1,5 +1,7 @@
 """One-to-one predictors: how they are trained beside the others, and boxes without suppression."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -53,13 +55,18 @@ def test_each_set_of_predictors_can_be_left_alone(model, batch):
                 assert torch.equal(part, want)
 
 
-def test_a_head_without_them_is_told_so():
+def test_a_head_without_them_is_taken_as_it_is_or_told_so():
     plain = make()
-    plain.keep(one_to_one=False)
+    before = copy.deepcopy(plain.state_dict())
+    for one_to_one in (False, True):
+        plain.keep(one_to_one=one_to_one)
+        assert plain.state_dict().keys() == before.keys()
+    anchored = det.create("ssdlite", backbone="mobilenet_v3_small", width=0.35, num_classes=3, image_size=SIZE_HW)
+    anchored.keep(one_to_one=False)
+    with pytest.raises(InputError, match="boxes of a head with anchors need NMS; train a pico head"):
+        anchored.keep(one_to_one=True)
     with pytest.raises(InputError, match=r"no one-to-one predictors; train a pico head with model\.one_to_one=true"):
-        plain.keep(one_to_one=True)
-    with pytest.raises(InputError, match="head ssdlite has no one-to-one predictors; choose one of pico96, pico128"):
-        det.create("ssdlite", backbone="mobilenet_v3_small", one_to_one=True)
+        plain(torch.zeros(1, 3, *SIZE_HW), both=True)
 
 
 def test_the_loss_is_that_of_both_sets_in_changing_shares(model, batch):
@@ -96,13 +103,16 @@ def test_the_loss_compiles_once_for_all_shares(model, batch):
     assert counter.frame_count == 1
 
 
-def without_suppression(logits, boxes, threshold, most):
+def without_suppression(logits, cells, boxes, threshold, most):
     """The detections of one image in plain loops: (score, label, box)."""
+    scores = logits.sigmoid()
+    strides = cells[:, 2] - cells[:, 0]
     found = []
-    for cell, row in enumerate(logits):
-        for label, logit in enumerate(row):
-            score = logit.sigmoid().item()
-            if score > threshold:
+    for cell, row in enumerate(scores.tolist()):
+        # Itself and those of the same stride that touch it, by a side or a corner.
+        around = (strides == strides[cell]) & ((cells - cells[cell]).abs() <= strides[cell]).all(dim=1)
+        for label, score in enumerate(row):
+            if score > threshold and score >= scores[around, label].max():
                 found.append((score, label, boxes[cell].tolist()))
     return sorted(found, reverse=True)[:most]
 
@@ -118,7 +128,7 @@ def test_without_nms_the_best_scores_are_the_detections(threshold, most):
     static = det.StaticPostProcess(model.anchors, SIZE_HW, max_detections=most, **settings)(*raw)
     assert static.scores.shape == (3, most)
     for image in range(3):
-        expected = without_suppression(raw.class_logits[image], boxes[image], threshold, most)
+        expected = without_suppression(raw.class_logits[image], model.anchors, boxes[image], threshold, most)
         assert len(found[image].scores) == len(expected) > 10
         assert found[image].labels.tolist() == [label for _, label, _ in expected]
         torch.testing.assert_close(found[image].scores, torch.tensor([score for score, _, _ in expected]))

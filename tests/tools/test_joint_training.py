@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +17,7 @@ import det
 from backbone.errors import InputError
 from backbone.inference import normalise
 from seg.loss import LOSSES
-from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
+from tests.builders.runs import assert_equal, command, interrupted, log_of
 from tools import convert_annotations, eval_det, eval_joint, eval_seg, split, train_joint, train_seg
 from tools.io import model_file
 from tools.joint import weights
@@ -170,27 +167,21 @@ def test_a_head_of_weight_0_keeps_every_output_while_another_is_added(parts, wor
     assert description["heads"]["segmentation"]["classes"] == model_file.load_description(source)["classes"]
 
 
-def test_two_processes_train_and_score_like_one(trained, world, tmp_path):
+def test_two_processes_train_and_score_like_one(trained, world, tmp_path, together):
     """Five images do not divide by two: each must count exactly once. Both kinds of step are trained."""
     data = ["--segmentation", str(world / "cityscapes"), "--detection", str(world / "coco")]
     scored = ["--weights", str(trained / "best.safetensors"), *data, "--workers", "0"]
     assert eval_joint.main([*scored, "--out", str(tmp_path / "one")]) == 0
     few = ["run.steps=2", "run.batch=8"]
-    together = [*few, *BOTH_SIZES, "run.batch=16", "run.accumulate=2"]
-    code = [
-        "from tools import eval_joint, train_joint",
-        f"eval_joint.main({[*scored, '--out', str(tmp_path / 'two')]})",
-        f"train_joint.main({[*command('joint', world, tmp_path / 'apart')[1], *few]})",
-        f"train_joint.main({[*command('joint', world, tmp_path / 'same')[1], *together]})",
-    ]
-    (tmp_path / "all.py").write_text("\n".join(code))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [*torchrun, str(tmp_path / "all.py")], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.count("2 processes") == 2
+    in_parts = [*few, *BOTH_SIZES, "run.batch=16", "run.accumulate=2"]
+    train = [command("joint", world, tmp_path / name)[1] for name in ("apart", "same")]
+
+    def all_of_them():
+        assert eval_joint.main([*scored, "--out", str(tmp_path / "two")]) == 0
+        assert train_joint.main([*train[0], *few]) == 0
+        assert train_joint.main([*train[1], *in_parts]) == 0
+
+    assert together(2, all_of_them).count("2 processes") == 2
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one == two
     for name in ("apart", "same"):

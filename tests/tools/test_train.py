@@ -198,8 +198,7 @@ def test_what_is_kept_is_the_average_and_scores_as_the_run_said(world, tmp_path,
         assert not torch.equal(kept.get_tensor("head.gate.weight"), raw["head.gate.weight"])
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
+def test_two_processes_train_and_score_like_one(finished, world, tmp_path, together):
     """Five images do not divide by two: each must count exactly once."""
     weights, data = str(finished["seg"] / "best.safetensors"), str(world / "cityscapes")
     arguments = ["--weights", weights, "--data", data, "--workers", "0"]
@@ -215,17 +214,15 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     for name, (tool, *line) in lines.items():
         assert tool.main([*line, "--out", str(tmp_path / "one" / name)]) == 0
     shutil.rmtree(tmp_path / "files")
-    code = ["from tools import eval_det, eval_seg, train_seg"]
-    for name, (tool, *line) in lines.items():
-        code.append(f"{tool.__name__.split('.')[1]}.main({[*line, '--out', str(tmp_path / 'two' / name)]})")
-    code.append(f"train_seg.main({[*command('seg', world, tmp_path / 'run')[1], 'run.steps=2']})")
-    (tmp_path / "all.py").write_text("\n".join(code))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    line = [*torchrun, str(tmp_path / "all.py")]
-    run = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "2 processes" in run.stdout and run.stdout.count("on 5 images") == 4  # not two, each alone
+    train, own = command("seg", world, tmp_path / "run")
+
+    def all_of_them():
+        for name, (tool, *line) in lines.items():
+            assert tool.main([*line, "--out", str(tmp_path / "two" / name)]) == 0
+        assert train([*own, "run.steps=2"]) == 0
+
+    said = together(2, all_of_them)
+    assert "2 processes" in said and said.count("on 5 images") == 4  # not two, each alone
     for name in lines:
         for path in (tmp_path / "one" / name).iterdir():  # metrics.json, report.html
             assert path.read_text() == (tmp_path / "two" / name / path.name).read_text()
@@ -233,6 +230,10 @@ def test_two_processes_train_and_score_like_one(finished, world, tmp_path):
     assert whole["cityscapes"]["miiou"] >= 0 and "windows of 64x100" in slid["protocol"]
     assert_official(whole["cityscapes"], Cityscapes(world / "cityscapes", "val"), tmp_path / "files")
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
+    trained = tmp_path / "run" / "best.safetensors"  # the statistics of all processes' norms are those on disk
+    assert eval_seg.main(["--weights", str(trained), "--data", data, "--workers", "0"]) == 0
+    score = json.loads((tmp_path / "run" / "metrics.json").read_text())["miou"]
+    assert score == model_file.load_description(trained)["metrics"]["miou"]
 
 
 KILLER = """
@@ -268,6 +269,20 @@ def test_processes_that_torchrun_starts_again_go_on_by_themselves(world, tmp_pat
     assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 6
     steps = [line.split(",")[0] for line in (tmp_path / "run" / "log.csv").read_text().splitlines() if ",loss," in line]
     assert steps == ["2", "4", "6"]
+
+
+def test_processes_of_a_host_on_which_none_had_died_go_on_too(world, tmp_path, together):
+    main, arguments = command("seg", world, tmp_path / "run")
+    arguments = [*arguments, "run.steps=2", "run.samples=0"]
+
+    def start_twice():
+        assert main(arguments) == 0
+        # As torchrun counts, on a host each.
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = os.environ["RANK"]
+        assert main(arguments) == 0
+
+    assert together(2, start_twice).count("2 processes") == 2
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "cityscapes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.ops import box_iou
 
 from backbone.inference import normalise
@@ -174,7 +175,8 @@ class _Boxes:
 
     Rounding decides which of two equal boxes stays, and whether one does that overlaps another by just the threshold.
     So each box of the file must be one of the model's, none may overlap a better one of its class, and each of the
-    model's that is missing must have a reason: it overlaps a better one in the file, or its score is too low.
+    model's that is missing must have a reason: it overlaps a better one in the file, or its score is too low. Without
+    NMS no cell around may have a better score of the class, and rounding decides between equal ones.
     """
 
     def __init__(self, model: Detector, description: Mapping[str, Any]) -> None:
@@ -214,8 +216,13 @@ class _Boxes:
             in_file = _Found(*(part[there] for part in in_file))
             self.boxes += len(ours.scores)
             self.rounded += int((~_same(ours, in_file).any(1)).sum())
-            self.wrong += self._unlike(in_file, boxes[image], scores[image])
-            self.wrong += self._missing(in_file, boxes[image], scores[image], full)
+            possible = needed = scores[image]
+            if self.process.map_sizes:
+                around = _highest_around(scores[image], self.process.map_sizes)
+                possible = torch.where(scores[image] >= around - EDGE, scores[image], 0.0)
+                needed = torch.where(scores[image] > around + EDGE, scores[image], 0.0)
+            self.wrong += self._unlike(in_file, boxes[image], possible)
+            self.wrong += self._missing(in_file, boxes[image], needed, full)
 
     def _unlike(self, in_file: _Found, boxes: Tensor, scores: Tensor) -> int:
         """How many boxes of the file are none of the model's [A, 4], overlap a better one, or are out of order."""
@@ -271,6 +278,15 @@ class _Boxes:
             f"{self.box_difference:.1e} pixels, of scores {self.score_difference:.1e}"
         )
         return Comparison(figures, summary, fault)
+
+
+def _highest_around(scores: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """The best score of a class among the up to eight cells around each of the maps' cells, [A, C] -> [A, C]."""
+    best = []
+    for part, size in zip(scores.split([rows * columns for rows, columns in sizes]), sizes, strict=True):
+        windows = functional.unfold(part.T.unflatten(1, size)[:, None], 3, padding=1)  # [C, 9, cells], 0 outside
+        best.append(torch.cat([windows[:, :4], windows[:, 5:]], dim=1).amax(dim=1).T)
+    return torch.cat(best)
 
 
 def _same(one: _Found, other: _Found) -> Tensor:

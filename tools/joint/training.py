@@ -6,6 +6,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -22,9 +23,11 @@ from tools.joint.network import OF_THE_BODY, SINGLE_ONLY, JointNetwork, create
 from tools.run import detection, segmentation
 from tools.run.config import DetConfig, DetData, DetModel, JointConfig, SegConfig, SegData, SegModel
 from tools.run.loading import check_damage, damage_limit
+from tools.run.samples import draw_detection, draw_segmentation
 from tools.run.task import Task
-from tools.scoring.detection import SCORE_OF_LOSS
+from tools.scoring.detection import SCORE_OF_LOSS, model_detections
 from tools.scoring.detection import evaluate_model as evaluate_detector
+from tools.scoring.segmentation import WHOLE_IMAGES, model_labels
 from tools.scoring.segmentation import evaluate_model as evaluate_segmenter
 
 METRIC = {"segmentation": "miou", "detection": "AP"}
@@ -135,12 +138,25 @@ def make_task(config: JointConfig, accelerator: Accelerator) -> Task:
             metrics |= det.evaluate(ground_truth, results, fast=det.has_fast())
         return {SCORE: combined(metrics, config.best)} | metrics
 
+    val_set = JointDataset(val_sets, batches)
+
+    def draw(model: nn.Module, number: int) -> np.ndarray:
+        """What the head finds whose truth the image has."""
+        assert isinstance(model, JointNetwork)
+        dataset, own = val_set.locate(number)
+        if isinstance(dataset, SegDataset):
+            one = model.single("segmentation")
+            label = model_labels(one, mean=mean, std=std, device=accelerator.device, inference=WHOLE_IMAGES)
+            return draw_segmentation(label, dataset, own)
+        described = weights.head_description(description, "detection")
+        return draw_detection(model_detections(model.single("detection"), described, accelerator.device), dataset, own)
+
     classes = {name: tables[name]["classes"] for name in tables}
     return Task(
         model=network,
         load_weights=lambda sources: weights.load_initial(network, classes, sources),
         train_set=JointDataset(train_sets, batches),
-        val_set=JointDataset(val_sets, batches),
+        val_set=val_set,
         collate=collate,
         loss=loss,
         evaluate=evaluate,
@@ -148,6 +164,7 @@ def make_task(config: JointConfig, accelerator: Accelerator) -> Task:
         description=description,
         next_command="tools.eval_joint" + next_options(config, learning),
         notes=tuple(notes),
+        draw=draw,
         before_step=comparison.before_step,
         measured=comparison.measured,
     )

@@ -27,7 +27,7 @@ PACKAGES = {"segmentation": seg, "detection": det}
 Predictor = seg.Predictor | det.Predictor | joint.Predictor
 PUBLISHED_FILE = "model.safetensors"
 """The weights in a folder for the hub."""
-NO_NMS_OF_JOINT = "a joint network has no one-to-one predictors; leave --no-nms out"
+NO_NMS_OF_JOINT = "the boxes of a joint network are taken with NMS; leave --no-nms out"
 
 
 def load_model(path: str | Path, *, task: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -92,7 +92,7 @@ def keep_predictors(
         The description; its `nms_iou` is None where there is no suppression.
 
     Raises:
-        InputError: the detector, or a joint network, has no one-to-one predictors.
+        InputError: the boxes of a head with anchors, or of a joint network, need NMS.
     """
     if not nms and isinstance(model, JointNetwork):
         raise InputError(f"{source}: {NO_NMS_OF_JOINT}")

@@ -654,7 +654,7 @@ class Arguments(NamedTuple, Generic[Config]):
     extend: bool  # where run.steps has grown
     find_lr: bool  # a learning-rate range test instead of a training
     replay: bool  # only the step after last.pt, to find what is not finite in it
-    dry_run: bool  # two steps and an evaluation, to estimate what the whole takes
+    dry_run: bool  # the first steps and an evaluation, to estimate what the whole takes
 
 
 def parse_arguments(
@@ -689,7 +689,7 @@ def parse_arguments(
     how.add_argument(
         "--dry-run",
         action="store_true",
-        help="two steps and one evaluation in a temporary folder, to estimate the whole run's time, memory and disk",
+        help="the first steps and an evaluation in a temporary folder, to estimate the whole run's time, memory, disk",
     )
     parser.add_argument("--extend", action="store_true", help="with --resume: go on to a larger run.steps")
     parser.add_argument("--print-config", action="store_true", help="print the merged config and stop")

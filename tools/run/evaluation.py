@@ -39,6 +39,7 @@ def evaluate_and_keep_best(task: Task, run: Run, state: TrainingState, log: Log 
         InputError: what the evaluation raises; a file cannot be written for another reason than a full disk. The state
             then says that no evaluation was.
     """
+    state.share_statistics()
     with told_in_one_line(state.config.data.workers):  # here, so that what was learned is saved
         scores = task.evaluate(state.kept.eval())
     if log is not None:

@@ -14,10 +14,11 @@ from det.predictor import DetectionResult
 from seg.data.dataset import SegDataset
 from seg.predictor import SegmentationResult
 from tools.io.files import replace_file
+from tools.joint.data import JointDataset
 from tools.run.config import Run
 from tools.run.disk import Disk
 from tools.run.log import Log
-from tools.run.task import Task, image_path
+from tools.run.task import Task, TaskDataset, image_path
 from tools.scoring.detection import Find
 from tools.streams.overlay import WIDEST, with_legend
 
@@ -29,8 +30,15 @@ JPEG_QUALITY = 90
 
 
 def chosen(count: int, samples: int) -> list[int]:
-    """Which of `count` validation images are drawn: `samples` of them, evenly spread."""
+    """Which of `count` images are drawn: `samples` of them, evenly spread."""
     return sorted({round(number) for number in np.linspace(0, count - 1, min(samples, count))})
+
+
+def drawn(dataset: TaskDataset, samples: int) -> list[int]:
+    """The numbers of the images of a data set that are drawn; of a joint one's parts, the same number of each."""
+    parts = list(dataset.ranges.values()) if isinstance(dataset, JointDataset) else [range(len(dataset))]
+    shares = [len(range(position, samples, len(parts))) for position in range(len(parts))]
+    return [own[number] for own, share in zip(parts, shares, strict=True) for number in chosen(len(own), share)]
 
 
 def write_samples(task: Task, run: Run, model: nn.Module, step: int, log: Log, disk: Disk) -> None:
@@ -44,7 +52,7 @@ def write_samples(task: Task, run: Run, model: nn.Module, step: int, log: Log, d
     if task.draw is None:
         return
     pictures = {}
-    for position, number in enumerate(chosen(len(task.val_set), run.samples)):
+    for position, number in enumerate(drawn(task.val_set, run.samples)):
         name = f"{position}_{image_path(task.val_set, number).stem}"
         picture = task.draw(model, number)
         path = Path(run.out) / "samples" / name / f"{step:07d}.jpg"

@@ -103,6 +103,12 @@ class TrainingState:
             for module in self.frozen:
                 module.zero_grad()
 
+    def share_statistics(self) -> None:
+        """Gives every process the norm statistics that the main one keeps; each has seen other images."""
+        if self.guard.accelerator.num_processes > 1:
+            for buffer in self.kept.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def num_bytes_on_disk(self) -> int:
         """About what the run's files take: two states and one being written, the best weights and those kept."""
         weights = sum(value.nbytes for value in self.model.state_dict().values())

@@ -1,10 +1,7 @@
 """Training with a teacher: what it changes, what it leaves alone, how the run goes on, and what is refused."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from backbone import InputError
 from backbone.inference import normalise
-from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
+from tests.builders.runs import assert_equal, command, interrupted, log_of
 from tools.io import model_file
 from tools.predicting.models import load_model
 from tools.run import checkpoint, detection, segmentation
@@ -201,12 +198,7 @@ def test_a_dry_run_says_what_the_teacher_takes(finished, world, tmp_path, capsys
     assert line.endswith(" % of a step's time") and 0 < int(line.split()[1]) < 100
 
 
-@pytest.mark.slow
-def test_two_processes_learn_from_a_teacher_each(finished, world, tmp_path):
-    _, arguments = teach(finished, world, tmp_path / "run", "seg")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    line = [*torchrun, "-m", "tools.train_seg", *arguments, "run.steps=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "2 processes" in run.stdout and rows(tmp_path / "run")[2, "distill_loss"] > 0
+def test_two_processes_learn_from_a_teacher_each(finished, world, tmp_path, together):
+    main, arguments = teach(finished, world, tmp_path / "run", "seg")
+    said = together(2, lambda: main([*arguments, "run.steps=2"]))
+    assert "2 processes" in said and rows(tmp_path / "run")[2, "distill_loss"] > 0

@@ -5,22 +5,28 @@ import math
 import os
 import pickle
 import re
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import det
 from backbone import InputError
 from seg.loss import LOSSES
-from tests.builders.runs import ROOT, assert_equal, command, log_of
+from tests.builders.runs import ROOT, assert_equal, command, in_own_process, log_of
 from tools.io import console, model_file
 from tools.run import checkpoint, detection, segmentation
-from tools.run.disk import NOT_WRITTEN
+from tools.run.config import SegConfig
+from tools.run.disk import NOT_WRITTEN, Disk
 from tools.run.guard import IN_A_ROW, NON_FINITE
+from tools.run.log import Log
 
 DAMAGES = {
     "cut short": lambda whole: whole[:1000],
@@ -139,76 +145,67 @@ def test_anchors_are_those_of_the_size_drawn(world, tmp_path, monkeypatch, size,
     assert len({cells for cells, _, _ in seen}) == min(len(sizes), 3)
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import torch
-from torch import nn
-from tools import train_seg
-from tools.io import console, model_file
-from tools.run import checkpoint
-from tools.run.config import SegConfig
-from tools.run.disk import NOT_WRITTEN, Disk
-from tools.run.log import Log
-
-what, path, largest, arguments = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-model = nn.Linear(400, 400)  # 640 kB
-
-def write_log():
+def write_log(folder: Path) -> int:
     disk = Disk()
-    log = Log(path, SegConfig(), 0, disk)
+    log = Log(folder, SegConfig(), 0, disk)
     for step in range(2000):
         log.write(step, {"loss": 1.0})
     log.close()
     print(disk.summary())
     return NOT_WRITTEN
 
-writers = {
-    "weights": lambda: model_file.save_model(path, model, {}),
-    "state": lambda: checkpoint.save_state(path, {"model": model.state_dict()}),
-    "log": write_log,
-    "run": lambda: train_seg.main(arguments),
-}
-resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-console.run(writers[what])
-"""
+
+def on_a_full_disk(largest: int, write: Callable[[], int | None], folder: Path) -> tuple[int, str]:
+    """The exit code and the output of a copy of this process in which no file can be larger than so many bytes."""
+    printed = folder.with_suffix(".txt")
+
+    def run() -> int:
+        with printed.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+            try:
+                console.run(write)
+            except SystemExit as stop:
+                assert isinstance(stop.code, int)
+                return stop.code
+        return 99
+
+    code = in_own_process(run)
+    said = printed.read_text()
+    assert "Traceback" not in said, said[-2000:]
+    return code, said
 
 
-def on_a_full_disk(what: str, path: Path, largest: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """How a writer ends where no file can be larger than so many bytes; without a traceback."""
-    line = [sys.executable, "-c", FULL_DISK, what, str(path), str(largest), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(line, cwd=path.parent, env=environment, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in run.stdout + run.stderr, run.stderr[-2000:]
-    return run
+def save_weights(path: Path) -> None:
+    model_file.save_model(path, nn.Linear(400, 400), {})  # 640 kB
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["weights", "state"])
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, what):
-    path = tmp_path / "file"
+def save_state(path: Path) -> None:
+    checkpoint.save_state(path, {"model": nn.Linear(400, 400).state_dict()})
+
+
+@pytest.mark.parametrize("save", [save_weights, save_state])
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, save):
+    path = tmp_path / "folder" / "file"
+    path.parent.mkdir()
     path.write_text("old")
-    run = on_a_full_disk(what, path, 100_000)
-    assert run.returncode == 2 and run.stderr.startswith(f"error: {path}: cannot be written (")
-    assert run.stderr.count("\n") == 1
-    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    code, said = on_a_full_disk(100_000, lambda: save(path), path.parent)
+    assert code == 2 and said.startswith(f"error: {path}: cannot be written (") and said.count("\n") == 1
+    assert path.read_text() == "old" and [entry.name for entry in path.parent.iterdir()] == ["file"]
 
 
-@pytest.mark.slow
 def test_a_log_on_a_full_disk_has_whole_rows_and_says_what_it_lacks(tmp_path):
-    run = on_a_full_disk("log", tmp_path / "log", 20_000)
-    assert run.returncode == NOT_WRITTEN and "lacks the newest events, log.csv" in run.stdout, run.stdout
+    code, said = on_a_full_disk(20_000, lambda: write_log(tmp_path / "log"), tmp_path / "log")
+    assert code == NOT_WRITTEN and "lacks the newest events, log.csv" in said, said
     rows = (tmp_path / "log" / "log.csv").read_text().splitlines()
     assert len(rows) > 1000 and rows[-1] == f"{len(rows) - 2},loss,1"
 
 
-@pytest.mark.slow
 def test_a_run_on_a_full_disk_goes_on_and_says_at_the_end_what_it_lacks(world, tmp_path):
-    _, arguments = command("seg", world, tmp_path / "run")
-    run = on_a_full_disk("run", tmp_path / "run", 100_000, *arguments)
-    assert run.returncode == NOT_WRITTEN and not run.stderr
+    main, arguments = command("seg", world, tmp_path / "run")
+    code, said = on_a_full_disk(100_000, lambda: main(arguments), tmp_path / "run")
+    assert code == NOT_WRITTEN and "error" not in said.replace("error: the disk was full", "")
     # TensorBoard's events hold pictures, so they do not fit either.
-    assert "lacks the newest best.safetensors, events, last.pt; free space, then --resume" in run.stdout
+    assert "lacks the newest best.safetensors, events, last.pt; free space, then --resume" in said
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {"last.pt", "best.safetensors", ".last.pt.part"}
 
 
@@ -307,8 +304,10 @@ def test_the_command_line_turns_bad_input_into_one_line_and_exit_code_2(tmp_path
 ONE_OF_TWO_IS_NOT_FINITE = """
 import os, sys
 from pathlib import Path
+from backbone import InputError
 from seg.loss import LOSSES
 from tools import train_seg
+from tools.io.console import run
 
 honest, process = LOSSES["cross_entropy"], os.environ["RANK"]
 steps = []
@@ -320,21 +319,31 @@ def fail(logits, labels, **settings):
 LOSSES["cross_entropy"] = fail
 code = train_seg.main(sys.argv[2:])
 Path(sys.argv[1], f"{process}.txt").write_text(f"{code} {len(steps)}")
+
+def end(logits, labels, **settings):
+    if process == "1":
+        raise InputError("street.png: the image is damaged")
+    return honest(logits, labels, **settings)
+
+LOSSES["cross_entropy"] = end
+run(lambda: train_seg.main([*sys.argv[2:], f"run.out={sys.argv[1]}/second"]))
 """
 
 
 @pytest.mark.slow
-def test_processes_end_together_where_the_loss_of_one_is_not_finite(world, tmp_path):
+def test_processes_end_together_where_the_loss_of_one_is_not_finite_or_its_image_damaged(world, tmp_path):
     (tmp_path / "all.py").write_text(ONE_OF_TWO_IS_NOT_FINITE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     line = [*torchrun, str(tmp_path / "all.py"), str(tmp_path), *command("seg", world, tmp_path / "run")[1]]
     run = subprocess.run([*line, "run.save_every=1"], env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.returncode == 1, run.stderr[-3000:]  # torchrun's, where a process ends with another code than 0
     assert [(tmp_path / f"{process}.txt").read_text() for process in (0, 1)] == [f"{NON_FINITE} 4"] * 2
     assert run.stdout.count("step 4: the loss is inf in process 1 (cross_entropy_loss inf)") == 1
     state = checkpoint.load_state(tmp_path / "run" / "last.pt")
     assert state["step"] == 1 and state["suspect"] == [1, 2]
+    assert run.stderr.count("error: street.png: the image is damaged") == 1
+    assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: 2", run.stderr)
 
 
 @pytest.mark.parametrize(

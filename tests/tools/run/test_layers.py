@@ -1,10 +1,7 @@
 """Frozen layers keep every value, thaw with a warm-up, and a run that froze some resumes to the bit."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,12 @@ from safetensors.torch import load_file
 
 import seg
 from backbone import InputError
-from tests.builders.runs import ROOT, assert_equal, command, interrupted, log_of
+from tests.builders.runs import assert_equal, command, interrupted, log_of
 from tools.run import checkpoint
 from tools.run.config import Optim, Run
 from tools.run.layers import Layers, frozen_modules, split_layers
 from tools.run.optimizer import make_optimizer, set_rates
+from tools.run.state import TrainingState
 
 THAW = ["run.freeze=3", "run.freeze_steps=3", "optim.backbone_lr=0.5", "optim.clip=1", "optim.ema=0.5"]
 
@@ -114,30 +112,18 @@ def test_a_run_that_goes_on_needs_its_weights_no_more(finished, world, tmp_path)
         main([*arguments, "optim.lr=0.5", "--resume"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [["run.freeze=body"], THAW])
-def test_two_processes_agree_on_every_weight(finished, world, tmp_path, options):
+def test_two_processes_agree_on_every_weight(finished, world, tmp_path, monkeypatch, options, together):
     """Gradients that one process keeps to itself would show as weights that differ."""
-    _, arguments = start(finished, world, tmp_path / "run", *options)
-    (tmp_path / "both.py").write_text(
-        f"""
-import tools
-import torch
-from tools import train_seg
-from tools.run.state import TrainingState
+    main, arguments = start(finished, world, tmp_path / "run", *options)
+    states, save = [], TrainingState.save
+    monkeypatch.setattr(TrainingState, "save", lambda state, disk: (states.append(state), save(state, disk)))
 
-states, save = [], TrainingState.save
-TrainingState.save = lambda state, disk: (states.append(state), save(state, disk))
-assert train_seg.main({arguments}) == 0
-weights = torch.cat([value.flatten() for value in states[-1].model.parameters()])
-other = weights.clone()
-torch.distributed.broadcast(other, 0)
-assert torch.equal(weights, other)
-"""
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    line = [*torchrun, str(tmp_path / "both.py")]
-    run = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "2 processes" in run.stdout
+    def train():
+        assert main(arguments) == 0
+        weights = torch.cat([value.flatten() for value in states[-1].model.parameters()])
+        other = weights.clone()
+        torch.distributed.broadcast(other, 0)
+        assert torch.equal(weights, other)
+
+    assert "2 processes" in together(2, train)

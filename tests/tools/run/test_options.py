@@ -1,6 +1,5 @@
 """Options of long runs: accumulated gradients, patience, the best evaluations kept and averaged, threads."""
 
-import re
 import signal
 
 import pytest
@@ -30,6 +29,8 @@ def test_parts_share_a_batch_among_them():
     for batch in (4, 6):
         with pytest.raises(InputError, match=r"run\.batch \d must be a multiple of run\.accumulate 2, times 2 proc"):
             check_batch(Run(batch=batch, accumulate=2), 2)
+    with pytest.raises(InputError, match="gives each process one image, and batch norm needs at least two"):
+        check_batch(Run(batch=2), 2)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch):
@@ -148,17 +149,3 @@ def test_threads_are_as_asked_for(world, tmp_path):
         return code or torch.get_num_threads()
 
     assert in_own_process(run) == 2
-
-
-@pytest.mark.parametrize("task", ["seg", "det"])
-def test_a_dry_run_estimates_and_leaves_nothing(world, tmp_path, capsys, task):
-    main, arguments = command(task, world, tmp_path / "run")
-    own = ["run.steps=1000", "run.eval_every=300", "run.save_every=200", "run.keep_best=3", "data.workers=1"]
-    assert main([*arguments, *own, "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(
-        r"time: about \d+ (min|h .*|s) for 1000 steps of [\d.]+ s, 4 evaluations of .* 5 checkpoints", said
-    )
-    assert re.search(r"memory: \d\.\d GB in each training process, up to \d\.\d GB in each of 1 loader workers", said)
-    assert re.search(r"disk: \d+ MB \(\d+ MB a state", said) and "done:" not in said
-    assert not (tmp_path / "run").exists()

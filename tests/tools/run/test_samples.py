@@ -8,11 +8,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import det
 from tests.builders.runs import assert_equal, command, interrupted
+from tools.joint.data import JointDataset
 from tools.run import checkpoint
 from tools.run.config import Run
 from tools.run.disk import Disk
 from tools.run.log import Log
-from tools.run.samples import chosen, draw_detection, draw_segmentation, write_samples
+from tools.run.samples import chosen, draw_detection, draw_segmentation, drawn, write_samples
 from tools.run.task import Task
 
 
@@ -23,6 +24,25 @@ def pictures(folder):
 def test_the_same_images_are_drawn_each_time_evenly_spread():
     assert chosen(500, 4) == [0, 166, 333, 499]
     assert chosen(3, 8) == [0, 1, 2] and chosen(9, 1) == [0] and chosen(9, 0) == []
+
+
+def test_of_a_joint_data_set_each_part_has_its_share():
+    joint = JointDataset({"segmentation": range(500), "detection": range(10)}, {})
+    assert drawn(joint, 4) == [0, 499, 500, 509] and drawn(joint, 3) == [0, 499, 500]
+    assert drawn(joint, 1) == [0] and drawn(range(9), 2) == [0, 8]
+
+
+def test_a_joint_network_draws_what_the_head_finds_that_has_the_truth(world, tmp_path):
+    main, arguments = command("joint", world, tmp_path / "run")
+    assert main([*arguments, "run.steps=1", "run.samples=2"]) == 0
+    found = {name.split("/")[1]: cv2.imread(str(tmp_path / "run" / name)) for name in pictures(tmp_path / "run")}
+    (street, labels), (scene, boxes) = found.items()
+    assert street.startswith("0_") and street.endswith("_leftImg8bit") and scene.startswith("1_")
+    image = cv2.imread(str(world / "coco" / "val2017" / f"{scene[2:]}.jpg"))
+    height, width = image.shape[:2]
+    near = np.abs(boxes[:height, :width].astype(int) - image).max(2) < 40  # JPEG twice
+    assert 0.5 < near.mean() < 1  # boxes are drawn on the image, labels would cover it
+    assert labels.shape[0] > 2 * height  # one above the other, and a legend
 
 
 @pytest.mark.parametrize("task", ["seg", "det"])

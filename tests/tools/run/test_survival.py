@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -113,10 +114,23 @@ def test_a_run_that_was_killed_at_every_turn_ends_as_if_it_had_not_been(
     assert not list((tmp_path / "run").glob(".*"))  # neither half-written files nor the lock
 
 
-def test_saving_that_is_killed_at_any_moment_leaves_a_whole_state(tmp_path):
+@pytest.fixture(params=["disk", "memory"])
+def other_folder(request, tmp_path):
+    """A folder beside other temporary files, and one on another filesystem."""
+    if request.param == "disk":
+        yield tmp_path
+        return
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        pytest.skip("this system has no /dev/shm, a filesystem apart from that of temporary files")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def test_saving_that_is_killed_at_any_moment_leaves_a_whole_state(other_folder):
     rng = random.Random(0)
     reached = 0
-    path = tmp_path / "last.pt"
+    path = other_folder / "last.pt"
     for _ in range(20):
         begun, begins = os.pipe()
         child = os.fork()
@@ -131,15 +145,15 @@ def test_saving_that_is_killed_at_any_moment_leaves_a_whole_state(tmp_path):
         time.sleep(0.01 * rng.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        saved = checkpoint.load_newest(tmp_path)
+        saved = checkpoint.load_newest(other_folder)
         assert saved.state["step"] > reached and torch.equal(saved.state["model"]["w"], SAVED["model"]["w"])
         reached = saved.state["step"]
         if saved.fault is not None:
             os.replace(saved.path, path)
         os.close(begun)
         os.close(begins)
-        with lock.lock_folder(tmp_path, is_main=True):
-            assert not list(tmp_path.glob(".*.part"))
+        with lock.lock_folder(other_folder, is_main=True):
+            assert not list(other_folder.glob(".*.part"))
     assert reached >= 20
 
 

@@ -31,7 +31,7 @@ def test_heads_are_scored_in_an_engine_as_the_weights_are(weights, monkeypatch):
     labels = run.segmentation.label(image)
     assert len(np.unique(labels)) > 1 and (labels != plain.segmentation.label(image)).mean() < 0.001
     sample = torch.from_numpy(images(1)).permute(0, 3, 1, 2)
-    (found,), (want,) = (subject.detection.find(sample, [[128, 192]]) for subject in (run, plain))
+    (found,), (want,) = (one.find(sample, [[128, 192]]) for one in (run.detection, plain.detection))
     assert len(want.boxes) > 2 and torch.allclose(found.boxes, want.boxes, atol=0.01)
     assert run.detection.classes == plain.detection.classes and run.detection.engine() == "torch"
 

@@ -14,6 +14,7 @@ from tools import average, publish
 from tools.joint import scoring
 from tools.joint.weights import load as load_joint
 from tools.predict import load
+from tools.scoring import detection, segmentation
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_heads_are_scored_in_an_engine_as_the_weights_are(weights, monkeypatch):
     labels = run.segmentation.label(image)
     assert len(np.unique(labels)) > 1 and (labels != plain.segmentation.label(image)).mean() < 0.001
     sample = torch.from_numpy(images(1)).permute(0, 3, 1, 2)
-    (found,), (want,) = (subject.detection.find(sample, [[128, 192]]) for subject in (run, plain))
+    (found,), (want,) = (one.find(sample, [[128, 192]]) for one in (run.detection, plain.detection))
     assert len(want.boxes) > 2 and torch.allclose(found.boxes, want.boxes, atol=0.01)
     assert run.detection.classes == plain.detection.classes and run.detection.engine() == "torch"
 
@@ -40,6 +41,16 @@ def test_only_joint_networks_have_heads_to_score(tmp_path, randomise):
     for engine in (None, "torch", "onnxruntime"):
         with pytest.raises(InputError, match="is a model for segmentation, not a joint network"):
             scoring.open_subjects(single, engine, torch.device("cpu"))
+
+
+def test_evaluations_of_one_task_name_the_one_for_joint_networks(weights, monkeypatch):
+    for module in (segmentation, detection):
+        monkeypatch.setattr(module, "load", lambda path, engine, **options: load(path, "torch", **options))
+    cpu, message = torch.device("cpu"), r"is a joint network; tools\.eval_joint scores it"
+    with pytest.raises(InputError, match=message):
+        segmentation.open_subject(weights, "onnxruntime", segmentation.WHOLE_IMAGES, cpu)
+    with pytest.raises(InputError, match=message):
+        detection.open_subject(weights, "onnxruntime", cpu)
 
 
 def test_weights_are_read_from_a_folder_as_the_hub_has_it(weights, tmp_path):

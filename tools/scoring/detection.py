@@ -14,6 +14,7 @@ from backbone.inference import Engine, normalise
 from det.data.transforms import Transform
 from tools.engines.exported import ExportedEngine
 from tools.io.console import console, progress, table
+from tools.options import JOINT
 from tools.predicting.models import load, load_to_predict, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
@@ -83,6 +84,8 @@ def open_subject(weights: Path, engine: str | None, device: torch.device, *, nms
         find = model_detections(model.to(device).eval(), description, device)
         return Subject(find, transform, description["classes"], lambda: "torch", "")
     predictor = load(weights, engine or "auto", score_threshold=det.SCORE_THRESHOLD, nms=nms)
+    if predictor.task == JOINT:
+        raise InputError(f"{weights}: is a joint network; tools.eval_joint scores it")
     if not isinstance(predictor, det.Predictor):
         raise InputError(f"{weights}: is a model for {predictor.task}, not for detection; give the other run's file")
     return predictor_subject(predictor, predictor.network)

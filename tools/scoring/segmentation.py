@@ -22,6 +22,7 @@ from seg.metrics import confusion_matrix, iou_metrics
 from seg.predictor import Predictor
 from tools.io.console import console, progress, table
 from tools.io.masks import save_mask
+from tools.options import JOINT
 from tools.predicting.models import load, load_model, runs_plainly
 from tools.run.processes import gather_parts, shard
 from tools.scoring.loaders import each_once
@@ -151,6 +152,8 @@ def open_subject(weights: Path, engine: str | None, inference: Inference, device
     if inference != WHOLE_IMAGES:
         raise InputError("--window, --stride, --scales and --flip need --engine torch and the weights of a run")
     predictor = load(weights, engine or "auto")
+    if predictor.task == JOINT:
+        raise InputError(f"{weights}: is a joint network; tools.eval_joint scores it")
     if not isinstance(predictor, Predictor):
         raise InputError(f"{weights}: is a model for {predictor.task}, not for segmentation; give the other run's file")
 

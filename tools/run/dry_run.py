@@ -61,8 +61,8 @@ def dry_run(config: AnyConfig, accelerator: Accelerator, task: Task, state: Trai
         InputError: what a run raises.
     """
     run, out, disk = config.run, Path(config.run.out), Disk()
-    never = run.steps + 1
-    first = replace(run, eval_every=never, save_every=never, log_every=min(LOG_EVERY, run.log_every))
+    never, most = run.steps + 1, max(1, run.steps - 1)  # the last step of a run evaluates and saves
+    first = replace(run, eval_every=never, save_every=never, log_every=min(LOG_EVERY, run.log_every, most))
     pace = Pace(first, config.data.workers, accelerator)
     data = pace.until_known(batches(make_loader(config, accelerator, task, 0), run.accumulate))
     code = train(replace(config, run=first), accelerator, task, state, data)
@@ -120,7 +120,7 @@ class Pace:
 
     def __init__(self, run: Run, workers: int, accelerator: Accelerator) -> None:
         self.every, self.accelerator = run.log_every, accelerator
-        self.most = max(1, run.steps - 1)  # the last step of a run evaluates and saves
+        self.most = max(1, run.steps - 1)
         ready = -(-PREFETCH * workers // run.accumulate)
         self.uncounted = WARM_UP + -(-ready // self.every) * self.every
         self.times: list[float] = []  # of the beginning of each step, and of the end of the last

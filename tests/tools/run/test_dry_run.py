@@ -34,6 +34,13 @@ def test_a_dry_run_leaves_nothing_and_knows_what_the_run_will_leave(world, tmp_p
     assert left == [pytest.approx(written, rel=0.05)]
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_of_fewer_steps_than_log_rows_have_is_estimated(world, tmp_path, capsys, steps):
+    main, arguments = command("seg", world, tmp_path / "run")
+    assert main([*arguments, f"run.steps={steps}", "run.log_every=20", "--dry-run"]) == 0
+    assert re.search(rf"for {steps} steps of .*\n.*\ndisk: \d+ MB", capsys.readouterr().out)
+
+
 def test_workers_are_counted(world, tmp_path, capsys):
     main, arguments = command("seg", world, tmp_path / "run")
     assert main([*arguments, "data.workers=1", "--dry-run"]) == 0

@@ -15,6 +15,7 @@ def make_accelerator(precision: str | None = None) -> Accelerator:
     no_gpu = not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision=precision, step_scheduler_with_optimizer=False, cpu=no_gpu)
     if accelerator.num_processes > 1:  # else its threads may outlive what they use, and the process aborts at its end
+        atexit.unregister(torch.distributed.destroy_process_group)  # of a run before in this process
         atexit.register(torch.distributed.destroy_process_group)
     return accelerator
 

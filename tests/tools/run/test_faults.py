@@ -336,14 +336,13 @@ def test_processes_end_together_where_the_loss_of_one_is_not_finite_or_its_image
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     line = [*torchrun, str(tmp_path / "all.py"), str(tmp_path), *command("seg", world, tmp_path / "run")[1]]
-    run = subprocess.run([*line, "run.save_every=1"], env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*line, "run.save_every=1"], env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 1, run.stderr[-3000:]  # torchrun's, where a process ends with another code than 0
     assert [(tmp_path / f"{process}.txt").read_text() for process in (0, 1)] == [f"{NON_FINITE} 4"] * 2
     assert run.stdout.count("step 4: the loss is inf in process 1 (cross_entropy_loss inf)") == 1
     state = checkpoint.load_state(tmp_path / "run" / "last.pt")
     assert state["step"] == 1 and state["suspect"] == [1, 2]
     assert run.stderr.count("error: street.png: the image is damaged") == 1
-    assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: 2", run.stderr)
 
 
 @pytest.mark.parametrize(

@@ -33,21 +33,26 @@ def diou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
 
     Arguments, result: as `giou_loss`.
     """
-    common, union = _common_and_union(predicted, wanted)
-    diagonal = _hull_sides(predicted, wanted).square().sum(dim=-1)
-    centers = (predicted[..., :2] + predicted[..., 2:]) / 2, (wanted[..., :2] + wanted[..., 2:]) / 2
-    distance = (centers[0] - centers[1]).square().sum(dim=-1)
-    return 1 - common / (union + EPS) + distance / (diagonal + EPS)
+    return _diou_loss_and_iou(predicted, wanted)[0]
 
 
 def ciou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
     """As `diou_loss`, plus a term for the difference in aspect ratio (arXiv 1911.08287), so up to 3."""
-    common, union = _common_and_union(predicted, wanted)
+    diou, iou = _diou_loss_and_iou(predicted, wanted)
     angles = [torch.atan(sides[..., 0] / sides[..., 1]) for sides in (_sides(wanted), _sides(predicted))]
     difference = 4 / math.pi**2 * (angles[0] - angles[1]).square()
     with torch.no_grad():
-        weight = difference / (1 - common / (union + EPS) + difference + EPS)
-    return diou_loss(predicted, wanted) + weight * difference
+        weight = difference / (1 - iou + difference + EPS)
+    return diou + weight * difference
+
+
+def _diou_loss_and_iou(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    common, union = _common_and_union(predicted, wanted)
+    iou = common / (union + EPS)
+    diagonal = _hull_sides(predicted, wanted).square().sum(dim=-1)
+    centers = (predicted[..., :2] + predicted[..., 2:]) / 2, (wanted[..., :2] + wanted[..., 2:]) / 2
+    distance = (centers[0] - centers[1]).square().sum(dim=-1)
+    return 1 - iou + distance / (diagonal + EPS), iou
 
 
 def _sides(boxes_xyxy: Tensor) -> Tensor:

@@ -46,9 +46,9 @@ class PostProcess:
         background: whether column 0 of the logits is the background (`model.background`); where it is not, "softmax"
             takes its logit as 0.
         score_threshold: only detections with higher scores are kept, 0 to 1.
-        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; with None, for one-to-one
-            predictors, no box is compared with another: the best scores of all cells and classes that no neighboring
-            cell exceeds (`peaks`) are the detections.
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; with None, for the
+            cells of pico heads, boxes are not compared: the best of the scores that no neighboring cell exceeds
+            (`peaks`) are the detections.
         max_per_class: candidates per class that enter NMS, the best first.
         max_detections: detections kept per image.
         resize: how images became inputs, "stretch" or "letterbox" (`model.resize`).
@@ -325,8 +325,8 @@ def map_sizes(cells: Tensor) -> list[tuple[int, int]]:
 def peaks(scores: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Scores [N, A, C] of cells, and 0 where one of the eight cells around has a higher score of the class.
 
-    One-to-one predictors give most objects one box, and a few of them two in adjacent cells; of these the better stays
-    (as CenterNet's heat maps are read, arXiv 1904.07850). `sizes` are the maps' rows and columns, as `map_sizes` gives.
+    Of the boxes that adjacent cells give one object the best stays, as CenterNet's heat maps are read (arXiv
+    1904.07850). `sizes` are the maps' rows and columns, as `map_sizes` gives.
     """
     kept = []
     for part, size in zip(scores.split([rows * columns for rows, columns in sizes], dim=1), sizes, strict=True):

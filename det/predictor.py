@@ -88,8 +88,8 @@ class Predictor:
         classes: names of the object classes by label.
         kind: "softmax" or "sigmoid", as `PostProcess`.
         score_threshold: only detections with higher scores are kept, 0 to 1.
-        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; None for
-            one-to-one predictors (`det.PostProcess`).
+        nms_iou: of two boxes of a class with a larger IoU, the lower-scored is suppressed; None, for the
+            cells of pico heads: as `det.PostProcess`.
         size: of the network's input, (height, width) or the longer side, in pixels; by default the model's
             `image_size_hw`.
         category_ids: COCO's by label, for files of results; by default from 1.

@@ -55,11 +55,16 @@ def _wait(children: set[int], folder: Path) -> None:
     assert not any(codes.values()), f"processes ended with {list(codes.values())}:\n{said}"
 
 
-def _start(rank: int, count: int, folder: Path, run: Callable[[], object]) -> int:
-    """The id of a copy of this process that is one of a group and calls `run`."""
+def fork() -> int:
+    """The id of a copy of this process, in which it is 0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks: the threads of a test process hold no locks
-        child = os.fork()
+        return os.fork()
+
+
+def _start(rank: int, count: int, folder: Path, run: Callable[[], object]) -> int:
+    """The id of a copy of this process that is one of a group and calls `run`."""
+    child = fork()
     if child:
         return child
     code = 1

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from backbone import InputError
+from tests.builders.processes import fork
 from tools import train_det, train_joint, train_seg
 from tools.run import checkpoint, loop
 from tools.run.config import Optim
@@ -83,9 +83,7 @@ def whole_and_in_parts(task: str, own: list[str], world: Path, folder: Path, mon
 
 def in_own_process(run: Callable[[], int]) -> int:
     """The exit code of what runs in a copy of this process, or the negative number of the signal that ended it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks: the threads of a test process hold no locks
-        child = os.fork()
+    child = fork()
     if child == 0:
         code = 99
         try:

@@ -24,7 +24,6 @@ import torch
 from torch import nn
 
 import det
-import seg
 from backbone.data.images import IMAGE_SUFFIXES, image_files, image_size, read_image
 from backbone.errors import InputError
 from tools.benchmarks.contenders import PEER, Contender, Engine, Stages, Subject, make_other, peers
@@ -35,13 +34,12 @@ from tools.engines.choice import MODULES, is_installed
 from tools.engines.exported import is_exported, open_file
 from tools.io.console import console, table
 from tools.io.files import open_folder, replace_file
-from tools.joint.network import TASKS, JointNetwork, create
-from tools.joint.weights import head_description
+from tools.joint.network import TASKS, create
+from tools.joint.weights import CREATE, single_models
 from tools.network_summary.counts import count_macs
 from tools.options import JOINT
 from tools.predicting.models import load_model
 
-CREATE: dict[str, Callable[..., nn.Module]] = {"segmentation": seg.create, "detection": det.create, JOINT: create}
 SCENE_HW = (720, 1280)
 MAX_PICTURES = 16
 """Of a folder; they are read again and again."""
@@ -213,32 +211,28 @@ def input_size(description: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) of the network's input, pixels; None if it is the picture's."""
     if size := description.get("export", {}).get("size"):
         return size[0], size[1]
-    return next((one.image_size_hw for one in outlines(description) if isinstance(one, det.Detector)), None)
+    singles = single_models(outline(description), description).values()
+    return next((one.image_size_hw for one, _ in singles if isinstance(one, det.Detector)), None)
 
 
-def outlines(description: dict[str, Any]) -> list[nn.Module]:
-    """The model of a description, of a joint network that of each head, without weights."""
+def outline(description: dict[str, Any]) -> nn.Module:
+    """The model of a description, without weights."""
     with torch.device("meta"):
-        model = CREATE[description["task"]](**description["model"])
-        return [model.single(name) for name in model.tasks] if isinstance(model, JointNetwork) else [model]
+        return (CREATE | {JOINT: create})[description["task"]](**description["model"])
 
 
 def count_classes(description: dict[str, Any]) -> dict[str, int]:
     """The number of classes by task."""
-    if description["task"] != JOINT:
-        return {description["task"]: len(description["classes"])}
-    singles = [head_description(description, name) for name in description["heads"]]
-    found = {single["task"]: len(single["classes"]) for single in singles}
-    if len(found) < len(TASKS):
+    singles = single_models(outline(description), description).values()
+    found = {single["task"]: len(single["classes"]) for _, single in singles}
+    if description["task"] == JOINT and len(found) < len(TASKS):
         raise InputError("--weights: a joint network with heads of one task; tools.split makes a file of each")
     return found
 
 
 def multiply_adds(description: dict[str, Any], size_hw: tuple[int, int]) -> float:
     """The multiply-adds of the network for one input of (height, width), its output's upsampling left out."""
-    with torch.device("meta"):
-        model = CREATE[description["task"]](**description["model"])
-    return count_macs(model, size_hw)
+    return count_macs(outline(description), size_hw)
 
 
 @contextmanager

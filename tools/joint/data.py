@@ -65,10 +65,6 @@ class JointDataset(Dataset):
         name = next(name for name, own in self.ranges.items() if index in own)
         return self.parts[name], index - self.ranges[name].start
 
-    def alike(self, index: int) -> range:
-        """The indices of the data set that an index belongs to."""
-        return next(own for own in self.ranges.values() if index in own)
-
     def order(self, run: Run, *, start: int, process: int, num_processes: int) -> "JointOrder":
         """As `tools.run.order.SampleOrder`, of a batch of each data set in every step."""
         orders = []

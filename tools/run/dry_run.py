@@ -177,7 +177,7 @@ def disk_left(run: Run, folder: Path, made: Made) -> int:
     log = (folder / "log.csv").read_bytes().splitlines(keepends=True)[1:]
     of_evaluations = sum(len(line) for line in log if b",val/" in line)
     of_rows = sum(map(len, log)) - of_evaluations
-    each_row = (of_rows + made.events_of_steps) / max(1, made.rows)  # a run of two steps may have had none
+    each_row = (of_rows + made.events_of_steps) / made.rows
     samples = _num_bytes((folder / "samples").rglob("*.jpg"))  # an evaluation that was made again wrote the same files
     each_evaluation = samples + (of_evaluations + made.events_of_evaluations) / made.evaluations
     best = best_file(run).stat().st_size

@@ -17,7 +17,7 @@ from tools.doctoring.checks import SHARED_MEMORY
 from tools.io.console import console
 from tools.run.config import AnyConfig
 from tools.run.processes import gather_parts, single_thread
-from tools.run.task import Task, TaskDataset, alike, sample_order
+from tools.run.task import Task, TaskDataset, kinds, sample_order
 
 BUDGET = 0.001
 """data.damaged=skip goes on while no larger share of the images, or one image, is damaged."""
@@ -59,7 +59,7 @@ class Substituting(Dataset):
                 return self.dataset[epoch, index], faults
             except InputError as error:
                 faults.append(str(error))
-            others = alike(self.dataset, key[1])
+            others = next(own for own in kinds(self.dataset) if key[1] in own)
             index = others[int(np.random.default_rng((self.seed, *key, attempt)).integers(len(others)))]
         raise InputError(faults[-1])
 

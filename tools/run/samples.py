@@ -14,11 +14,10 @@ from det.predictor import DetectionResult
 from seg.data.dataset import SegDataset
 from seg.predictor import SegmentationResult
 from tools.io.files import replace_file
-from tools.joint.data import JointDataset
 from tools.run.config import Run
 from tools.run.disk import Disk
 from tools.run.log import Log
-from tools.run.task import Task, TaskDataset, image_path
+from tools.run.task import Task, TaskDataset, image_path, kinds
 from tools.scoring.detection import Find
 from tools.streams.overlay import WIDEST, with_legend
 
@@ -35,8 +34,8 @@ def chosen(count: int, samples: int) -> list[int]:
 
 
 def drawn(dataset: TaskDataset, samples: int) -> list[int]:
-    """The numbers of the images of a data set that are drawn; of a joint one's parts, the same number of each."""
-    parts = list(dataset.ranges.values()) if isinstance(dataset, JointDataset) else [range(len(dataset))]
+    """The numbers of the images of a data set that are drawn, of each kind the same number."""
+    parts = kinds(dataset)
     shares = [len(range(position, samples, len(parts))) for position in range(len(parts))]
     return [own[number] for own, share in zip(parts, shares, strict=True) for number in chosen(len(own), share)]
 

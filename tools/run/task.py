@@ -39,9 +39,9 @@ def sample_order(dataset: TaskDataset, run: Run, *, start: int, process: int, nu
     return SampleOrder(len(dataset), run, start=start, process=process, num_processes=num_processes)
 
 
-def alike(dataset: TaskDataset, index: int) -> range:
-    """The indices of the images that one may take the place of another among, those of an index's kind."""
-    return dataset.alike(index) if isinstance(dataset, JointDataset) else range(len(dataset))
+def kinds(dataset: TaskDataset) -> list[range]:
+    """The indices of a data set's images, by kind; those of a kind may take each other's place."""
+    return list(dataset.ranges.values()) if isinstance(dataset, JointDataset) else [range(len(dataset))]
 
 
 @dataclass(frozen=True)

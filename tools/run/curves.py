@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 from tools.io.files import replace_file
 
+MANY = 6
+"""More lines have twenty colors, and their legend stands beside them, which it would hide."""
+
 
 def draw_curves(log: Path, image: Path) -> None:
     """Reads `log.csv` (step, name, value) and writes a PNG: losses, learning rate and validation over the steps.
@@ -23,10 +26,14 @@ def draw_curves(log: Path, image: Path) -> None:
     curves = read_log(log)
     losses = {name: points for name, points in curves.items() if "loss" in name}
     scores = {name: points for name, points in curves.items() if name.startswith("val/") and name.count("/") == 1}
+    # COCO's -1 is no score: there was nothing to find.
+    scores = {name: points for name, points in scores.items() if any(value != -1 for _, value in points)}
     panels = [("loss", losses), ("learning rate", {"lr": curves["lr"]}), ("validation", scores)]
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     for axis, (title, lines) in zip(axes, panels, strict=True):
+        if len(lines) > MANY:  # more than the usual ten colors
+            axis.set_prop_cycle(color=matplotlib.colormaps["tab20"].resampled(20)(range(20)))
         for name, points in lines.items():
             axis.plot(
                 *zip(*points, strict=True), label=name.removeprefix("val/"), marker="." if len(points) < 50 else ""
@@ -34,7 +41,9 @@ def draw_curves(log: Path, image: Path) -> None:
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        if len(lines) > 1:
+        if len(lines) > MANY:
+            axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        elif len(lines) > 1:
             axis.legend(fontsize="small")
     _save(figure, image)
 
